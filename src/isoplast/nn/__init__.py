@@ -1,0 +1,20 @@
+"""Isometric layers, nonlinearities, initialisation, and the networks of the benchmarks."""
+
+from isoplast.nn import _mlp as _mlp
+from isoplast.nn._activations import MaxMin
+from isoplast.nn._init import isometric_init_
+from isoplast.nn._layers import ACTIVATIONS
+from isoplast.nn._mlp import MLP, MLPSpec
+from isoplast.nn._spec import NetSpec, build, names, spec
+
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "MLPSpec",
+    "MaxMin",
+    "NetSpec",
+    "build",
+    "isometric_init_",
+    "names",
+    "spec",
+]

@@ -1,0 +1,79 @@
+"""How the settings of a specification become layers: one place for all networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from isoplast.nn._activations import MaxMin
+from isoplast.nn._init import isometric_init_
+
+if TYPE_CHECKING:
+    from isoplast.nn._spec import NetSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """A nonlinearity by name.
+
+    Args:
+        make: (features, dim) -> module; dim is the feature dimension of its input.
+        expansion: output features per input feature.
+    """
+
+    make: Callable[[int, int], nn.Module]
+    expansion: int = 1
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": Activation(lambda features, dim: nn.ReLU()),
+    "leaky-relu": Activation(lambda features, dim: nn.LeakyReLU()),
+    "gelu": Activation(lambda features, dim: nn.GELU()),
+    "tanh": Activation(lambda features, dim: nn.Tanh()),
+    "linear": Activation(lambda features, dim: nn.Identity()),
+    "maxmin": Activation(lambda features, dim: MaxMin(dim)),
+}
+LINEARS = ("plain",)
+INITS = ("orthogonal", "torch")
+NORMALIZATIONS = ("layernorm",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """The settings all networks share, as factories of layers."""
+
+    spec: NetSpec
+
+    @classmethod
+    def of(cls, spec: NetSpec) -> Style:
+        """Return the factories for a specification."""
+        return cls(spec)
+
+    @property
+    def expansion(self) -> int:
+        """Output features of the nonlinearity per input feature."""
+        return ACTIVATIONS[self.spec.activation].expansion
+
+    def linear(self, inputs: int, outputs: int) -> nn.Module:
+        """Return a hidden linear layer."""
+        return nn.Linear(inputs, outputs, bias=self.spec.bias)
+
+    def head(self, inputs: int, outputs: int) -> nn.Module:
+        """Return the output layer: plain, so that the network's Lipschitz constant is free."""
+        return nn.Linear(inputs, outputs, bias=self.spec.bias)
+
+    def normalization(self, features: int) -> nn.Module:
+        """Return what stands in front of a nonlinearity on (..., features)."""
+        return nn.Identity() if self.spec.normalization is None else nn.LayerNorm(features)
+
+    def activation(self, features: int, dim: int) -> nn.Module:
+        """Return a nonlinearity for inputs with `features` entries along `dim`."""
+        return ACTIVATIONS[self.spec.activation].make(features, dim)
+
+    def initialize(self, model: nn.Module) -> None:
+        """Initialise the finished network in place."""
+        if self.spec.init != "torch":
+            isometric_init_(model, self.spec.gain, head_gain=self.spec.head_gain)
