@@ -1,0 +1,40 @@
+"""Isometry of matrices: pure functions on tensors of shape (..., m, n).
+
+An isometry has all its singular values equal to one. Everything here measures the distance to that
+state or moves towards it. Nothing here knows about modules or optimizers; torch is all it needs.
+"""
+
+from isoplast.isometry._gram import gram_deviation, penalty, penalty_gradient
+from isoplast.isometry._orthogonal import newton_schulz, polar_factor, power_iteration
+from isoplast.isometry._spectrum import (
+    Spectrum,
+    effective_rank,
+    effective_rank_energy,
+    singular_values,
+    spectrum,
+    stable_rank,
+)
+from isoplast.isometry._steps import flow_step, flow_step_, isometry_step, isometry_step_
+from isoplast.isometry._views import is_matrix, matrix_view, matrix_views
+
+__all__ = [
+    "Spectrum",
+    "effective_rank",
+    "effective_rank_energy",
+    "flow_step",
+    "flow_step_",
+    "gram_deviation",
+    "is_matrix",
+    "isometry_step",
+    "isometry_step_",
+    "matrix_view",
+    "matrix_views",
+    "newton_schulz",
+    "penalty",
+    "penalty_gradient",
+    "polar_factor",
+    "power_iteration",
+    "singular_values",
+    "spectrum",
+    "stable_rank",
+]
