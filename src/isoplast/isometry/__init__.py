@@ -15,10 +15,11 @@ from isoplast.isometry._spectrum import (
     stable_rank,
 )
 from isoplast.isometry._steps import flow_step, flow_step_, isometry_step, isometry_step_
-from isoplast.isometry._views import is_matrix, matrix_view, matrix_views
+from isoplast.isometry._views import edit_matrices_, is_matrix, join_matrices, matrix_view, matrix_views
 
 __all__ = [
     "Spectrum",
+    "edit_matrices_",
     "effective_rank",
     "effective_rank_energy",
     "flow_step",
@@ -27,6 +28,7 @@ __all__ = [
     "is_matrix",
     "isometry_step",
     "isometry_step_",
+    "join_matrices",
     "matrix_view",
     "matrix_views",
     "newton_schulz",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -102,3 +102,30 @@ def matrix_views(tensor: Tensor, *, batch_dims: int = 0, split: Split = 1) -> tu
     if sum(split) != rows or min(split, default=0) < 1:
         raise ValueError(f"split={tuple(split)} must be positive row counts that add up to {rows}")
     return torch.split(view, list(split), dim=-2)
+
+
+@torch.no_grad()
+def edit_matrices_(
+    tensor: Tensor, edit_: Callable[[Tensor], object], *, batch_dims: int = 0, split: Split = 1
+) -> None:
+    """Changes every matrix of a parameter in place, whatever its strides.
+
+    Args:
+        tensor: the parameter.
+        edit_: called with each of :func:`matrix_views`, changes it in place.
+        batch_dims: as there.
+        split: as there.
+
+    Example:
+        >>> edit_matrices_(kernel, lambda w: isometry_step_(w, 1e-3))  # a channels-last kernel, say
+    """
+    views = matrix_views(tensor, batch_dims=batch_dims, split=split)
+    for view in views:
+        edit_(view)
+    if views[0].data_ptr() != tensor.data_ptr():  # the strides allowed no view: these are copies
+        tensor.copy_(join_matrices(views).view(tensor.shape))
+
+
+def join_matrices(views: Sequence[Tensor]) -> Tensor:
+    """The inverse of :func:`matrix_views`, up to the parameter's own shape."""
+    return views[0] if len(views) == 1 else torch.cat(list(views), dim=-2)

@@ -1,0 +1,250 @@
+"""AdamO: Adam with a decoupled isometry step (arXiv:2606.09762; not the AdamO of other papers)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.adamw import adamw
+from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
+
+from isoplast.optim._apply import apply_isometry_
+from isoplast.optim._groups import (
+    DEFAULT_ISOMETRY,
+    NEUTRAL,
+    Group,
+    exclusive,
+    keep_settings,
+    own_settings,
+    require_matrix,
+    settle,
+)
+from isoplast.optim._report import IsometryReport, report
+
+
+class AdamO(AdamW):
+    r"""AdamO of arXiv:2606.09762: Adam, and beside it a step that keeps weight matrices isometric.
+
+    Adam's moments see the task gradient alone; every weight matrix W moves besides towards having
+    all its singular values at one, which keeps the network able to learn new tasks:
+
+    .. math::
+       \begin{aligned}
+       m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+       \theta_{t+1} &= \theta_t - \eta \, \hat m_t / (\sqrt{\hat v_t} + \epsilon)
+                       - \eta \lambda \nabla R_{iso}(\theta_t) \\
+       \nabla R_{iso}(W) &= 4 (W W^T W - W)
+       \end{aligned}
+
+    A deviation from isometry decays with the time constant :math:`1 / (8 \eta \lambda)` steps. That
+    is the one number to know: a run must be longer than it, by ten times or so, for the step to act.
+
+    Linear weights are matrices as they are, convolution kernels as (out, in * k * k); vectors follow
+    plain Adam. The optimizer cannot see what a parameter is for: for models with embeddings,
+    depthwise convolutions or fused projections hand it :func:`isoplast.param_groups` of the model.
+
+    The arguments of AdamW mean what they mean there (weight decay is decoupled and off by default,
+    since it would shift the target to :math:`\sigma^2 = 1 - wd / (4 \lambda)`). With ``isometry=0``
+    every bit is that of :class:`torch.optim.AdamW`, and of :class:`torch.optim.Adam` without decay.
+
+    Args:
+        params: parameters, named parameters, or groups. A group may set ``isometry`` or
+            ``isometry_time``, ``isometry_every``, ``isometry_split`` (number of equal row blocks or
+            their row counts, for fused projections) and ``isometry_batch_dims`` (leading dimensions
+            that count matrices).
+        lr: learning rate, finite and >= 0; a number or a 1-element tensor.
+        betas: decay rates of the moments, in [0, 1).
+        eps: added to the root of the second moment, >= 0.
+        isometry: the strength lambda in the paper's convention, finite and >= 0.
+        weight_decay: decoupled weight decay, >= 0.
+        amsgrad: whether to use the maximum of the second moments.
+        isometry_time: the time constant in steps, > 0, instead of the strength: sets
+            lambda = 1 / (8 lr isometry_time) from the learning rate given here.
+        isometry_every: 1 for the step above, exactly, in every step; T to apply T steps' strength
+            once in T steps by the closed form :func:`isoplast.isometry.flow_step_`, each matrix in
+            its own turn; "auto" chooses T <= 100 from the present lr * isometry such that the
+            equilibrium moves by at most 1 % of its distance from isometry.
+        maximize: maximise the objective (the isometry step still decreases its penalty).
+        foreach, capturable, differentiable, fused: as in AdamW; with ``capturable`` the isometry
+            step is done in every step.
+
+    Raises:
+        ValueError: for a value out of range, for ``isometry`` and ``isometry_time`` together in one
+            group, and where isometry is asked for but there is no matrix to apply it to.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
+        >>> optimizer = AdamO(model.parameters(), lr=1e-3)
+        >>> print(optimizer.report())
+        2 matrices, 9.47 k of 9.61 k parameters under isometry, time constant 12 500 steps
+
+    Reference:
+        Rosseau, Müller, Nowé, "Preserving Plasticity in Continual Learning via Dynamical Isometry",
+        ICML 2026, arXiv:2606.09762, Eq 16, 19 and 20.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        isometry: float = DEFAULT_ISOMETRY,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        isometry_time: float | None = None,
+        isometry_every: Literal["auto"] | int = "auto",
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        for name, value in (
+            ("learning rate", lr),
+            ("epsilon value", eps),
+            ("weight_decay value", weight_decay),
+        ):
+            if math.isinf(float(value)):
+                raise ValueError(f"Invalid {name}: {value}")
+        given = isometry is not DEFAULT_ISOMETRY  # by identity: an explicit 1e-2 is another object
+        if given and isometry_time is not None:
+            raise exclusive(isometry, isometry_time)
+        # Adam.__init__ sets the defaults and adds the groups in one go; the first call of
+        # add_param_group moves these into the defaults before anything reads them.
+        self._isometry_defaults: dict[str, Any] = {
+            **NEUTRAL,
+            "isometry": isometry,
+            "isometry_time": isometry_time,
+            "isometry_every": isometry_every,
+        }
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+        )
+        require_matrix(self.param_groups)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group of parameters.
+
+        Args:
+            param_group: ``params`` and any settings of its own, ``isometry`` and the like included.
+
+        Raises:
+            ValueError: for a value out of range, or a group that asks for isometry itself but holds
+                no matrix; the optimizer is then as it was.
+        """
+        self.defaults.update(vars(self).pop("_isometry_defaults", {}))
+        own = own_settings(param_group)
+        super().add_param_group(param_group)
+        try:
+            settle(self.param_groups[-1], own, self.defaults)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @_use_grad_for_differentiable
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Does one optimization step.
+
+        Args:
+            closure: reevaluates the model and returns the loss; optional.
+
+        Returns:
+            The closure's loss, or None.
+        """
+        _check_capture(self)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group)
+        return loss
+
+    def _step_group(self, group: Group) -> None:
+        params: list[Tensor] = []
+        grads: list[Tensor] = []
+        exp_avgs: list[Tensor] = []
+        exp_avg_sqs: list[Tensor] = []
+        max_exp_avg_sqs: list[Tensor] = []
+        steps: list[Tensor] = []
+        has_complex = self._init_group(  # type: ignore[no-untyped-call]
+            group, params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps
+        )
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        # Adam's update does not read the weights, so doing the isometry step first, in place, takes
+        # its gradient at the pre-step weights (Eq 20) without a copy of them.
+        apply_isometry_(group, params, self.state, found_inf)
+        beta1, beta2 = group["betas"]
+        adamw(
+            params,
+            grads,
+            exp_avgs,
+            exp_avg_sqs,
+            max_exp_avg_sqs,
+            steps,
+            foreach=group["foreach"],
+            capturable=group["capturable"],
+            differentiable=group["differentiable"],
+            fused=group["fused"],
+            grad_scale=getattr(self, "grad_scale", None),
+            found_inf=found_inf,
+            has_complex=has_complex,
+            amsgrad=group["amsgrad"],
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=group["maximize"],
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state dict of AdamO, AdamW or Adam.
+
+        Where the saved groups say nothing of isometry, the present settings stay.
+
+        Args:
+            state_dict: what ``state_dict()`` of one of these optimizers returned.
+        """
+        super().load_state_dict(keep_settings(self.param_groups, state_dict))
+
+    def report(self) -> IsometryReport:
+        """What is kept isometric: print it for one line, ``.table()`` for one line per parameter.
+
+        Returns:
+            An :class:`IsometryReport` at the present learning rates.
+        """
+        return report(self.param_groups)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}\n{self.report()}"
+
+
+def _check_capture(optimizer: AdamO) -> None:
+    """torch's own check that a graph is captured only with capturable=True; renamed after torch 2.6."""
+    for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
+        if hasattr(optimizer, name):
+            getattr(optimizer, name)()
+            return

@@ -1,0 +1,93 @@
+"""The isometry step on the matrices of a parameter group: at once, or amortised over many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isoplast.isometry import (
+    edit_matrices_,
+    flow_step,
+    flow_step_,
+    isometry_step,
+    isometry_step_,
+    join_matrices,
+)
+from isoplast.optim._groups import AUTO_LONGEST, AUTO_TOLERANCE, Group, matrices, views
+
+State = MutableMapping[Any, Any]
+
+# Per-parameter state of the amortised mode. Plain numbers: torch casts floating state tensors to
+# the parameter's dtype when it loads them, and a bfloat16 sum of strengths would be off by 0.4 %.
+OWED = "isometry_owed"  # the strength, sum of lr * isometry, that has not been applied yet
+WAIT = "isometry_wait"  # steps until it is
+
+
+# The step is a few large products and what decides about it is plain Python: nothing to compile.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def apply_isometry_(
+    group: Group,
+    params: Sequence[Tensor],
+    state: Mapping[Any, State],
+    found_inf: Tensor | None = None,
+) -> None:
+    """Does one optimizer step's worth of isometry for the parameters that have a gradient.
+
+    With ``isometry_every=1`` every matrix takes the step of Eq 20 and nothing is remembered. Else a
+    matrix owes the strength of each step until its turn comes, and then takes all of it at once by
+    the closed form; the turns of a group's matrices are spread evenly, so the cost per step is flat.
+
+    Args:
+        group: a settled parameter group.
+        params: those of its parameters that the optimizer is about to update.
+        state: the optimizer's state, which keeps what is owed.
+        found_inf: GradScaler's 0-d flag, 1 where the step must not happen, or None.
+    """
+    if group["isometry"] == 0:
+        return
+    todo = matrices(params, group)
+    every = group["isometry_every"]
+    capturable = bool(group.get("capturable"))
+    if every == 1 or capturable:
+        strength = group["lr"] * group["isometry"] if capturable else float(group["lr"]) * group["isometry"]
+        if found_inf is not None:
+            strength = strength * (1 - found_inf)
+        for p in todo if capturable or float(group["lr"]) > 0 else ():
+            _step(p, group, strength, isometry_step_, isometry_step)
+        return
+    strength = float(group["lr"]) * group["isometry"]
+    if strength == 0 or (found_inf is not None and bool(found_inf)):
+        return
+    period = steps_between(strength) if every == "auto" else int(every)
+    for index, p in enumerate(todo):
+        entry = state[p]
+        owed = entry.get(OWED, 0.0) + strength
+        wait = entry.get(WAIT, 1 + index * period // len(todo)) - 1
+        if wait <= 0:
+            _step(p, group, owed, flow_step_, flow_step)
+            owed, wait = 0.0, period
+        entry[OWED], entry[WAIT] = owed, wait
+
+
+def steps_between(strength: float) -> int:
+    """The number of steps that ``isometry_every="auto"`` waits at a strength lr * isometry > 0."""
+    return max(1, min(AUTO_LONGEST, int(AUTO_TOLERANCE / (4 * strength))))
+
+
+def _step(
+    param: Tensor,
+    group: Group,
+    strength: float | Tensor,
+    in_place: Callable[[Tensor, float | Tensor], Tensor],
+    pure: Callable[[Tensor, float | Tensor], Tensor],
+) -> None:
+    """Moves every matrix of a parameter, with a graph if the group is differentiable."""
+    if group.get("differentiable") and torch.is_grad_enabled():
+        moved = [pure(view, strength) for view in views(param.clone(), group)]
+        param.copy_(join_matrices(moved).view(param.shape))
+    else:
+        layout = {"batch_dims": group["isometry_batch_dims"], "split": group["isometry_split"]}
+        edit_matrices_(param, lambda view: in_place(view, strength), **layout)

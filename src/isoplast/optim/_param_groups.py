@@ -1,0 +1,275 @@
+"""Which parameters of a model are kept isometric, decided per module, with a reason for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from isoplast._errors import IsoplastError
+from isoplast.isometry import is_matrix, matrix_views
+from isoplast.isometry._views import Split
+
+_FUSED = re.compile(r"(qkv|c_attn|query_key_value|in_proj|to_kv)", re.IGNORECASE)
+_POSITIONAL = re.compile(r"(embed|token|pos_|position)", re.IGNORECASE)
+_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+_KNOWN = (nn.Linear, nn.RNNBase, nn.MultiheadAttention, *_CONVOLUTIONS)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done with one parameter, and why.
+
+    Attributes:
+        name: the parameter's name in the model.
+        parameter: the parameter.
+        role: "matrix", "head", "embedding", "norm", "vector", "depthwise", "parametrised", "tied",
+            "excluded" or "other".
+        isometric: whether it is kept isometric.
+        reason: why, in a few words.
+        split: number of equal row blocks, or their row counts.
+        batch_dims: leading dimensions that count matrices.
+        strength: its own strength, or None for the one of the whole model.
+    """
+
+    name: str
+    parameter: Tensor
+    role: str
+    isometric: bool
+    reason: str
+    split: Split = 1
+    batch_dims: int = 0
+    strength: float | None = None
+
+
+class ParamGroups(list[dict[str, Any]]):
+    """Parameter groups for any torch optimizer; printing them shows every decision with its reason.
+
+    Attributes:
+        decisions: one :class:`Decision` per parameter, in the model's order.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], decisions: Iterable[Decision]) -> None:
+        super().__init__(groups)
+        self.decisions = tuple(decisions)
+
+    def __str__(self) -> str:
+        rows = [("parameter", "shape", "role", "isometry", "reason")]
+        for d in self.decisions:
+            kept = "no" if not d.isometric else "yes" if d.strength is None else f"{d.strength:g}"
+            rows.append((d.name, "x".join(map(str, d.parameter.shape)) or "scalar", d.role, kept, d.reason))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [[c.ljust(w) for c, w in zip(row, widths, strict=False)] + [row[4]] for row in rows]
+        return "\n".join("  ".join(line) for line in lines)
+
+
+def param_groups(
+    model: nn.Module,
+    isometry: float | None = None,
+    *,
+    isometry_time: float | None = None,
+    head: float | None = None,
+    exclude: Iterable[str] = (),
+    split: Mapping[str, Split] | None = None,
+    batch_dims: Mapping[str, int] | None = None,
+) -> ParamGroups:
+    """Sorts a model's parameters into those that are kept isometric and those that are not.
+
+    Linear and convolution weights and the gates of recurrent layers are; embeddings,
+    normalisations, biases, depthwise kernels, parametrised and tied weights are not. Fused
+    projections (``nn.MultiheadAttention`` and linear layers named like qkv) and grouped
+    convolutions are split into their matrices. ``print`` the result to see every decision.
+
+    Args:
+        model: any module whose parameters exist (run one batch first if it has lazy layers).
+        isometry: the strength for all matrices, >= 0; by default the optimizer's own.
+        isometry_time: their time constant in steps instead, > 0.
+        head: the strength for the last linear layer alone, >= 0 (0 leaves it free); by default it
+            is treated like the others.
+        exclude: shell patterns of parameter names that are left alone, such as "encoder.*".
+        split: row blocks by name pattern, such as {"*.kv": 2, "*.qkv": (512, 128, 128)}.
+        batch_dims: leading dimensions that count matrices, by name pattern, such as {"*.experts": 1}.
+
+    Returns:
+        A list of parameter groups with names, for AdamO, or for any optimizer before ``attach``.
+
+    Raises:
+        IsoplastError: for a pattern that matches no parameter, an uninitialised parameter, a value
+            out of range or a split that does not fit.
+
+    Example:
+        >>> groups = param_groups(torch.nn.Sequential(torch.nn.Embedding(100, 8), torch.nn.Linear(8, 8)))
+        >>> print(groups)
+        parameter  shape  role       isometry  reason
+        0.weight   100x8  embedding  no        a table of vectors, not a map between layers
+        1.weight   8x8    head       yes       last linear layer
+        1.bias     8      vector     no        a vector has no spectrum
+
+    Reference:
+        arXiv:2606.09762, Appendix A (convolutions, biases).
+    """
+    if isometry is not None and isometry_time is not None:
+        raise IsoplastError(f"isometry={isometry} and isometry_time={isometry_time} exclude each other")
+    for name, value in (("isometry", isometry), ("head", head)):
+        if value is not None and not 0.0 <= value < float("inf"):
+            raise IsoplastError(f"Invalid {name} value: {value} (finite and >= 0)")
+    decisions = decide(model, head=head, exclude=exclude, split=split, batch_dims=batch_dims)
+    common: dict[str, Any] = {}
+    if isometry is not None:
+        common["isometry"] = isometry
+    if isometry_time is not None:
+        common["isometry_time"] = isometry_time
+    return ParamGroups(_groups(decisions, common), decisions)
+
+
+def _groups(decisions: list[Decision], common: Mapping[str, Any]) -> list[dict[str, Any]]:
+    groups: dict[tuple[object, ...], dict[str, Any]] = {}
+    for d in decisions:
+        if d.isometric and d.strength != 0:
+            key: tuple[object, ...] = (d.strength, d.split, d.batch_dims)
+            settings: dict[str, Any] = dict(common) if d.strength is None else {"isometry": d.strength}
+            if d.split != 1:
+                settings["isometry_split"] = d.split
+            if d.batch_dims:
+                settings["isometry_batch_dims"] = d.batch_dims
+        else:
+            key = ()
+            settings = {"isometry": 0.0}
+        groups.setdefault(key, {"params": [], **settings})["params"].append((d.name, d.parameter))
+    return list(groups.values())
+
+
+def decide(
+    model: nn.Module,
+    *,
+    head: float | None = None,
+    exclude: Iterable[str] = (),
+    split: Mapping[str, Split] | None = None,
+    batch_dims: Mapping[str, int] | None = None,
+) -> list[Decision]:
+    """The decisions of :func:`param_groups`, one per parameter."""
+    owners: dict[Tensor, list[tuple[str, nn.Module]]] = {}
+    for prefix, module in model.named_modules():
+        for name, p in module.named_parameters(prefix=prefix, recurse=False):
+            owners.setdefault(p, []).append((name, module))
+    names = [name for found in owners.values() for name, _ in found]
+    patterns = [*exclude, *(split or {}), *(batch_dims or {})]
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise IsoplastError(f"no parameter is named like {pattern!r}; names look like {names[0]!r}")
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    last = linear[-1] if linear else None
+    decisions = []
+    for p, found in owners.items():
+        name, module = found[0]
+        wanted_split = _match(split, name, None)
+        wanted_dims = _match(batch_dims, name, 0)
+        if any(fnmatch(name, pattern) for pattern in exclude):
+            decisions.append(Decision(name, p, "excluded", False, "named in exclude"))
+        elif len(found) > 1:
+            others = " and ".join(other for other, _ in found[1:])
+            decisions.append(Decision(name, p, "tied", False, f"the same tensor as {others}"))
+        else:
+            decisions.append(_decide(name, p, module, module is last, head, wanted_split, wanted_dims))
+    return decisions
+
+
+def _match(settings: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
+    found = [value for pattern, value in (settings or {}).items() if fnmatch(name, pattern)]
+    return found[0] if found else otherwise
+
+
+def _decide(
+    name: str, p: Tensor, module: nn.Module, is_head: bool, head: float | None, split: Split | None, dims: int
+) -> Decision:
+    if isinstance(p, UninitializedParameter):
+        raise IsoplastError(f"{name} is not initialised yet: run one batch through the model first")
+    left_out = _left_out(name, p, module, dims)
+    if left_out is not None:
+        return Decision(name, p, left_out[0], False, left_out[1])
+    role, reason, natural = ("head", "last linear layer", 1) if is_head else _matrix(name, p, module)
+    blocks = natural if split is None else split
+    try:
+        rows = [view.shape[-2] for view in matrix_views(p, batch_dims=dims, split=blocks)]
+    except ValueError as error:
+        raise IsoplastError(f"{name}: {error}") from None
+    if min(rows) < 2:
+        return Decision(name, p, "other", False, "its blocks are single rows, which have no spectrum")
+    strength = head if is_head else None
+    return Decision(name, p, role, strength != 0, reason, blocks, dims, strength)
+
+
+def _left_out(name: str, p: Tensor, module: nn.Module, dims: int) -> tuple[str, str] | None:
+    """Role and reason of a parameter that is no matrix to keep, or None."""
+    leaf = name.rsplit(".", 1)[-1]
+    kind = type(module).__name__
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return "embedding", "a table of vectors, not a map between layers"
+    if "norm" in kind.lower():
+        return "norm", f"scale or shift of {kind}"
+    if isinstance(module, nn.utils.parametrize.ParametrizationList) or leaf in (
+        "weight_g",
+        "weight_v",
+        "weight_orig",
+    ):
+        return "parametrised", "another rule makes the weight from it"
+    if not is_matrix(p, batch_dims=dims):
+        if p.ndim < 2:
+            return "vector", "a vector has no spectrum"
+        return (
+            "other",
+            "one side of the matrix is 1" if p.is_floating_point() else f"{p.dtype} is not real floating",
+        )
+    if (
+        isinstance(module, _CONVOLUTIONS)
+        and module.groups > 1
+        and module.groups in (p.shape[0], module.in_channels)
+    ):
+        return "depthwise", "one filter per channel: no channel is mixed with another"
+    if isinstance(module, nn.Bilinear):
+        return "other", "a bilinear form is no matrix"
+    if not isinstance(module, _KNOWN):
+        if leaf.startswith("bias"):
+            return "vector", "a bias"
+        if _POSITIONAL.search(leaf):
+            return "embedding", f"named like an embedding in {kind}"
+        if p.ndim > 2 and dims == 0:
+            return (
+                "other",
+                f"{p.ndim}-d parameter of {kind}: say batch_dims={{{name!r}: {p.ndim - 2}}} if it is a stack",
+            )
+    return None
+
+
+def _matrix(name: str, p: Tensor, module: nn.Module) -> tuple[str, str, int]:
+    """Role, reason and number of row blocks of a parameter that is kept isometric."""
+    if isinstance(module, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
+        return "matrix", "fused q, k, v: 3 matrices", 3
+    if isinstance(module, nn.RNNBase):
+        gates = 1 if "weight_hr" in name else _GATES[module.mode]  # weight_hr is LSTM's projection
+        return (
+            "matrix",
+            f"{gates} gates of {type(module).__name__}" if gates > 1 else "recurrent layer",
+            gates,
+        )
+    if isinstance(module, _CONVOLUTIONS):
+        out = f"kernel seen as {p.shape[0]} x {p[0].numel()}"
+        return (
+            ("matrix", f"{out}, {module.groups} groups", module.groups)
+            if module.groups > 1
+            else ("matrix", out, 1)
+        )
+    if isinstance(module, nn.Linear):
+        if _FUSED.search(name):
+            blocks = 2 if "to_kv" in name.lower() else 3
+            if p.shape[0] % blocks == 0:
+                return "matrix", f"named like a fused projection: {blocks} matrices", blocks
+        return "matrix", "linear layer", 1
+    return "matrix", f"2-d parameter of {type(module).__name__}" if p.ndim == 2 else "stack of matrices", 1

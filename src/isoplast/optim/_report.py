@@ -1,0 +1,119 @@
+"""What an optimizer keeps isometric: the counts, the matrices and the time constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from isoplast.optim._groups import Group, matrices, views
+
+
+@dataclass(frozen=True)
+class KeptMatrix:
+    """One parameter under isometry.
+
+    Attributes:
+        name: the parameter's name, or its place as "group 0, parameter 2".
+        shape: the parameter's shape.
+        matrices: how many matrices it holds (3 for a fused q, k, v projection).
+        isometry: the strength lambda.
+        time_constant: 1 / (8 lr lambda) in optimizer steps, at the present learning rate.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    matrices: int
+    isometry: float
+    time_constant: float
+
+
+@dataclass(frozen=True)
+class IsometryReport:
+    """What is kept isometric, how strongly, and how long it takes.
+
+    Attributes:
+        kept: the parameters under isometry.
+        parameters_kept: number of scalars in them.
+        parameters: number of scalars in all parameters of the optimizer.
+    """
+
+    kept: tuple[KeptMatrix, ...]
+    parameters_kept: int
+    parameters: int
+
+    @property
+    def matrices(self) -> int:
+        """The number of matrices."""
+        return sum(k.matrices for k in self.kept)
+
+    @property
+    def time_constants(self) -> tuple[float, float]:
+        """The shortest and the longest time constant, in steps; infinite if nothing is kept."""
+        times = [k.time_constant for k in self.kept] or [math.inf]
+        return min(times), max(times)
+
+    def warning(self, steps: int) -> str | None:
+        """A line that says so if a run of this many steps is too short for isometry to act, or None.
+
+        The excess of a singular value over one decays by 1/e in one time constant.
+        """
+        shortest, _ = self.time_constants
+        if steps >= shortest:
+            return None
+        return (
+            f"{steps:,} steps are fewer than the isometry time constant of {_steps(shortest)} steps: the "
+            f"isometry step will hardly act; raise isometry about {shortest / max(steps, 1):.0f}-fold or "
+            "set isometry_time to a tenth of the run"
+        )
+
+    def __str__(self) -> str:
+        if not self.kept:
+            return "nothing is kept isometric"
+        low, high = self.time_constants
+        times = _steps(low) if high < 1.005 * low else f"{_steps(low)} to {_steps(high)}"
+        noun = "matrix" if self.matrices == 1 else "matrices"
+        return (
+            f"{self.matrices} {noun}, {_count(self.parameters_kept)} of {_count(self.parameters)} parameters "
+            f"under isometry, time constant {times} steps"
+        )
+
+    def table(self) -> str:
+        """One line per parameter: name, shape, number of matrices, strength, time constant."""
+        rows = [("parameter", "shape", "matrices", "isometry", "time constant")]
+        rows += [
+            (k.name, "x".join(map(str, k.shape)), str(k.matrices), f"{k.isometry:g}", _steps(k.time_constant))
+            for k in self.kept
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+
+
+def report(groups: Iterable[Group]) -> IsometryReport:
+    """Reads the settled parameter groups of an optimizer."""
+    kept: list[KeptMatrix] = []
+    total = inside = 0
+    for g, group in enumerate(groups):
+        names = group.get("param_names") or [f"group {g}, parameter {i}" for i in range(len(group["params"]))]
+        total += sum(p.numel() for p in group["params"])
+        if group.get("isometry", 0.0) == 0:
+            continue
+        of = {id(p): name for p, name in zip(group["params"], names, strict=True)}
+        rate = 8.0 * float(group["lr"]) * group["isometry"]
+        for p in matrices(group["params"], group):
+            count = sum(math.prod(v.shape[:-2]) for v in views(p, group))
+            time = 1.0 / rate if rate > 0 else math.inf
+            kept.append(KeptMatrix(of[id(p)], tuple(p.shape), count, group["isometry"], time))
+            inside += p.numel()
+    return IsometryReport(tuple(kept), inside, total)
+
+
+def _steps(value: float) -> str:
+    return "infinitely many" if math.isinf(value) else f"{value:,.0f}".replace(",", " ")
+
+
+def _count(value: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return str(value)
