@@ -1,0 +1,136 @@
+"""The training loop: a network, a method and one task after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from isoplast import nn
+from isoplast.methods import StepContext, TaskContext
+from isoplast.streams import Task
+from isoplast.study._instruments import Instruments, measure
+from isoplast.study._random import order
+from isoplast.study._spec import Run
+
+
+class Diverged(Exception):
+    """The loss is not finite any more; the message says where."""
+
+
+class Trainer:
+    """The network of a run with the method in force: all that changes while it trains.
+
+    Args:
+        run: what to run.
+        input_shape: the shape of one input.
+        classes: the number of classes.
+        task: the next task to train on; it decides which method is in force.
+    """
+
+    def __init__(self, run: Run, input_shape: tuple[int, ...], classes: int, task: int = 0) -> None:
+        self.run = run
+        self.device = torch.device(run.device)
+        self.method = run.make_method()
+        model = nn.build(run.net, input_shape=input_shape, classes=classes, **dict(run.net_options))
+        self.model = self.method.prepare(model).to(self.device)
+        self.optimizer = self.method.optimizer(self.model, run.lr)
+        self.steps = 0
+        self._steps_of_method = 0
+        if run.switch is not None and task > run.switch.task:
+            self._switch()
+
+    def _switch(self) -> None:
+        assert self.run.switch is not None
+        self.method = self.run.make_method(self.run.switch.task)
+        self.model = self.method.prepare(self.model).to(self.device)
+        self.optimizer = self.method.optimizer(self.model, self.run.lr)
+        self._steps_of_method = 0
+
+    def train(self, task: Task, on_epoch: Callable[[int], None]) -> float:
+        """Train on one task.
+
+        Args:
+            task: what to learn.
+            on_epoch: called with the number of epochs done, after each.
+
+        Returns:
+            The seconds it took.
+
+        Raises:
+            Diverged: the loss of some step is not finite.
+        """
+        start = time.perf_counter()
+        if self.run.switch is not None and task.index == self.run.switch.task:
+            self._switch()
+        inputs, targets = task.inputs.to(self.device), task.targets.to(self.device)
+        self.method.on_task(TaskContext(self.model, self.optimizer, task.index, inputs, targets))
+        self.model.train()
+        for epoch in range(self.run.epochs):
+            self._epoch(inputs, targets, task.index, epoch)
+            on_epoch(epoch + 1)
+        return time.perf_counter() - start
+
+    def _epoch(self, inputs: Tensor, targets: Tensor, task: int, epoch: int) -> None:
+        model, method, optimizer = self.model, self.method, self.optimizer
+        context = StepContext(model, optimizer, inputs, targets, inputs, task, self._steps_of_method)
+        losses: list[Tensor] = []
+        permutation = order(len(inputs), self.run.seed, "order", task, epoch).to(self.device)
+        for rows in permutation.split(self.run.batch_size):
+            batch = inputs[rows], targets[rows]
+            optimizer.zero_grad(set_to_none=True)
+            loss = cross_entropy(model(batch[0]), batch[1])
+            penalty = method.penalty(model, batch)
+            if penalty is not None:
+                loss = loss + penalty
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            context.inputs, context.targets = batch
+            context.loss = loss.detach()
+            context.step += 1
+            method.after_step(context)
+            losses.append(context.loss)
+        self._check(torch.stack(losses), task, epoch)  # one synchronisation per epoch, not per step
+        self.steps += len(losses)
+        self._steps_of_method += len(losses)
+
+    def _check(self, losses: Tensor, task: int, epoch: int) -> None:
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            raise Diverged(
+                f"the loss is {losses[first].item()} at task {task}, epoch {epoch}, step {self.steps + first} "
+                f"(lr {self.run.lr:g}): lower the learning rate"
+            )
+
+    def measure(self, task: Task) -> Instruments:
+        """Measure the network on a task.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
+        found = measure(self.model, task.inputs.to(self.device), task.targets.to(self.device))
+        self._check(torch.tensor([found.loss]), task.index, self.run.epochs - 1)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Everything that training has changed."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state,
+            "steps": self.steps,
+            "steps_of_method": self._steps_of_method,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state that `state` returned."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.method.state.update(state["method"])
+        self.steps = state["steps"]
+        self._steps_of_method = state["steps_of_method"]
