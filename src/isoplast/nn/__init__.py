@@ -1,7 +1,7 @@
 """Isometric layers, nonlinearities, initialisation, and the networks of the benchmarks."""
 
 from isoplast.nn import _mlp as _mlp
-from isoplast.nn._activations import MaxMin
+from isoplast.nn._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
 from isoplast.nn._init import isometric_init_
 from isoplast.nn._layers import ACTIVATIONS
 from isoplast.nn._mlp import MLP, MLPSpec
@@ -10,9 +10,14 @@ from isoplast.nn._spec import NetSpec, build, names, spec
 __all__ = [
     "ACTIVATIONS",
     "MLP",
+    "AdaLin",
+    "CReLU",
+    "FourierFeatures",
+    "GroupSort",
     "MLPSpec",
     "MaxMin",
     "NetSpec",
+    "SmoothLeaky",
     "build",
     "isometric_init_",
     "names",

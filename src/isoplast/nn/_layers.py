@@ -8,33 +8,29 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from isoplast.nn._activations import MaxMin
+from isoplast.nn._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
 from isoplast.nn._init import isometric_init_
 
 if TYPE_CHECKING:
     from isoplast.nn._spec import NetSpec
 
 
-@dataclasses.dataclass(frozen=True)
-class Activation:
-    """A nonlinearity by name.
-
-    Args:
-        make: (features, dim) -> module; dim is the feature dimension of its input.
-        expansion: output features per input feature.
-    """
-
-    make: Callable[[int, int], nn.Module]
-    expansion: int = 1
-
-
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": Activation(lambda features, dim: nn.ReLU()),
-    "leaky-relu": Activation(lambda features, dim: nn.LeakyReLU()),
-    "gelu": Activation(lambda features, dim: nn.GELU()),
-    "tanh": Activation(lambda features, dim: nn.Tanh()),
-    "linear": Activation(lambda features, dim: nn.Identity()),
-    "maxmin": Activation(lambda features, dim: MaxMin(dim)),
+# name -> (features, dim) -> module; a class with `expansion` 2 doubles the features.
+ACTIVATIONS: dict[str, Callable[[int, int], nn.Module]] = {
+    "relu": lambda features, dim: nn.ReLU(),
+    "leaky-relu": lambda features, dim: nn.LeakyReLU(),
+    "smooth-leaky": lambda features, dim: SmoothLeaky(),
+    "gelu": lambda features, dim: nn.GELU(),
+    "tanh": lambda features, dim: nn.Tanh(),
+    "linear": lambda features, dim: nn.Identity(),
+    "maxmin": lambda features, dim: MaxMin(dim),
+    "groupsort4": lambda features, dim: GroupSort(4, dim),
+    "groupsort8": lambda features, dim: GroupSort(8, dim),
+    "crelu": lambda features, dim: CReLU(dim),
+    "fourier": lambda features, dim: FourierFeatures(dim),
+    "adalin": lambda features, dim: AdaLin(features, "relu", dim),
+    "adalin-tanh": lambda features, dim: AdaLin(features, "tanh", dim),
+    "adalin-gelu": lambda features, dim: AdaLin(features, "gelu", dim),
 }
 LINEARS = ("plain",)
 INITS = ("orthogonal", "torch")
@@ -55,7 +51,7 @@ class Style:
     @property
     def expansion(self) -> int:
         """Output features of the nonlinearity per input feature."""
-        return ACTIVATIONS[self.spec.activation].expansion
+        return getattr(self.activation(2, -1), "expansion", 1)
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
         """Return a hidden linear layer."""
@@ -71,7 +67,7 @@ class Style:
 
     def activation(self, features: int, dim: int) -> nn.Module:
         """Return a nonlinearity for inputs with `features` entries along `dim`."""
-        return ACTIVATIONS[self.spec.activation].make(features, dim)
+        return ACTIVATIONS[self.spec.activation](features, dim)
 
     def initialize(self, model: nn.Module) -> None:
         """Initialise the finished network in place."""
