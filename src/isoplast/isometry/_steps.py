@@ -49,7 +49,8 @@ def isometry_step(matrix: Tensor, strength: Strength) -> Tensor:
     """
     deviation = gram_deviation(matrix)
     with no_autocast(matrix.device):
-        return (matrix + times_small_side(matrix, _euler_factor(deviation, strength))).to(matrix.dtype)
+        factor = deviation * _euler_scale(deviation, strength)
+        return (matrix + times_small_side(matrix, factor)).to(matrix.dtype)
 
 
 @torch.no_grad()
@@ -68,17 +69,18 @@ def isometry_step_(matrix: Tensor, strength: Strength) -> Tensor:
     """
     deviation = gram_deviation(matrix)
     with no_autocast(matrix.device):
-        return matrix.add_(times_small_side(matrix, _euler_factor(deviation, strength)))
+        factor = deviation.mul_(_euler_scale(deviation, strength))
+        return matrix.add_(times_small_side(matrix, factor))
 
 
-def _euler_factor(deviation: Tensor, strength: Strength) -> Tensor:
-    """-4 c S, with c shortened where the step would diverge."""
+def _euler_scale(deviation: Tensor, strength: Strength) -> Tensor:
+    """-4 c, shape (..., 1, 1), with c shortened where the step would diverge."""
     bound = _largest_deviation(deviation)
     c = torch.as_tensor(strength, dtype=deviation.dtype, device=deviation.device)
     c = torch.where(c < 0.25, c, 0.125)
     # sigma (1 - 4c (sigma^2 - 1)) with 4c = 1 / (2 bound) keeps at least half of every sigma > 1.
     c = torch.where(2 * c * bound > 1, 0.125 / bound, c)
-    return deviation * (-4 * c)[..., None, None]
+    return (-4 * c)[..., None, None]
 
 
 def flow_step(matrix: Tensor, strength: Strength) -> Tensor:
