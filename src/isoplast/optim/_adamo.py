@@ -105,13 +105,6 @@ class AdamO(AdamW):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        for name, value in (
-            ("learning rate", lr),
-            ("epsilon value", eps),
-            ("weight_decay value", weight_decay),
-        ):
-            if math.isinf(float(value)):
-                raise ValueError(f"Invalid {name}: {value}")
         given = isometry is not DEFAULT_ISOMETRY  # by identity: an explicit 1e-2 is another object
         if given and isometry_time is not None:
             raise exclusive(isometry, isometry_time)
@@ -136,6 +129,14 @@ class AdamO(AdamW):
             differentiable=differentiable,
             fused=fused,
         )
+        # Adam refuses what is negative or NaN.
+        for name, value in (
+            ("learning rate", lr),
+            ("epsilon value", eps),
+            ("weight_decay value", weight_decay),
+        ):
+            if math.isinf(float(value)):
+                raise ValueError(f"Invalid {name}: {value}")
         require_matrix(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -52,7 +52,10 @@ def apply_isometry_(
     every = group["isometry_every"]
     capturable = bool(group.get("capturable"))
     if every == 1 or capturable:
-        strength = group["lr"] * group["isometry"] if capturable else float(group["lr"]) * group["isometry"]
+        lr = group["lr"]
+        if capturable and isinstance(lr, Tensor):
+            lr = lr.reshape(())  # torch allows any shape of one element
+        strength = (lr if capturable else float(lr)) * group["isometry"]
         if found_inf is not None:
             strength = strength * (1 - found_inf)
         for p in todo if capturable or float(group["lr"]) > 0 else ():

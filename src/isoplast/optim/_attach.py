@@ -93,11 +93,12 @@ class Attachment:
         self._optimizer = optimizer
         self._defaults = defaults
         self._pending: dict[Tensor, State] = {}
-        settled = [(group, {**group}) for group in optimizer.param_groups]
-        for group, draft in settled:
-            settle(draft, own_settings(group), defaults)
-        require_matrix([draft for _, draft in settled])
-        for group, draft in settled:
+        self._brought = [own_settings(group) for group in optimizer.param_groups]
+        drafts = [{**group} for group in optimizer.param_groups]
+        for draft, own in zip(drafts, self._brought, strict=True):
+            settle(draft, own, defaults)
+        require_matrix(drafts)
+        for group, draft in zip(optimizer.param_groups, drafts, strict=True):
             group.update({key: draft[key] for key in NEUTRAL})
         self._hooks = [
             optimizer.register_step_pre_hook(self._before),
@@ -111,9 +112,11 @@ class Attachment:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        for group in self._optimizer.param_groups:
+        self._settle_added()
+        for group, own in zip(self._optimizer.param_groups, self._brought, strict=True):
             for key in NEUTRAL:
                 group.pop(key, None)
+            group.update(own)
             for p in group["params"]:
                 if p in self._optimizer.state:
                     for key in (OWED, WAIT):
@@ -122,7 +125,15 @@ class Attachment:
 
     def report(self) -> IsometryReport:
         """What is kept isometric: print it for one line, ``.table()`` for one line per parameter."""
+        self._settle_added()
         return report(self._optimizer.param_groups)
+
+    def _settle_added(self) -> None:
+        """Settles the groups that were added after the attachment."""
+        for group in self._optimizer.param_groups[len(self._brought) :]:
+            own = own_settings(group)
+            settle(group, own, self._defaults)
+            self._brought.append(own)
 
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -145,9 +156,8 @@ class Attachment:
     def _apply(self) -> None:
         state = self._optimizer.state
         self._pending = {}
+        self._settle_added()
         for group in self._optimizer.param_groups:
-            if "isometry" not in group:  # added after the attachment
-                settle(group, own_settings(group), self._defaults)
             params = [p for p in group["params"] if p.grad is not None]
             # Many optimizers initialise a parameter's state when they find it empty: what is owed
             # waits here until the step is done.
@@ -167,4 +177,5 @@ class Attachment:
         self._pending = {}
 
     def _loading(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        self._settle_added()
         return keep_settings(optimizer.param_groups, state_dict)

@@ -57,9 +57,15 @@ def settle(group: Group, own: Mapping[str, Any], defaults: Mapping[str, Any]) ->
         group[key] = own.get(key, inherited)
     if group["isometry_time"] is not None:
         group["isometry"] = _strength(group["isometry_time"], float(group["lr"]))
+        group["isometry_time"] = None  # used up: a settled group can be settled again, by a copy, say
     _check(group)
-    if asks:
+    if asks and not _settled(own):
         require_matrix([group])
+
+
+def _settled(own: Mapping[str, Any]) -> bool:
+    """Whether an optimizer completed these settings before, so that a strength in them may be a default."""
+    return own.keys() >= NEUTRAL.keys() - {"isometry_time"}
 
 
 def exclusive(isometry: float, time: float) -> ValueError:

@@ -157,7 +157,7 @@ def decide(
     """The decisions of :func:`param_groups`, one per parameter."""
     owners: dict[Tensor, list[tuple[str, nn.Module]]] = {}
     for prefix, module in model.named_modules():
-        for name, p in module.named_parameters(prefix=prefix, recurse=False):
+        for name, p in module.named_parameters(prefix, recurse=False, remove_duplicate=False):
             owners.setdefault(p, []).append((name, module))
     names = [name for found in owners.values() for name, _ in found]
     patterns = [*exclude, *(split or {}), *(batch_dims or {})]
