@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -103,7 +104,7 @@ class _Attempt:
         self.device = torch.device(run.device)
         self.threads = threads
         self.on_progress = on_progress
-        self.say = say
+        self.listener = say
         self.begin = time.perf_counter()
         self.earlier = directory.status()
         self.status = self.earlier
@@ -116,13 +117,14 @@ class _Attempt:
             self._note("interrupted")
             raise
         except (Diverged, OSError) as error:
-            reason = str(error) if isinstance(error, Diverged) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, Diverged) else _one_line(error)
             self._fail(reason)
             raise Failed(reason) from error
         except Exception as error:
-            self._fail(f"{type(error).__name__}: {error}".splitlines()[0])
+            self._fail(str(error) if isinstance(error, IsoplastError) else _one_line(error))
             raise
         self._note("done")
+        self.say(f"done: {self.status.tasks} tasks in {self.status.seconds:.1f} s")
 
     def _train(self) -> None:
         run = self.run
@@ -157,6 +159,7 @@ class _Attempt:
             row = _row(index, trainer.method.name, trainer.steps - before, seconds, stream.classes, found)
             self._keep(trainer, row, index + 1, data.fingerprint)
             accuracy = found.accuracy
+            self._log(f"task {index}: accuracy {accuracy:.4f}, loss {found.loss:.4f}, {seconds:.1f} s")
 
     def _first_task(self, saved: dict[str, Any], fingerprint: str) -> int:
         if saved["format"] != FORMAT:
@@ -202,12 +205,19 @@ class _Attempt:
         )
         self._note("running", tasks=next_task, steps=trainer.steps)
 
+    def say(self, line: str) -> None:
+        """Tell the user, and the log."""
+        self.listener(line)
+        self._log(line)
+
+    def _log(self, line: str) -> None:
+        with self.directory.log.open("a") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
     def _fail(self, reason: str) -> None:
-        self.say(f"failed: {reason}")
-        try:
+        with contextlib.suppress(OSError):  # a full disk may refuse these files as well
             self._note("failed", reason=reason)
-        except OSError as error:  # a full disk may refuse this file as well
-            self.say(f"status.json could not be written: {error}")
+            self.say(f"failed: {reason}")
 
     def _note(self, state: Any, **changes: Any) -> None:
         seconds = self.earlier.seconds + time.perf_counter() - self.begin
@@ -216,6 +226,10 @@ class _Attempt:
             self.status, state=state, seconds=seconds, peak_memory=memory, **changes
         )
         self.directory.write_status(self.status)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _row(

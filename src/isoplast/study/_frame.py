@@ -1,0 +1,161 @@
+"""Results as polars frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from isoplast._errors import IsoplastError
+from isoplast.study._directory import RunDirectory
+from isoplast.study._files import read_rows
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_FLOATS = ("seconds", "accuracy", "loss", "chance")
+_FLOAT_LISTS = ("sigma_min", "sigma_mean", "sigma_max", "condition_number", "effective_rank", "dead", "dormant")
+
+
+def load_study(path: str | Path) -> pl.DataFrame:
+    """The results of a study, or of a single run.
+
+    Runs that are still running, or have failed, contribute the tasks they have finished.
+
+    Args:
+        path: the directory of a study's results, or of a run.
+
+    Returns:
+        One row per run and task, runs in the study's order. First the specification: `run_id`, `label`, `stream`,
+        `data`, `samples`, `tasks`, `epochs`, `batch_size`, `net`, the settings of the network by their names,
+        `method`, its hyper-parameters by their names, `lr`, `seed`, `device` and, where runs have a switch,
+        `switch_task`, `switch_method` and its hyper-parameters with `switch_` in front. Then the metrics: `task`
+        (-1 is the untrained network), `method_active`, `steps` and `seconds` (of that task), `chance`, `accuracy`,
+        `loss` (on the whole task, in eval mode), and per weight matrix or activation layer the lists `layers`,
+        `sigma_min`, `sigma_mean`, `sigma_max`, `condition_number`, `effective_rank`, `units`, `dead`, `dormant`.
+
+    Raises:
+        IsoplastError: there are no runs at that path, or a file is damaged.
+    """
+    import polars as pl
+
+    directories = _directories(Path(path))
+    specs = [_columns(_read_yaml(directory)) for directory in directories]
+    names = list(dict.fromkeys(name for spec in specs for name in spec))
+    spec_columns = {name: _uniform([spec.get(name) for spec in specs]) for name in names}
+    columns: dict[str, list[Any]] = {"run_id": [], **{name: [] for name in names}}
+    metrics: dict[str, list[Any]] = {name: [] for name in _schema()}
+    for place, directory in enumerate(directories):
+        for row in read_rows(directory.metrics):
+            columns["run_id"].append(directory.path.name)
+            for name in names:
+                columns[name].append(spec_columns[name][place])
+            for name, values in metrics.items():
+                values.append(_numbers(name, row.get(name)))
+    return pl.DataFrame(columns, infer_schema_length=None).hstack(pl.DataFrame(metrics, schema=_schema()))
+
+
+def load_runs(path: str | Path) -> pl.DataFrame:
+    """The state of every run of a study: one row per run.
+
+    Args:
+        path: the directory of a study's results, or of a run.
+
+    Returns:
+        Columns `run_id`, `label`, `seed`, `state` ("waiting", "running", "done", "failed", "interrupted"), `reason`,
+        `tasks` (finished), `steps`, `seconds` (wall time), `peak_memory` (bytes), `attempts`, and `provenance`, a
+        JSON text: versions, source state, data, machine.
+
+    Raises:
+        IsoplastError: there are no runs at that path.
+    """
+    import polars as pl
+
+    rows = []
+    for directory in _directories(Path(path)):
+        spec, status = _read_yaml(directory), directory.status()
+        rows.append(
+            {
+                "run_id": directory.path.name,
+                "label": spec.get("label", ""),
+                "seed": spec["seed"],
+                "state": status.state,
+                "reason": status.reason,
+                "tasks": status.tasks,
+                "steps": status.steps,
+                "seconds": status.seconds,
+                "peak_memory": status.peak_memory,
+                "attempts": status.attempts,
+                "provenance": json.dumps(status.provenance),
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def _schema() -> dict[str, Any]:
+    import polars as pl
+
+    texts = pl.List(pl.String)
+    return {
+        "task": pl.Int64,
+        "method_active": pl.String,
+        "steps": pl.Int64,
+        **dict.fromkeys(_FLOATS, pl.Float64),
+        "layers": texts,
+        "units": texts,
+        **dict.fromkeys(_FLOAT_LISTS, pl.List(pl.Float64)),
+    }
+
+
+def _directories(path: Path) -> list[RunDirectory]:
+    """The runs at a path: in the study's order where there is an index, else by name."""
+    if (path / "spec.yaml").exists():
+        return [RunDirectory(path)]
+    index = path / "index.json"
+    if index.exists():
+        names = [run["id"] for run in json.loads(index.read_text())["runs"]]
+    else:
+        names = sorted(spec.parent.name for spec in path.glob("*/spec.yaml"))
+    if not names:
+        raise IsoplastError(f"{path} holds no results: give the directory of a study or of a run")
+    return [RunDirectory(path / name) for name in names if (path / name / "spec.yaml").exists()]
+
+
+def _read_yaml(directory: RunDirectory) -> dict[str, Any]:
+    """The specification as it was written, whether or not this version knows all it names."""
+    spec: dict[str, Any] = yaml.safe_load(directory.spec.read_text())
+    return spec
+
+
+def _columns(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A specification with its nested settings side by side."""
+    columns: dict[str, Any] = {"label": spec["label"]} if "label" in spec else {}
+    for key, value in spec.items():
+        if key == "switch":
+            columns |= _columns(value, "switch_")
+        elif isinstance(value, dict):
+            columns[prefix + key] = value["name"]
+            columns |= {prefix + name: setting for name, setting in value.items() if name != "name"}
+        else:
+            columns[prefix + key] = value
+    return columns
+
+
+def _uniform(values: list[Any]) -> list[Any]:
+    """One type for a column: numbers stay numbers, mixtures such as 20 and "auto" become text."""
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) <= 1 and list not in kinds:
+        return values
+    if kinds <= {int, float}:
+        return [None if value is None else float(value) for value in values]
+    return [None if value is None else str(value) for value in values]
+
+
+def _numbers(name: str, value: Any) -> Any:
+    """JSON has no infinity: rows hold the words that float() reads."""
+    if name in _FLOAT_LISTS and value is not None:
+        return [float(number) for number in value]
+    return float(value) if name in _FLOATS and value is not None else value

@@ -1,0 +1,201 @@
+"""A study: streams x methods x seeds x settings, as YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from isoplast._errors import IsoplastError, unknown
+from isoplast.study import _files, _yaml
+from isoplast.study._spec import Run
+
+_KEYS = ("name", "about", "run", "streams", "methods", "seeds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Runs that belong together.
+
+    Args:
+        name: names the directory of the results.
+        about: what it is for.
+        runs: all of them, the first seed of every arm before the second.
+        text: the YAML document it was read from.
+    """
+
+    name: str
+    about: str
+    runs: tuple[Run, ...]
+    text: str
+
+    @classmethod
+    def parse(cls, text: str, source: str = "study") -> Study:
+        """The study that a YAML document describes.
+
+        The keys: `name`; `about`; `run`, the settings that all runs share; `streams` and `methods`, lists of
+        settings that replace some of those, every entry of the one with every entry of the other (an entry of
+        `methods` may be just the name of a method); `seeds`. A list of values where one is expected is swept:
+        one run for each. What was swept is appended to the label.
+
+        Args:
+            text: the document.
+            source: where it comes from, for error messages.
+
+        Raises:
+            IsoplastError: in one line, for anything unknown, out of range or there twice.
+
+        Example:
+            >>> study = Study.parse("{name: two, methods: [adam, adamo], seeds: [0, 1, 2]}")
+            >>> len(study.runs), study.runs[1].label
+            (6, 'AdamO')
+        """
+        document = _yaml.parse(text, source)
+        try:
+            if not isinstance(document, dict):
+                raise IsoplastError(f"a study is a mapping with the keys {', '.join(_KEYS)}")
+            for key in document:
+                if key not in _KEYS:
+                    raise unknown("key of a study", str(key), _KEYS)
+            name = document.get("name")
+            if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+                raise IsoplastError(f"name is {name!r}: name the study with letters, digits, '_', '-' and '.'")
+            return cls(name, str(document.get("about", "")), _runs(document), text)
+        except IsoplastError as error:
+            raise IsoplastError(f"{source}: {error}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Study:
+        """The study in a file.
+
+        Raises:
+            IsoplastError: it cannot be read, or is no study.
+        """
+        try:
+            return cls.parse(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise IsoplastError(f"study {path} cannot be read: {reason}") from None
+
+    def describe(self, directory: Path) -> None:
+        """Write study.yaml and index.json (the runs in their order) into the directory of the results.
+
+        Raises:
+            IsoplastError: the directory holds the results of another study.
+        """
+        index = directory / "index.json"
+        if index.exists() and (name := json.loads(index.read_text())["name"]) != self.name:
+            raise IsoplastError(f"{directory} holds the results of study {name!r}: choose another --out")
+        runs = [{"id": run.id, "label": run.label} for run in self.runs]
+        contents = {"name": self.name, "about": self.about, "runs": runs}
+        _files.write_whole(directory / "study.yaml", self.text.encode())
+        _files.write_whole(index, json.dumps(contents, indent=1).encode())
+
+
+def builtin_studies() -> dict[str, Path]:
+    """The ready-made studies by name."""
+    packaged = Path(__file__).parent / "builtin"
+    checkout = Path(__file__).parents[3] / "studies"  # an editable install reads them where they are written
+    folder = packaged if packaged.is_dir() else checkout
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_study(name: str) -> Path:
+    """The file of a study, given its path or the name of a ready-made one.
+
+    Raises:
+        IsoplastError: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = builtin_studies()
+    if name in known:
+        return known[name]
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise IsoplastError(f"there is no file {name}; ready-made studies: {', '.join(known)}")
+    raise unknown("study", name, known)
+
+
+def _runs(document: Mapping[str, Any]) -> tuple[Run, ...]:
+    shared = _settings("run", document.get("run", {}))
+    streams = [_settings("streams", entry) for entry in _list(document, "streams", [{}])]
+    methods = [
+        _settings("methods", {"method": entry} if isinstance(entry, str) else entry)
+        for entry in _list(document, "methods", [{}])
+    ]
+    seeds = _list(document, "seeds", [0])
+    for settings in (shared, *streams, *methods):
+        if "seed" in settings:
+            raise IsoplastError("seed is set for some of the runs: list all seeds under 'seeds'")
+    labels: dict[tuple[int, str], int] = {}
+    arms: list[Mapping[str, Any]] = []
+    for (place, stream), (number, method) in itertools.product(enumerate(streams), enumerate(methods)):
+        for arm, swept in _sweep(_merge(_merge(shared, stream), method)):
+            label = ", ".join([Run.from_mapping(arm).label, *(f"{key} {_short(value)}" for key, value in swept)])
+            if labels.setdefault((place, label), number) != number:
+                raise IsoplastError(f"two entries of methods are labelled {label!r}: give each its own 'label'")
+            arms.append({**arm, "label": label})
+    runs = [Run.from_mapping({**arm, "seed": seed}) for seed in seeds for arm in arms]
+    for run, following in itertools.combinations(runs, 2):
+        if run == following:
+            raise IsoplastError(
+                f"{run.label!r} and {following.label!r} with seed {run.seed} are the same run: remove one of them"
+            )
+    return tuple(runs)
+
+
+def _settings(key: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise IsoplastError(f"{key} holds {value!r}: it must be a mapping of settings")
+    return value
+
+
+def _list(document: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> Sequence[Any]:
+    value = document.get(key, otherwise)
+    if not isinstance(value, list) or not value:
+        raise IsoplastError(f"{key} is {value!r}: it must be a list that is not empty")
+    return value
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with changes: nested ones are merged, unless they are about another network or method."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        nested = isinstance(old, dict) and isinstance(value, dict)
+        same = nested and value.get("name", old["name"] if "name" in old else None) == old.get("name")  # type: ignore[index]
+        merged[key] = _merge(old, value) if same else value  # type: ignore[arg-type]
+    return merged
+
+
+def _sweep(settings: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], list[tuple[str, Any]]]]:
+    """All combinations of the values of settings that are lists, each with what was chosen for them."""
+    axes = list(_axes(settings))
+    for values in itertools.product(*(choices for _, choices in axes)):
+        arm: dict[str, Any] = json.loads(json.dumps(settings))  # a deep copy; YAML held plain values only
+        for (path, _), value in zip(axes, values, strict=True):
+            inner = arm
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = value
+        chosen = zip(axes, values, strict=True)
+        yield arm, [(path[-1], value) for (path, choices), value in chosen if len(choices) > 1]
+
+
+def _axes(settings: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _axes(value, (*path, key))
+        elif isinstance(value, list):
+            if not value:
+                raise IsoplastError(f"{'.'.join((*path, key))} is an empty list: give the values to sweep")
+            yield (*path, key), value
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
