@@ -59,7 +59,7 @@ class AdamO(AdamW):
         lr: learning rate, finite and >= 0; a number or a 1-element tensor.
         betas: decay rates of the moments, in [0, 1).
         eps: added to the root of the second moment, >= 0.
-        isometry: the strength lambda in the paper's convention, finite and >= 0.
+        isometry: the strength lambda in the paper's convention, finite and >= 0; None is the default.
         weight_decay: decoupled weight decay, >= 0.
         amsgrad: whether to use the maximum of the second moments.
         isometry_time: the time constant in steps, > 0, instead of the strength: sets
@@ -93,7 +93,7 @@ class AdamO(AdamW):
         lr: float | Tensor = 1e-3,
         betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-8,
-        isometry: float = DEFAULT_ISOMETRY,
+        isometry: float | None = DEFAULT_ISOMETRY,
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
@@ -105,9 +105,11 @@ class AdamO(AdamW):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        given = isometry is not DEFAULT_ISOMETRY  # by identity: an explicit 1e-2 is another object
-        if given and isometry_time is not None:
+        # By identity: an explicit 1e-2 is another object than the default.
+        if isometry_time is not None and isometry is not None and isometry is not DEFAULT_ISOMETRY:
             raise exclusive(isometry, isometry_time)
+        if isometry is None and isometry_time is None:
+            isometry = DEFAULT_ISOMETRY
         # Adam.__init__ sets the defaults and adds the groups in one go; the first call of
         # add_param_group moves these into the defaults before anything reads them.
         self._isometry_defaults: dict[str, Any] = {
