@@ -113,13 +113,17 @@ def extra_memory() -> list[tuple[str, float]]:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=1100, help="training steps per variant (>= 200)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 256])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {platform.machine()}, {args.threads} threads, n={args.rounds} steps each\n")
+    print(
+        f"torch {torch.__version__}, {platform.machine()}, {args.threads} threads, n={args.rounds} steps each\n"
+    )
     print("| batch | variant | optimizer step, ms | ratio | whole step, ms | ratio |")
     print("|---|---|---|---|---|---|")
     for batch in args.batches:
