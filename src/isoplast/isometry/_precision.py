@@ -19,6 +19,6 @@ def working(tensor: Tensor) -> Tensor:
 
 def no_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Switches autocast off, so that a Gram formed inside a user's autocast region is not rounded."""
-    if torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
