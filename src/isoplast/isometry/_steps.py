@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isoplast.isometry._gram import gram_deviation, times_small_side
+from isoplast.isometry._gram import gram_deviation, gram_deviation_in_strips, times_small_side
 from isoplast.isometry._precision import no_autocast
 
 Strength = float | Tensor
@@ -67,7 +67,7 @@ def isometry_step_(matrix: Tensor, strength: Strength) -> Tensor:
     Returns:
         The same tensor.
     """
-    deviation = gram_deviation(matrix)
+    deviation = gram_deviation_in_strips(matrix)
     with no_autocast(matrix.device):
         factor = deviation.mul_(_euler_scale(deviation, strength))
         return matrix.add_(times_small_side(matrix, factor))
@@ -135,7 +135,7 @@ def flow_step_(matrix: Tensor, strength: Strength) -> Tensor:
         >>> flow_step_(w, 1e9) is w
         True
     """
-    deviation = gram_deviation(matrix)
+    deviation = gram_deviation_in_strips(matrix)
     with no_autocast(matrix.device):
         return matrix.add_(times_small_side(matrix, _flow_factor(deviation, strength)))
 
