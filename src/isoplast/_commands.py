@@ -27,21 +27,25 @@ from isoplast.study._display import display
 from isoplast.study._summary import summary, summary_table
 from isoplast.study._yaml import parse
 
-_Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
-_Word = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
-_Settings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")]
+_Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+_Word = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+_Path = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+_Settings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...", help_behavior_hint="")]
+_File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+_Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
 
 def run_command(words: Sequence[str]) -> int:
     """Parse the words of a command line and do what they say; returns the exit status."""
     commands: dict[str, Callable[..., int]] = {"demo": demo, "run": run, "study": study, "report": report}
-    return tyro.extras.subcommand_cli_from_dict(
+    status: int = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="isoplast",
         description="isoplast keeps neural networks able to learn (arXiv:2606.09762).",
         args=list(words),
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    return status
 
 
 def demo(*, out: Path = Path("runs/demo"), jobs: _Number = None) -> int:
@@ -57,7 +61,7 @@ def demo(*, out: Path = Path("runs/demo"), jobs: _Number = None) -> int:
     return _study(Study.load(find_study("demo")), out, jobs, threads=1)
 
 
-def study(file: tyro.conf.Positional[str], *, out: Path | None = None, jobs: _Number = None, threads: int = 1) -> int:
+def study(file: _File, *, out: _Path = None, jobs: _Number = None, threads: int = 1) -> int:
     """Run a study: streams x methods x seeds, in parallel processes.
 
     Stopped at any time, the same command goes on where it was.
@@ -108,7 +112,7 @@ def run(
         width: Units of a hidden layer.
         depth: Number of hidden layers.
         activation: Hidden nonlinearity, such as relu or maxmin.
-        normalization: layernorm in front of it, or none.
+        normalization: What stands in front of it, such as layernorm; by default nothing.
         linear: plain or isometric layers.
         net_options: Further settings of the network, such as gain=1.5.
         method: Remedy: adam, adamw or adamo.
@@ -151,7 +155,7 @@ def run(
     return 0
 
 
-def report(directory: tyro.conf.Positional[Path], *, out: Path | None = None) -> int:
+def report(directory: _Directory, *, out: _Path = None) -> int:
     """Write the report of a study, or of a run, as one HTML page.
 
     Args:
@@ -171,9 +175,8 @@ def _study(chosen: Study, out: Path, jobs: int | None, threads: int) -> int:
             outcomes = run_study(chosen, out, jobs=jobs, threads=threads, display=shown)
     except KeyboardInterrupt:
         done = sum(RunDirectory(out / run.id).status().state == "done" for run in chosen.runs)
-        console.print(
-            Text(f"interrupted: {done} of {len(chosen.runs)} runs are complete; the same command goes on from here")
-        )
+        count = f"{done} of {len(chosen.runs)} runs are complete"
+        console.print(Text(f"interrupted: {count}; the same command goes on from here"))
         return 130
     return _show(console, out, outcomes)
 

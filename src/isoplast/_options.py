@@ -54,7 +54,8 @@ def converted(cls: type, owner: str, values: Mapping[str, Any]) -> dict[str, Any
 
 def check_fields(instance: Any, owner: str) -> None:
     """Convert all fields of a (frozen) dataclass instance in place; for its `__post_init__`."""
-    values = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}
+    fields = [field.name for field in dataclasses.fields(instance) if field.init]
+    values = {name: getattr(instance, name) for name in fields}
     for name, value in converted(type(instance), owner, values).items():
         object.__setattr__(instance, name, value)
 

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return _complain(f"{error.strerror or error}: {error.filename or 'writing the results'}", 1)
     except KeyboardInterrupt:
-        return _complain("interrupted: what was finished is complete; the same command goes on from there", 130)
+        return _complain("interrupted: finished tasks are complete; the same command goes on", 130)
 
 
 def _complain(message: str, status: int) -> int:

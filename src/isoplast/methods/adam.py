@@ -26,7 +26,7 @@ def check_moments(method: Method, betas: tuple[float, float], eps: float) -> Non
 @register
 @dataclasses.dataclass(frozen=True)
 class Adam(Method):
-    """Adam (arXiv:1412.6980, algorithm 1) as in torch: the baseline.
+    """Adam (arXiv:1412.6980, algorithm 1) as in torch, in its fused form: the baseline.
 
     Controls no part of the singular-value spectrum; is not told of tasks.
 
@@ -49,4 +49,4 @@ class Adam(Method):
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
         """Return `torch.optim.Adam` on all parameters."""
-        return torch.optim.Adam(model.parameters(), lr=lr, betas=self.betas, eps=self.eps)
+        return torch.optim.Adam(model.parameters(), lr=lr, betas=self.betas, eps=self.eps, fused=True)

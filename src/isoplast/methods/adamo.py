@@ -65,7 +65,8 @@ class AdamO(Method):
             raise IsoplastError(f"isometry_time of method adamo is {self.isometry_time}: it must be positive")
         if isinstance(self.isometry_every, int) and self.isometry_every < 1:
             raise IsoplastError(
-                f"isometry_every of method adamo is {self.isometry_every}: give 'auto' or a number of steps >= 1"
+                f"isometry_every of method adamo is {self.isometry_every}: "
+                "give 'auto' or a number of steps >= 1"
             )
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
@@ -79,6 +80,7 @@ class AdamO(Method):
             isometry_time=self.isometry_time,
             isometry_every=self.isometry_every,
             weight_decay=self.weight_decay,
+            fused=True,
         )
 
     def report(self, optimizer: Optimizer, steps: int) -> list[str]:

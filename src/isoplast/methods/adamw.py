@@ -18,7 +18,7 @@ from isoplast.methods.adam import check_moments
 @register
 @dataclasses.dataclass(frozen=True)
 class AdamW(Method):
-    """Adam with decoupled weight decay (arXiv:1711.05101, algorithm 2) as in torch.
+    """Adam with decoupled weight decay (arXiv:1711.05101, algorithm 2) as in torch, in its fused form.
 
     Pulls the mean square of the singular values towards zero, with no regard to how they are spread; is not
     told of tasks.
@@ -51,5 +51,10 @@ class AdamW(Method):
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
         """Return `torch.optim.AdamW` on all parameters."""
         return torch.optim.AdamW(
-            model.parameters(), lr=lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
+            model.parameters(),
+            lr=lr,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=True,
         )

@@ -7,8 +7,8 @@
     log.txt          what the workers said
 
 After a task its row is appended and forced to disk, then the checkpoint, which knows the size of
-metrics.jsonl, is renamed into place. A process killed in between leaves a row that the checkpoint does not know:
-resuming cuts it off and trains that task again, to the same bits.
+metrics.jsonl, is renamed into place. A process killed in between leaves a row that the checkpoint does not
+know: resuming cuts it off and trains that task again, to the same bits.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ class RunDirectory:
     def save_checkpoint(self, contents: dict[str, Any]) -> None:
         """Replace the checkpoint.
 
-        It is put together in memory first: torch's own writer turns a full disk into an error about positions.
+        It is put together in memory first: torch's own writer turns a full disk into an error about
+        positions.
         """
         buffer = io.BytesIO()
         torch.save(contents, buffer)

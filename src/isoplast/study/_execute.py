@@ -14,7 +14,7 @@ import torch
 from isoplast import streams
 from isoplast._errors import IsoplastError
 from isoplast.study import _files
-from isoplast.study._directory import RunDirectory, Status
+from isoplast.study._directory import RunDirectory
 from isoplast.study._instruments import Instruments
 from isoplast.study._provenance import peak_memory, provenance
 from isoplast.study._random import random_state, reproducible, restore_random_state, seed_everything
@@ -53,8 +53,8 @@ def execute(
 ) -> RunDirectory:
     """Run a run to its end, going on after the last finished task if it was started before.
 
-    The same run gives the same weights and the same metrics on the same machine (except for the seconds), in one
-    go or resumed after any interruption, to the bit on a CPU.
+    The same run gives the same weights and the same metrics (except for the seconds) on the same machine, in
+    one go or resumed after any interruption, to the bit on a CPU.
 
     Args:
         run: what to run.
@@ -85,7 +85,7 @@ def _require_device(name: str) -> None:
     device = torch.device(name)
     available = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(device.type, 0)
     if (device.index or 0) >= available:
-        raise IsoplastError(f"device {name!r} is not there: torch sees {available} of that kind; use device 'cpu'")
+        raise IsoplastError(f"device {name!r} is not there: torch sees {available} of that kind; use 'cpu'")
 
 
 class _Attempt:
@@ -159,7 +159,7 @@ class _Attempt:
             row = _row(index, trainer.method.name, trainer.steps - before, seconds, stream.classes, found)
             self._keep(trainer, row, index + 1, data.fingerprint)
             accuracy = found.accuracy
-            self._log(f"task {index}: accuracy {accuracy:.4f}, loss {found.loss:.4f}, {seconds:.1f} s")
+            self.say(f"task {index}: accuracy {accuracy:.4f}, loss {found.loss:.4f}, {seconds:.1f} s")
 
     def _first_task(self, saved: dict[str, Any], fingerprint: str) -> int:
         if saved["format"] != FORMAT:
@@ -187,7 +187,8 @@ class _Attempt:
         """Begin from nothing: what an attempt without a finished task left behind is dropped."""
         self.directory.metrics.touch()
         self.directory.rewind(0)
-        self._keep(trainer, _row(-1, trainer.method.name, 0, 0.0, classes, trainer.measure(task)), 0, fingerprint)
+        row = _row(-1, trainer.method.name, 0, 0.0, classes, trainer.measure(task))
+        self._keep(trainer, row, 0, fingerprint)
 
     def _keep(self, trainer: Trainer, row: dict[str, Any], next_task: int, fingerprint: str) -> None:
         """Make a finished task last: first its row, then the checkpoint that counts it."""

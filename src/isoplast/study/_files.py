@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written, and locks that die with their owner."""
+"""Files that are whole or absent whatever happens, and locks that end with their owner."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError:
-            raise IsoplastError(f"{path} line {number} is damaged: delete its directory and run again") from None
+            remedy = "delete its directory and run again"
+            raise IsoplastError(f"{path} line {number} is damaged: {remedy}") from None
     return rows
 
 
@@ -88,14 +89,15 @@ def truncate(path: Path, size: int) -> None:
     with path.open("ab") as file:
         if file.tell() < size:
             raise IsoplastError(
-                f"{path} has {file.tell()} bytes but its checkpoint knows {size}: delete its directory and run again"
+                f"{path} has {file.tell()} bytes but its checkpoint knows {size}: "
+                "delete its directory and run again"
             )
         file.truncate(size)
         os.fsync(file.fileno())
 
 
 def _strict(value: Any) -> Any:
-    """JSON knows no infinity and no NaN: they are written as the words "inf", "-inf", "nan", which float() reads."""
+    """JSON knows no infinity and no NaN: they become the words "inf", "-inf", "nan", which float() reads."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 _FLOATS = ("seconds", "accuracy", "loss", "chance")
-_FLOAT_LISTS = ("sigma_min", "sigma_mean", "sigma_max", "condition_number", "effective_rank", "dead", "dormant")
+_PER_MATRIX = ("sigma_min", "sigma_mean", "sigma_max", "condition_number", "effective_rank")
+_FLOAT_LISTS = (*_PER_MATRIX, "dead", "dormant")
 
 
 def load_study(path: str | Path) -> pl.DataFrame:
@@ -29,13 +30,14 @@ def load_study(path: str | Path) -> pl.DataFrame:
         path: the directory of a study's results, or of a run.
 
     Returns:
-        One row per run and task, runs in the study's order. First the specification: `run_id`, `label`, `stream`,
-        `data`, `samples`, `tasks`, `epochs`, `batch_size`, `net`, the settings of the network by their names,
-        `method`, its hyper-parameters by their names, `lr`, `seed`, `device` and, where runs have a switch,
-        `switch_task`, `switch_method` and its hyper-parameters with `switch_` in front. Then the metrics: `task`
-        (-1 is the untrained network), `method_active`, `steps` and `seconds` (of that task), `chance`, `accuracy`,
-        `loss` (on the whole task, in eval mode), and per weight matrix or activation layer the lists `layers`,
-        `sigma_min`, `sigma_mean`, `sigma_max`, `condition_number`, `effective_rank`, `units`, `dead`, `dormant`.
+        One row per run and task, runs in the study's order. First the specification: `run_id`, `label`,
+        `stream`, `data`, `samples`, `tasks`, `epochs`, `batch_size`, `net`, the settings of the network by
+        their names, `method`, its hyper-parameters by their names, `lr`, `seed`, `device` and, where runs
+        have a switch, `switch_task`, `switch_method` and its hyper-parameters with `switch_` in front. Then
+        the metrics: `task` (-1 is the untrained network), `method_active`, `steps` and `seconds` (of that task),
+        `chance`, `accuracy`, `loss` (on the whole task, in eval mode), and per weight matrix or activation
+        layer the lists `layers`, `sigma_min`, `sigma_mean`, `sigma_max`, `condition_number`,
+        `effective_rank`, `units`, `dead`, `dormant`.
 
     Raises:
         IsoplastError: there are no runs at that path, or a file is damaged.
@@ -65,9 +67,9 @@ def load_runs(path: str | Path) -> pl.DataFrame:
         path: the directory of a study's results, or of a run.
 
     Returns:
-        Columns `run_id`, `label`, `seed`, `state` ("waiting", "running", "done", "failed", "interrupted"), `reason`,
-        `tasks` (finished), `steps`, `seconds` (wall time), `peak_memory` (bytes), `attempts`, and `provenance`, a
-        JSON text: versions, source state, data, machine.
+        Columns `run_id`, `label`, `seed`, `state` ("waiting", "running", "done", "failed", "interrupted"),
+        `reason`, `tasks` (finished), `steps`, `seconds` (wall time), `peak_memory` (bytes), `attempts`, and
+        `provenance`, a JSON text: versions, source state, data, machine.
 
     Raises:
         IsoplastError: there are no runs at that path.

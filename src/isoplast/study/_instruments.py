@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -72,7 +72,7 @@ def measure(model: nn.Module, inputs: Tensor, targets: Tensor, chunk: int = 1024
     correct = torch.zeros((), dtype=torch.int64, device=inputs.device)
     loss = torch.zeros((), dtype=torch.float64, device=inputs.device)
     with _evaluating(model), activity.watching(model):
-        for batch, wanted in zip(inputs.split(chunk), targets.split(chunk), strict=True):
+        for batch, wanted in zip(torch.split(inputs, chunk), torch.split(targets, chunk), strict=True):
             outputs = model(batch)
             correct += (outputs.argmax(1) == wanted).sum()
             loss += cross_entropy(outputs, wanted, reduction="sum").double()
@@ -110,7 +110,7 @@ class _Activity:
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, name: str):  # type: ignore[no-untyped-def]
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             # Units lie along dimension 1 of (n, units, height, width), else along the last.
             activity = output.abs().double()

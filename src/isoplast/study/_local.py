@@ -74,8 +74,8 @@ def run_study(
 ) -> list[Outcome]:
     """Do the runs of a study that are not done yet, in parallel processes.
 
-    Started again after any interruption it goes on where it stopped. A worker that dies takes its own run with it,
-    which is then marked as failed; a failed run is tried again when the study is started again.
+    Started again after any interruption it goes on where it stopped. A worker that dies takes its own run
+    with it, which is then marked as failed; a failed run is tried again when the study is started again.
 
     Args:
         study: what to run.
@@ -166,7 +166,8 @@ class _Worker:
         return Outcome(self.run, self.directory, failure, self.accuracy)
 
     def _mark(self, failure: str) -> None:
-        with contextlib.suppress(Busy, OSError), locked(self.directory.path):  # on a full disk it stays "interrupted"
+        # On a full disk this may fail as well; the run then reads as interrupted.
+        with contextlib.suppress(Busy, OSError), locked(self.directory.path):
             status = dataclasses.replace(self.directory.status(), state="failed", reason=failure)
             self.directory.write_status(status)
 

@@ -34,12 +34,17 @@ def seed_everything(seed: int) -> None:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The state of all global generators as tensors and numbers."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002
     version, words, next_gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "numpy": {
+            "keys": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
+            "position": int(legacy["state"]["pos"]),
+            "has_gauss": int(legacy["has_gauss"]),
+            "gauss": float(legacy["gauss"]),
+        },
         "python": [version, torch.tensor(words), next_gauss],
     }
 
@@ -49,8 +54,9 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and state["device"] is not None:
         torch.cuda.set_rng_state(state["device"], device)
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    numpy = state["numpy"]
+    keys = numpy["keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["gauss"]))  # noqa: NPY002
     version, words, next_gauss = state["python"]
     random.setstate((version, tuple(words.tolist()), next_gauss))
 
@@ -69,7 +75,8 @@ def reproducible(threads: int) -> Iterator[None]:
     host = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses to be deterministic
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # a GPU kernel without such a form must not stop a run
+    # warn_only: a GPU kernel without a deterministic form must not stop a run.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield

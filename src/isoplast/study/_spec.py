@@ -93,7 +93,8 @@ class Run:
         if self.samples is not None:
             _set(self, samples=_whole("samples", self.samples, 1))
         _set(self, seed=_whole("seed", self.seed, 0), lr=_rate(self.lr), device=_device(self.device))
-        _set(self, net_options=_net_options(self.net, self.net_options), hyper=_hyper(self.method, self.hyper))
+        _set(self, net_options=_net_options(self.net, self.net_options))
+        _set(self, hyper=_hyper(self.method, self.hyper))
         if self.switch is not None and self.switch.task >= self.tasks:
             raise IsoplastError(
                 f"switch at task {self.switch.task} of {self.tasks}: it must come before the last task ends, "
@@ -122,7 +123,8 @@ class Run:
 
     def to_mapping(self) -> dict[str, Any]:
         """The specification as plain nested values, the way YAML files write it."""
-        mapping: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        names = [field.name for field in dataclasses.fields(self)]
+        mapping: dict[str, Any] = {name: getattr(self, name) for name in names}
         mapping["net"] = _named(self.net, mapping.pop("net_options"))
         mapping["method"] = _named(self.method, mapping.pop("hyper"))
         if self.switch is not None:
@@ -198,7 +200,7 @@ def _device(value: object) -> str:
     try:
         return str(torch.device(str(value)))
     except RuntimeError:
-        raise IsoplastError(f"device is {value!r}: give one that torch knows, such as 'cpu' or 'cuda'") from None
+        raise IsoplastError(f"device is {value!r}: give one that torch knows, 'cpu' or 'cuda'") from None
 
 
 def _hyper(method: str, hyper: Options) -> Options:

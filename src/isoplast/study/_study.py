@@ -8,12 +8,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from isoplast._errors import IsoplastError, unknown
 from isoplast.study import _files, _yaml
 from isoplast.study._spec import Run
 
+_KeyPath: TypeAlias = tuple[str, ...]
 _KEYS = ("name", "about", "run", "streams", "methods", "seeds")
 
 
@@ -63,7 +64,7 @@ class Study:
                     raise unknown("key of a study", str(key), _KEYS)
             name = document.get("name")
             if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
-                raise IsoplastError(f"name is {name!r}: name the study with letters, digits, '_', '-' and '.'")
+                raise IsoplastError(f"name is {name!r}: use letters, digits, '_', '-' and '.'")
             return cls(name, str(document.get("about", "")), _runs(document), text)
         except IsoplastError as error:
             raise IsoplastError(f"{source}: {error}") from None
@@ -136,15 +137,16 @@ def _runs(document: Mapping[str, Any]) -> tuple[Run, ...]:
     arms: list[Mapping[str, Any]] = []
     for (place, stream), (number, method) in itertools.product(enumerate(streams), enumerate(methods)):
         for arm, swept in _sweep(_merge(_merge(shared, stream), method)):
-            label = ", ".join([Run.from_mapping(arm).label, *(f"{key} {_short(value)}" for key, value in swept)])
+            values = [f"{key} {_short(value)}" for key, value in swept]
+            label = ", ".join([Run.from_mapping(arm).label, *values])
             if labels.setdefault((place, label), number) != number:
-                raise IsoplastError(f"two entries of methods are labelled {label!r}: give each its own 'label'")
+                raise IsoplastError(f"two methods are labelled {label!r}: give each its own 'label'")
             arms.append({**arm, "label": label})
     runs = [Run.from_mapping({**arm, "seed": seed}) for seed in seeds for arm in arms]
     for run, following in itertools.combinations(runs, 2):
         if run == following:
             raise IsoplastError(
-                f"{run.label!r} and {following.label!r} with seed {run.seed} are the same run: remove one of them"
+                f"{run.label!r} and {following.label!r} with seed {run.seed} are the same run: remove one"
             )
     return tuple(runs)
 
@@ -167,9 +169,10 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        nested = isinstance(old, dict) and isinstance(value, dict)
-        same = nested and value.get("name", old["name"] if "name" in old else None) == old.get("name")  # type: ignore[index]
-        merged[key] = _merge(old, value) if same else value  # type: ignore[arg-type]
+        same = (
+            isinstance(old, dict) and isinstance(value, dict) and value.get("name") in (None, old.get("name"))
+        )
+        merged[key] = _merge(cast(Mapping[str, Any], old), value) if same else value
     return merged
 
 
@@ -187,7 +190,7 @@ def _sweep(settings: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], list[t
         yield arm, [(path[-1], value) for (path, choices), value in chosen if len(choices) > 1]
 
 
-def _axes(settings: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+def _axes(settings: Mapping[str, Any], path: _KeyPath = ()) -> Iterator[tuple[_KeyPath, list[Any]]]:
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from _axes(value, (*path, key))

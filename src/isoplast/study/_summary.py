@@ -18,9 +18,9 @@ def summary(frame: pl.DataFrame) -> pl.DataFrame:
         frame: what `load_study` returns.
 
     Returns:
-        One row per arm (label, stream, data) in the frame's order: `seeds` (with a finished task), `tasks` (finished
-        by all of these), and the accuracies `first`, `worst` (each seed's worst task), `last` (of each seed), means
-        over the seeds.
+        One row per arm (label, stream, data) in the frame's order: `seeds` (with a finished task), `tasks`
+        (finished by all of these), and as means over the seeds the accuracies `first`, `worst` (of each
+        seed's worst task) and `last`.
     """
     import polars as pl
 
@@ -32,8 +32,9 @@ def summary(frame: pl.DataFrame) -> pl.DataFrame:
         worst=pl.col("accuracy").min(),
         last=pl.col("accuracy").last(),
     )
-    means = [pl.col(name).mean() for name in ("first", "worst", "last")]
-    table = seeds.group_by(arm, maintain_order=True).agg(pl.len().alias("seeds"), pl.col("tasks").min(), *means)
+    table = seeds.group_by(arm, maintain_order=True).agg(
+        pl.len().alias("seeds"), pl.col("tasks").min(), pl.col("first", "worst", "last").mean()
+    )
     order = frame.select(arm).unique(maintain_order=True)
     return order.join(table, on=arm, how="inner", maintain_order="left")
 

@@ -80,7 +80,7 @@ class Trainer:
         context = StepContext(model, optimizer, inputs, targets, inputs, task, self._steps_of_method)
         losses: list[Tensor] = []
         permutation = order(len(inputs), self.run.seed, "order", task, epoch).to(self.device)
-        for rows in permutation.split(self.run.batch_size):
+        for rows in torch.split(permutation, self.run.batch_size):
             batch = inputs[rows], targets[rows]
             optimizer.zero_grad(set_to_none=True)
             loss = cross_entropy(model(batch[0]), batch[1])
@@ -103,8 +103,8 @@ class Trainer:
         if len(bad):
             first = int(bad[0])
             raise Diverged(
-                f"the loss is {losses[first].item()} at task {task}, epoch {epoch}, step {self.steps + first} "
-                f"(lr {self.run.lr:g}): lower the learning rate"
+                f"the loss is {losses[first].item()} at task {task}, epoch {epoch}, "
+                f"step {self.steps + first} (lr {self.run.lr:g}): lower the learning rate"
             )
 
     def measure(self, task: Task) -> Instruments:

@@ -1,8 +1,9 @@
 """One run in a process of its own: `python -m isoplast.study.worker DIRECTORY --threads N`.
 
 It is started by a study's executor, which holds the other ends of standard input and output. Standard output
-carries one JSON object per line: progress, and the reason of a failure. Standard input carries nothing: it ends when
-the executor is gone, however that happened, and then this process ends at once. That is safe at any instant.
+carries one JSON object per line: progress, and the reason of a failure. Standard input carries nothing: it
+ends when the executor is gone, however that happened, and then this process ends at once. That is safe at any
+instant.
 """
 
 from __future__ import annotations
