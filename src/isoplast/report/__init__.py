@@ -1,0 +1,41 @@
+"""The report of a study: one self-contained HTML page, and static figures for documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isoplast.report.arms import Arm, arms
+from isoplast.report.charts import accuracy_chart, sweep_chart
+from isoplast.report.headline import headline
+from isoplast.report.page import render
+from isoplast.report.source import read_source
+from isoplast.study import load_study
+from isoplast.study._files import write_whole
+
+__all__ = ["Arm", "accuracy_chart", "arms", "headline", "sweep_chart", "write_report"]
+
+
+def write_report(study_dir: Path, out: Path | None = None) -> Path:
+    """Write the report of a study as one HTML file that needs nothing else, not even a network.
+
+    The file is written aside and renamed: a reader sees the old page or the new one, never half of one.
+
+    Args:
+        study_dir: the directory that a study, or a single run, wrote.
+        out: where the page goes; `study_dir/report.html` by default.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        IsoplastError: there is no study in the directory, or none of its tasks is finished.
+
+    Example:
+        >>> write_report(Path("runs/demo"))
+        PosixPath('runs/demo/report.html')
+    """
+    page = render(read_source(study_dir), arms(load_study(study_dir)))
+    target = out if out is not None else study_dir / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, page.encode())
+    return target

@@ -1,0 +1,53 @@
+"use strict";
+// Draws every figure, in the colours of the reader's theme, and redraws it when the theme, the arms shown or the
+// layer picked change. A trace belongs to an arm and to a view: `meta` says which.
+(() => {
+  const darkOf = JSON.parse(document.getElementById("colors").textContent);
+  const lightColors = new RegExp(Object.keys(darkOf).join("|"), "gi");
+  const darkTheme = matchMedia("(prefers-color-scheme: dark)");
+  const touch = matchMedia("(pointer: coarse)");
+  const plots = [...document.querySelectorAll(".plot")];
+  const hidden = new Set();
+  const config = {
+    displaylogo: false,
+    displayModeBar: touch.matches ? false : "hover",
+    responsive: true,
+    modeBarButtons: [["toImage", "resetScale2d"]],
+    toImageButtonOptions: { format: "svg" },
+  };
+
+  function draw(plot) {
+    const text = document.getElementById(plot.dataset.figure).textContent;
+    const themed = darkTheme.matches ? text.replace(lightColors, (color) => darkOf[color.toUpperCase()]) : text;
+    const figure = JSON.parse(themed);
+    const picker = plot.closest("section").querySelector("select");
+    const view = picker ? picker.value : "all";
+    for (const trace of figure.data) {
+      trace.visible = trace.meta.view === view && !hidden.has(String(trace.meta.arm));
+    }
+    if (touch.matches) {
+      // a finger that crosses a figure scrolls the page
+      figure.layout.dragmode = false;
+      figure.layout.xaxis.fixedrange = true;
+    }
+    return Plotly.react(plot, figure.data, figure.layout, config);
+  }
+
+  const drawAll = () => Promise.all(plots.map(draw));
+
+  for (const button of document.querySelectorAll("button.arm")) {
+    button.addEventListener("click", () => {
+      const arm = button.dataset.arm;
+      if (!hidden.delete(arm)) hidden.add(arm);
+      for (const twin of document.querySelectorAll(`button.arm[data-arm="${arm}"]`)) {
+        twin.setAttribute("aria-pressed", String(!hidden.has(arm)));
+      }
+      drawAll();
+    });
+  }
+  for (const picker of document.querySelectorAll("select")) {
+    picker.addEventListener("change", () => picker.closest("section").querySelectorAll(".plot").forEach(draw));
+  }
+  darkTheme.addEventListener("change", drawAll);
+  drawAll().then(() => document.documentElement.setAttribute("data-drawn", "true"));
+})();

@@ -1,0 +1,138 @@
+"""The results table, and what went wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from isoplast.report.arms import Arm
+from isoplast.report.markup import Content, Markup, table, tag
+from isoplast.report.numbers import accuracies
+from isoplast.report.source import Source
+
+_HEAD = (
+    "Arm",
+    "λ",
+    "lr",
+    "Seeds",
+    "First task",
+    "Worst task",
+    "Last task",
+    "Mean",
+    "Time constant",
+    "Isometry time",
+)
+_STATES = {
+    "waiting": "not started yet",
+    "running": "still running",
+    "interrupted": "interrupted",
+    "failed": "failed",
+}
+
+
+@dataclass(frozen=True)
+class Isometry:
+    """How long the isometry step of an arm had to act.
+
+    Args:
+        strength: lambda.
+        constant: 1 / (8 lr lambda) in steps: the excess of a singular value over 1 falls to 1/e in this time.
+        elapsed: 8 lr lambda x the steps that were taken with it: the run's length in time constants.
+    """
+
+    strength: float
+    constant: float
+    elapsed: float
+
+
+def isometry(arm: Arm) -> Isometry | None:
+    """What the isometry step of an arm amounts to, None if it has none.
+
+    A singular value s obeys ds/dt = -4 lr lambda (s^3 - s), whose deviation from 1 decays at the rate
+    8 lr lambda per step.
+
+    Reference: arXiv:2606.09762, Eq 20.
+    """
+    switch_task = arm.settings.get("switch_task")
+    strengths = np.zeros(len(arm.tasks))
+    for place, task in enumerate(arm.tasks.tolist()):
+        switched = switch_task is not None and task >= switch_task
+        strengths[place] = _strength(arm.settings, "switch_" if switched else "") if task >= 0 else 0.0
+    if not strengths.any():
+        return None
+    rates = 8 * arm.settings["lr"] * strengths
+    elapsed = np.nanmean(np.nansum(arm.steps * rates, axis=1))
+    return Isometry(strengths[strengths > 0][-1], 1 / rates[strengths > 0][-1], float(elapsed))
+
+
+def _strength(settings: Mapping[str, Any], prefix: str) -> float:
+    """Lambda of a method's settings, 0 without isometry."""
+    time = settings.get(f"{prefix}isometry_time")
+    return 1 / (8 * settings["lr"] * time) if time else settings.get(f"{prefix}isometry") or 0.0
+
+
+def results_table(arms: Sequence[Arm]) -> Markup:
+    """One row per arm: what was set, what it reached, how long isometry had to act."""
+    caption = (
+        "Accuracy on the first, the worst and the last task and over all tasks: mean ± standard deviation "
+        "over seeds. Time constant: 1/(8 lr λ), the steps in which a singular value's excess over 1 falls "
+        "to 1/e. Isometry time: 8 lr λ × steps, the length of the run in time constants."
+    )
+    return table(caption, _HEAD, [_row(arm) for arm in arms])
+
+
+def _row(arm: Arm) -> list[Content]:
+    reached = accuracies(arm)
+    found = isometry(arm)
+    numbers = [str(one) for one in (reached.first, reached.worst, reached.last, reached.mean)]
+    settings = [f"{found.strength:.3g}" if found else "–", f"{arm.settings['lr']:g}", str(len(arm.seeds))]
+    return [arm.label, *settings, *numbers, *_times(found)]
+
+
+def _times(found: Isometry | None) -> list[Content]:
+    if found is None:
+        return ["–", "–"]
+    elapsed: Content = f"{found.elapsed:.3g}"
+    if found.elapsed < 1:
+        elapsed = tag("span", f"{found.elapsed:.2g} (too short)", class_="low")
+    return [f"{found.constant:,.0f}", elapsed]
+
+
+def troubles(source: Source, arms: Sequence[Arm]) -> list[Markup]:
+    """Warnings: runs too short for their isometry, runs that failed, runs that are not complete."""
+    return [*_too_short(arms), *_incomplete(source)]
+
+
+def _too_short(arms: Sequence[Arm]) -> list[Markup]:
+    found = [(arm.label, isometry(arm)) for arm in arms]
+    return [
+        _warning(
+            "Too short for its isometry.",
+            f"{label} ran for {time.elapsed:.2g} time constants of {time.constant:,.0f} steps: the isometry "
+            f"step had no time to act. Raise λ about {math.ceil(1 / time.elapsed)}-fold or set isometry_time "
+            "to a tenth of the run's steps.",
+        )
+        for label, time in found
+        if time is not None and time.elapsed < 1
+    ]
+
+
+def _incomplete(source: Source) -> list[Markup]:
+    return [
+        _warning(
+            f"{record.label}, seed {record.seed}: {_STATES[record.state]}",
+            f"after {record.tasks} of {record.spec['tasks']} tasks"
+            + (f": {record.reason}" if record.reason else "")
+            + f". Its finished tasks count. Its directory is {record.id}.",
+        )
+        for record in source.records.values()
+        if record.state != "done"
+    ]
+
+
+def _warning(what: str, words: str) -> Markup:
+    return tag("p", [tag("strong", what), f" {words}"], class_="warning")
