@@ -53,9 +53,9 @@ class AdamO(AdamW):
 
     Args:
         params: parameters, named parameters, or groups. A group may set ``isometry`` or
-            ``isometry_time``, ``isometry_every``, ``isometry_split`` (number of equal row blocks or
-            their row counts, for fused projections) and ``isometry_batch_dims`` (leading dimensions
-            that count matrices).
+            ``isometry_time``, ``isometry_every``, ``bias_decay``, ``isometry_split`` (number of equal
+            row blocks or their row counts, for fused projections) and ``isometry_batch_dims`` (leading
+            dimensions that count matrices).
         lr: learning rate, finite and >= 0; a number or a 1-element tensor.
         betas: decay rates of the moments, in [0, 1).
         eps: added to the root of the second moment, >= 0.
@@ -68,6 +68,9 @@ class AdamO(AdamW):
             once in T steps by the closed form :func:`isoplast.isometry.flow_step_`, each matrix in
             its own turn; "auto" chooses T <= 100 from the present lr * isometry such that the
             equilibrium moves by at most 1 % of its distance from isometry.
+        bias_decay: decoupled decay gamma >= 0 of the vectors, b <- (1 - lr gamma) b. A unit whose bias
+            is below minus the largest input norm cannot be woken by any isometric weight; this lifts
+            it. :func:`isoplast.param_groups` keeps normalisation gains out of it.
         maximize: maximise the objective (the isometry step still decreases its penalty).
         foreach, capturable, differentiable, fused: as in AdamW; with ``capturable`` the isometry
             step is done in every step.
@@ -99,6 +102,7 @@ class AdamO(AdamW):
         *,
         isometry_time: float | None = None,
         isometry_every: Literal["auto"] | int = "auto",
+        bias_decay: float = 0.0,
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
@@ -117,6 +121,7 @@ class AdamO(AdamW):
             "isometry": isometry,
             "isometry_time": isometry_time,
             "isometry_every": isometry_every,
+            "bias_decay": bias_decay,
         }
         super().__init__(
             params,

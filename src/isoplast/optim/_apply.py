@@ -16,7 +16,7 @@ from isoplast.isometry import (
     isometry_step_,
     join_matrices,
 )
-from isoplast.optim._groups import AUTO_LONGEST, AUTO_TOLERANCE, Group, matrices, views
+from isoplast.optim._groups import AUTO_LONGEST, AUTO_TOLERANCE, Group, biases, matrices, views
 
 State = MutableMapping[Any, Any]
 
@@ -34,7 +34,7 @@ def apply_isometry_(
     state: Mapping[Any, State],
     found_inf: Tensor | None = None,
 ) -> None:
-    """Does one optimizer step's worth of isometry for the parameters that have a gradient.
+    """Does one optimizer step's worth of isometry, and of bias decay, for parameters with a gradient.
 
     With ``isometry_every=1`` every matrix takes the step of Eq 20 and nothing is remembered. Else a
     matrix owes the strength of each step until its turn comes, and then takes all of it at once by
@@ -46,25 +46,44 @@ def apply_isometry_(
         state: the optimizer's state, which keeps what is owed.
         found_inf: GradScaler's 0-d flag, 1 where the step must not happen, or None.
     """
+    if group["bias_decay"] > 0:
+        keep = 1 - group["lr"] * group["bias_decay"] * _go(found_inf)
+        with torch.no_grad():
+            for bias in biases(params):
+                bias.mul_(keep)
     if group["isometry"] == 0:
         return
-    todo = matrices(params, group)
-    every = group["isometry_every"]
     capturable = bool(group.get("capturable"))
-    if every == 1 or capturable:
-        lr = group["lr"]
-        if capturable and isinstance(lr, Tensor):
-            lr = lr.reshape(())  # torch allows any shape of one element
-        strength = (lr if capturable else float(lr)) * group["isometry"]
-        if found_inf is not None:
-            strength = strength * (1 - found_inf)
-        for p in todo if capturable or float(group["lr"]) > 0 else ():
-            _step(p, group, strength, isometry_step_, isometry_step)
+    if group["isometry_every"] == 1 or capturable:
+        _apply_exactly_(group, params, found_inf, capturable)
+    else:
+        _apply_amortised_(group, params, state, found_inf)
+
+
+def _go(found_inf: Tensor | None) -> Tensor | int:
+    """1, or as a tensor 0 where GradScaler skips the step: masks without asking the device."""
+    return 1 if found_inf is None else 1 - found_inf
+
+
+def _apply_exactly_(
+    group: Group, params: Sequence[Tensor], found_inf: Tensor | None, capturable: bool
+) -> None:
+    lr = group["lr"] if capturable else float(group["lr"])
+    if not capturable and lr == 0:
         return
+    for p in matrices(params, group):
+        _step(p, group, lr * group["isometry"] * _go(found_inf), isometry_step_, isometry_step)
+
+
+def _apply_amortised_(
+    group: Group, params: Sequence[Tensor], state: Mapping[Any, State], found_inf: Tensor | None
+) -> None:
     strength = float(group["lr"]) * group["isometry"]
     if strength == 0 or (found_inf is not None and bool(found_inf)):
         return
+    every = group["isometry_every"]
     period = steps_between(strength) if every == "auto" else int(every)
+    todo = matrices(params, group)
     for index, p in enumerate(todo):
         entry = state[p]
         owed = entry.get(OWED, 0.0) + strength

@@ -22,6 +22,7 @@ NEUTRAL: Mapping[str, Any] = {
     "isometry_every": "auto",
     "isometry_split": 1,
     "isometry_batch_dims": 0,
+    "bias_decay": 0.0,
 }
 
 # "auto" waits so long that the equilibrium moves by 1 % of its distance from isometry (the relative
@@ -88,6 +89,8 @@ def _check(group: Group) -> None:
     isometry, every = group["isometry"], group["isometry_every"]
     if not 0.0 <= isometry < math.inf:
         raise ValueError(f"Invalid isometry value: {isometry}")
+    if not 0.0 <= group["bias_decay"] < math.inf:
+        raise ValueError(f"Invalid bias_decay value: {group['bias_decay']}")
     if every != "auto" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
         raise ValueError(f"Invalid isometry_every value: {every} ('auto' or a number of steps >= 1)")
     if group.get("capturable") and every != "auto" and every > 1:
@@ -98,12 +101,23 @@ def _check(group: Group) -> None:
     if isometry > 0:
         for p in matrices(group["params"], group):
             views(p, group)
+            if getattr(p, "hard_isometry", False):
+                raise ValueError(
+                    f"isometry={isometry:g} was asked for the raw weight of an isometric layer, shape "
+                    f"{tuple(p.shape)}: the layer orthogonalises it already and the two would fight. Hand "
+                    "the optimizer param_groups(model), which leaves such weights out"
+                )
 
 
 def matrices(params: Iterable[Tensor], group: Mapping[str, Any]) -> list[Tensor]:
     """The parameters that the group's settings see as matrices."""
     batch_dims = group["isometry_batch_dims"]
     return [p for p in params if is_matrix(p, batch_dims=batch_dims)]
+
+
+def biases(params: Iterable[Tensor]) -> list[Tensor]:
+    """The parameters that a group's bias decay is for: the vectors."""
+    return [p for p in params if p.ndim == 1]
 
 
 def views(param: Tensor, group: Mapping[str, Any]) -> tuple[Tensor, ...]:

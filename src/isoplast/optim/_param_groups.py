@@ -30,8 +30,8 @@ class Decision:
     Attributes:
         name: the parameter's name in the model.
         parameter: the parameter.
-        role: "matrix", "head", "embedding", "norm", "vector", "depthwise", "parametrised", "tied",
-            "excluded" or "other".
+        role: "matrix", "head", "embedding", "norm", "bias", "vector", "depthwise", "parametrised",
+            "isometric", "tied", "excluded" or "other".
         isometric: whether it is kept isometric.
         reason: why, in a few words.
         split: number of equal row blocks, or their row counts.
@@ -79,6 +79,7 @@ def param_groups(
     exclude: Iterable[str] = (),
     split: Mapping[str, Split] | None = None,
     batch_dims: Mapping[str, int] | None = None,
+    per_head: bool = False,
 ) -> ParamGroups:
     """Sorts a model's parameters into those that are kept isometric and those that are not.
 
@@ -96,6 +97,9 @@ def param_groups(
         exclude: shell patterns of parameter names that are left alone, such as "encoder.*".
         split: row blocks by name pattern, such as {"*.kv": 2, "*.qkv": (512, 128, 128)}.
         batch_dims: leading dimensions that count matrices, by name pattern, such as {"*.experts": 1}.
+        per_head: whether the q, k and v of ``nn.MultiheadAttention`` are one matrix per head, (d/h, d),
+            each with orthonormal rows, instead of one (d, d) for all heads. The output projection,
+            which mixes the heads, stays one matrix.
 
     Returns:
         A list of parameter groups with names, for AdamO, or for any optimizer before ``attach``.
@@ -110,7 +114,7 @@ def param_groups(
         parameter  shape  role       isometry  reason
         0.weight   100x8  embedding  no        a table of vectors, not a map between layers
         1.weight   8x8    head       yes       last linear layer
-        1.bias     8      vector     no        a vector has no spectrum
+        1.bias     8      bias       no        a vector has no spectrum
 
     Reference:
         arXiv:2606.09762, Appendix A (convolutions, biases).
@@ -120,7 +124,9 @@ def param_groups(
     for name, value in (("isometry", isometry), ("head", head)):
         if value is not None and not 0.0 <= value < float("inf"):
             raise IsoplastError(f"Invalid {name} value: {value} (finite and >= 0)")
-    decisions = decide(model, head=head, exclude=exclude, split=split, batch_dims=batch_dims)
+    decisions = decide(
+        model, head=head, exclude=exclude, split=split, batch_dims=batch_dims, per_head=per_head
+    )
     common: dict[str, Any] = {}
     if isometry is not None:
         common["isometry"] = isometry
@@ -140,8 +146,8 @@ def _groups(decisions: list[Decision], common: Mapping[str, Any]) -> list[dict[s
             if d.batch_dims:
                 settings["isometry_batch_dims"] = d.batch_dims
         else:
-            key = ()
-            settings = {"isometry": 0.0}
+            key = (d.role == "bias",)
+            settings = {"isometry": 0.0} if d.role == "bias" else {"isometry": 0.0, "bias_decay": 0.0}
         groups.setdefault(key, {"params": [], **settings})["params"].append((d.name, d.parameter))
     return list(groups.values())
 
@@ -153,6 +159,7 @@ def decide(
     exclude: Iterable[str] = (),
     split: Mapping[str, Split] | None = None,
     batch_dims: Mapping[str, int] | None = None,
+    per_head: bool = False,
 ) -> list[Decision]:
     """The decisions of :func:`param_groups`, one per parameter."""
     owners: dict[Tensor, list[tuple[str, nn.Module]]] = {}
@@ -169,7 +176,7 @@ def decide(
     decisions = []
     for p, found in owners.items():
         name, module = found[0]
-        wanted_split = _match(split, name, None)
+        wanted_split = _match(split, name, _heads(name, module) if per_head else None)
         wanted_dims = _match(batch_dims, name, 0)
         if any(fnmatch(name, pattern) for pattern in exclude):
             decisions.append(Decision(name, p, "excluded", False, "named in exclude"))
@@ -179,6 +186,13 @@ def decide(
         else:
             decisions.append(_decide(name, p, module, module is last, head, wanted_split, wanted_dims))
     return decisions
+
+
+def _heads(name: str, module: nn.Module) -> int | None:
+    """The row blocks of a projection of attention when every head is a matrix of its own."""
+    if not isinstance(module, nn.MultiheadAttention):
+        return None
+    return int(module.num_heads) * (3 if name.endswith("in_proj_weight") else 1)
 
 
 def _match(settings: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
@@ -220,9 +234,11 @@ def _left_out(name: str, p: Tensor, module: nn.Module, dims: int) -> tuple[str, 
         "weight_orig",
     ):
         return "parametrised", "another rule makes the weight from it"
+    if getattr(p, "hard_isometry", False):
+        return "isometric", "orthogonal by construction: a penalty would fight it"
     if not is_matrix(p, batch_dims=dims):
         if p.ndim < 2:
-            return "vector", "a vector has no spectrum"
+            return "bias" if leaf.startswith("bias") else "vector", "a vector has no spectrum"
         return (
             "other",
             "one side of the matrix is 1" if p.is_floating_point() else f"{p.dtype} is not real floating",
@@ -237,7 +253,7 @@ def _left_out(name: str, p: Tensor, module: nn.Module, dims: int) -> tuple[str, 
         return "other", "a bilinear form is no matrix"
     if not isinstance(module, _KNOWN):
         if leaf.startswith("bias"):
-            return "vector", "a bias"
+            return "bias", "a bias"
         if _POSITIONAL.search(leaf):
             return "embedding", f"named like an embedding in {kind}"
         if p.ndim > 2 and dims == 0:
