@@ -3,6 +3,7 @@
 from isoplast.nn import _mlp as _mlp
 from isoplast.nn._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
 from isoplast.nn._init import isometric_init_
+from isoplast.nn._isometric import IsometricConv2d, IsometricLinear, to_plain
 from isoplast.nn._layers import ACTIVATIONS
 from isoplast.nn._mlp import MLP, MLPSpec
 from isoplast.nn._spec import NetSpec, build, names, spec
@@ -14,6 +15,8 @@ __all__ = [
     "CReLU",
     "FourierFeatures",
     "GroupSort",
+    "IsometricConv2d",
+    "IsometricLinear",
     "MLPSpec",
     "MaxMin",
     "NetSpec",
@@ -22,4 +25,5 @@ __all__ = [
     "isometric_init_",
     "names",
     "spec",
+    "to_plain",
 ]

@@ -10,6 +10,7 @@ from torch import nn
 
 from isoplast.nn._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
 from isoplast.nn._init import isometric_init_
+from isoplast.nn._isometric import IsometricLinear
 
 if TYPE_CHECKING:
     from isoplast.nn._spec import NetSpec
@@ -32,7 +33,7 @@ ACTIVATIONS: dict[str, Callable[[int, int], nn.Module]] = {
     "adalin-tanh": lambda features, dim: AdaLin(features, "tanh", dim),
     "adalin-gelu": lambda features, dim: AdaLin(features, "gelu", dim),
 }
-LINEARS = ("plain",)
+LINEARS = ("plain", "isometric")
 INITS = ("orthogonal", "torch")
 NORMALIZATIONS = ("layernorm",)
 
@@ -55,7 +56,8 @@ class Style:
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
         """Return a hidden linear layer."""
-        return nn.Linear(inputs, outputs, bias=self.spec.bias)
+        kind = IsometricLinear if self.spec.linear == "isometric" else nn.Linear
+        return kind(inputs, outputs, bias=self.spec.bias)
 
     def head(self, inputs: int, outputs: int) -> nn.Module:
         """Return the output layer: plain, so that the network's Lipschitz constant is free."""
