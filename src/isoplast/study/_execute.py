@@ -110,8 +110,8 @@ class _Attempt:
         self.status = self.earlier
 
     def execute(self) -> None:
-        self._note("running", attempts=self.earlier.attempts + 1, reason="")
         try:
+            self._note("running", attempts=self.earlier.attempts + 1, reason="")
             self._train()
         except KeyboardInterrupt:
             self._note("interrupted")

@@ -34,10 +34,10 @@ def load_study(path: str | Path) -> pl.DataFrame:
         `stream`, `data`, `samples`, `tasks`, `epochs`, `batch_size`, `net`, the settings of the network by
         their names, `method`, its hyper-parameters by their names, `lr`, `seed`, `device` and, where runs
         have a switch, `switch_task`, `switch_method` and its hyper-parameters with `switch_` in front. Then
-        the metrics: `task` (-1 is the untrained network), `method_active`, `steps` and `seconds` (of that task),
-        `chance`, `accuracy`, `loss` (on the whole task, in eval mode), and per weight matrix or activation
-        layer the lists `layers`, `sigma_min`, `sigma_mean`, `sigma_max`, `condition_number`,
-        `effective_rank`, `units`, `dead`, `dormant`.
+        the metrics: `task` (-1 is the untrained network), `method_active`, `steps` and `seconds` (of that
+        task), `chance`, `accuracy`, `loss` (on the whole task, in eval mode), and lists with one number per
+        weight matrix or activation layer: `layers` (names), `sigma_min`, `sigma_mean`, `sigma_max`,
+        `condition_number`, `effective_rank`; `units` (names), `dead`, `dormant`.
 
     Raises:
         IsoplastError: there are no runs at that path, or a file is damaged.

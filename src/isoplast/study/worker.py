@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         execute(run, options.directory.parent, threads=options.threads, on_progress=on_progress)
     except Busy:
         return BUSY
-    except (Failed, IsoplastError) as error:
+    except (Failed, IsoplastError, OSError) as error:
         events.write(json.dumps({"failed": str(error)}) + "\n")
         return FAILED
     return DONE

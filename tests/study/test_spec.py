@@ -1,0 +1,159 @@
+"""The specification of a run: canonical, hashable, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isoplast._errors import IsoplastError
+from isoplast.study import Run, Switch
+from isoplast.study._spec import Options
+
+EXAMPLES = [
+    Run(),
+    Run(method="adam", samples=128, label="mine"),
+    Run(method="adamo", hyper=(("isometry", 0.03), ("isometry_every", 20), ("betas", (0.8, 0.99)))),
+    Run(method="adam", switch=Switch(12, "adamo", (("isometry_time", 1000.0),))),
+    Run(net_options=(("width", 32), ("activation", "maxmin"), ("normalization", "layernorm"))),
+]
+
+
+@pytest.mark.parametrize("run", EXAMPLES, ids=lambda run: run.id)
+def test_yaml_round_trip_keeps_the_run_its_label_and_its_id(run: Run) -> None:
+    again = Run.from_yaml(run.to_yaml())
+    assert again == run
+    assert hash(again) == hash(run)
+    assert (again.label, again.id, again.to_yaml()) == (run.label, run.id, run.to_yaml())
+
+
+@given(lr=st.floats(1e-300, 1e300), seed=st.integers(0, 2**63 - 1), isometry=st.floats(0, 1e300))
+def test_yaml_round_trip_keeps_every_bit_of_a_number(lr: float, seed: int, isometry: float) -> None:
+    run = Run(lr=lr, seed=seed, hyper=(("isometry", isometry),))
+    assert Run.from_yaml(run.to_yaml()) == run
+
+
+def test_equal_settings_are_equal_runs_however_they_are_written() -> None:
+    given_ = Run(method="adamo", hyper=(("weight_decay", 0), ("isometry", 0.01)), lr=1)
+    default = Run(method="adamo", hyper=(("isometry", 1e-2),), lr=1.0)
+    assert given_ == default
+    assert given_.id == default.id
+
+
+def test_a_run_says_all_its_settings_so_that_a_changed_default_cannot_change_it() -> None:
+    mapping = Run(method="adamw").to_mapping()
+    assert mapping["method"] == {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 1e-2}
+    assert mapping["net"]["width"] == 512
+
+
+def test_the_label_is_no_part_of_the_identity() -> None:
+    one, other = Run(label="a"), Run(label="b")
+    assert one == other
+    assert one.id == other.id
+
+
+def test_labels_by_default() -> None:
+    assert Run(method="adamo").label == "AdamO"
+    assert Run(method="adam", switch=Switch(12, "adamo")).label == "Adam, then AdamO from task 12"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"lr": 1e-4}, {"tasks": 3}, {"hyper": (("isometry", 1.0),)}, {"switch": Switch(1, "adam")}],
+)
+def test_every_setting_changes_the_id(change: dict[str, object]) -> None:
+    changed = dataclasses.replace(Run(), **change)  # type: ignore[arg-type]
+    assert changed.id != Run().id
+    assert changed != Run()
+
+
+def test_the_id_is_a_readable_directory_name() -> None:
+    name = Run(method="adam", switch=Switch(12, "adamo"), lr=3e-3, seed=4).id
+    assert name.startswith("random-labels-digits-mlp-adam-then-adamo-lr0.003-s4-")
+    assert len(name.rpartition("-")[2]) == 8
+
+
+def test_the_canonical_form_is_strict_json_without_the_label() -> None:
+    mapping = json.loads(Run(label="x").canonical())
+    assert "label" not in mapping
+    assert mapping["lr"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": math.nan}, "lr is nan: the learning rate must be a finite number > 0"),
+        ({"lr": math.inf}, "lr is inf"),
+        ({"lr": -1e-3}, "lr is -0.001"),
+        ({"lr": "fast"}, "lr is 'fast'"),
+        ({"epochs": 0}, "epochs is 0: it must be a whole number >= 1"),
+        ({"tasks": 2.5}, "tasks is 2.5"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"samples": -1}, "samples is -1"),
+        ({"seed": -1}, "seed is -1: it must be a whole number >= 0"),
+        ({"stream": "random-label"}, "unknown stream 'random-label': did you mean 'random-labels'?"),
+        ({"data": "mnits"}, "unknown data set 'mnits': did you mean 'mnist'?"),
+        ({"net": "mpl"}, "unknown network 'mpl': did you mean 'mlp'?"),
+        ({"method": "admo"}, "unknown method 'admo': did you mean 'adamo'?"),
+        ({"device": "gpu"}, "device is 'gpu'"),
+        (
+            {"hyper": (("isometri", 1.0),)},
+            "unknown setting of method adamo 'isometri': did you mean 'isometry'?",
+        ),
+        ({"hyper": (("isometry", math.nan),)}, "isometry of method adamo is nan"),
+        ({"hyper": (("isometry", -1.0),)}, "isometry of method adamo is -1.0: it must not be negative"),
+        ({"hyper": (("betas", [0.9]),)}, r"betas of method adamo is \[0.9\]: it must be a list of 2"),
+        ({"hyper": (("betas", [0.9, 1.0]),)}, r"betas\[1\] of method adamo is 1.0"),
+        ({"hyper": (("isometry", 1.0), ("isometry_time", 9.0))}, "give one of them"),
+        ({"net_options": (("widht", 3),)}, "unknown setting of network mlp 'widht': did you mean 'width'?"),
+        ({"net_options": (("width", "big"),)}, "width of network mlp is 'big': it must be a whole number"),
+        ({"net_options": (("width", 0),)}, "width of network mlp is 0"),
+        ({"tasks": 3, "switch": Switch(3, "adam")}, "switch at task 3 of 3"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(IsoplastError, match=message) as caught:
+        Run(**settings)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_switch_checks_itself() -> None:
+    with pytest.raises(IsoplastError, match="task of switch is 0"):
+        Switch(0, "adam")
+    with pytest.raises(IsoplastError, match="unknown method 'adma'"):
+        Switch(1, "adma")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{epoch: 3}", "unknown setting of a run 'epoch': did you mean 'epochs'?"),
+        ("{net: {width: 3}}", "give a name, or a mapping with 'name'"),
+        ("{method: 3}", "method is 3"),
+        ("{switch: {task: 3}}", "give a mapping with 'task' and 'method'"),
+        ("{switch: {task: 3, method: adam, lr: 1.0}}", "unknown setting of switch 'lr'"),
+        ("[1, 2]", "must be a mapping"),
+        ("{lr: 1e-3, lr: 2e-3}", "'lr' is given twice"),
+        ("{lr: [", "is not YAML"),
+    ],
+)
+def test_wrong_documents_are_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(IsoplastError, match=message) as caught:
+        Run.from_yaml(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_exponents_are_numbers_without_a_dot_as_well() -> None:
+    assert Run.from_yaml("{lr: 1e-3}").lr == 1e-3
+    assert Run.from_yaml("{lr: 3E-3}").lr == 3e-3
+
+
+def test_a_method_object_is_made_for_every_task() -> None:
+    run = Run(method="adam", switch=Switch(2, "adamo", (("isometry", 0.5),)))
+    assert [run.make_method(task).name for task in range(4)] == ["adam", "adam", "adamo", "adamo"]
+    options: Options = run.switch.hyper if run.switch else ()
+    assert dict(options)["isometry"] == 0.5
