@@ -48,7 +48,7 @@ def apply_isometry_(
     """
     if group["bias_decay"] > 0:
         keep = 1 - group["lr"] * group["bias_decay"] * _go(found_inf)
-        with torch.no_grad():
+        with torch.set_grad_enabled(_differentiable(group)):
             for bias in biases(params):
                 bias.mul_(keep)
     if group["isometry"] == 0:
@@ -65,12 +65,18 @@ def _go(found_inf: Tensor | None) -> Tensor | int:
     return 1 if found_inf is None else 1 - found_inf
 
 
+def _differentiable(group: Group) -> bool:
+    return bool(group.get("differentiable")) and torch.is_grad_enabled()
+
+
 def _apply_exactly_(
     group: Group, params: Sequence[Tensor], found_inf: Tensor | None, capturable: bool
 ) -> None:
     lr = group["lr"] if capturable else float(group["lr"])
     if not capturable and lr == 0:
         return
+    if isinstance(lr, Tensor):
+        lr = lr.reshape(())  # torch allows any shape of one element
     for p in matrices(params, group):
         _step(p, group, lr * group["isometry"] * _go(found_inf), isometry_step_, isometry_step)
 
@@ -107,7 +113,7 @@ def _step(
     pure: Callable[[Tensor, float | Tensor], Tensor],
 ) -> None:
     """Moves every matrix of a parameter, with a graph if the group is differentiable."""
-    if group.get("differentiable") and torch.is_grad_enabled():
+    if _differentiable(group):
         moved = [pure(view, strength) for view in views(param.clone(), group)]
         param.copy_(join_matrices(moved).view(param.shape))
     else:

@@ -66,7 +66,7 @@ def settle(group: Group, own: Mapping[str, Any], defaults: Mapping[str, Any]) ->
 
 def _settled(own: Mapping[str, Any]) -> bool:
     """Whether an optimizer completed these settings before, so that a strength in them may be a default."""
-    return own.keys() >= NEUTRAL.keys() - {"isometry_time"}
+    return own.keys() >= {key for key, neutral in NEUTRAL.items() if neutral is not None}
 
 
 def exclusive(isometry: float, time: float) -> ValueError:
