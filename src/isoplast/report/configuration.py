@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isoplast.report.arms import Arm, varying
-from isoplast.report.markup import Markup, pairs, table, tag
+from isoplast.report.markup import NONE, Markup, pairs, table, tag
 from isoplast.report.source import RunRecord, Source
 
 Path = tuple[str, ...]
@@ -45,12 +46,10 @@ def _flat(spec: Mapping[str, Any], prefix: Path = ()) -> dict[Path, Any]:
 def _cell(column: str, differing: Sequence[Path], settings: Mapping[Path, Any]) -> str:
     """What an arm has below a setting, in one line: "adamo, isometry 0.01, weight_decay 0"."""
     said = []
-    for path in differing:
-        if path[0] == column and path in settings:
-            said.append(
-                " ".join([*path[-1:], _shown(settings[path])]) if path[1:] else _shown(settings[path])
-            )
-    return ", ".join(said) or "–"
+    for path, value in settings.items():
+        if path[0] == column and path in differing:
+            said.append(f"{path[-1]} {_shown(value)}" if path[1:] else _shown(value))
+    return ", ".join(said) or NONE
 
 
 def _words(path: Path) -> str:
@@ -67,7 +66,7 @@ def _full(arm: Arm, record: RunRecord) -> Markup:
 
 def _shown(value: Any) -> str:
     if value is None:
-        return "–"
+        return NONE
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -82,11 +81,32 @@ def provenance(source: Source) -> Markup:
 
 
 def _again(source: Source) -> list[Markup]:
-    if not source.document:
-        return []
-    command = tag("pre", source.command, tabindex="0")
-    study = tag("details", [tag("summary", f"{source.name}.yaml"), tag("pre", source.document, tabindex="0")])
-    return [tag("p", "The command that makes these results again:"), command, study]
+    commands = [source.command] if source.document else [_run_command(one) for one in source.records.values()]
+    parts = [
+        tag("p", "What makes these results again:"),
+        tag("pre", "\n".join(commands), tabindex="0"),
+    ]
+    if source.document:
+        parts.append(
+            tag("details", [tag("summary", f"{source.name}.yaml"), tag("pre", source.document, tabindex="0")])
+        )
+    return parts
+
+
+def _run_command(record: RunRecord) -> str:
+    """The command line of a single run; a change of method can only be written in a study."""
+    spec = dict(record.spec)
+    if "switch" in spec:
+        return f"# {record.label}, seed {record.seed}: put its specification below into a study's methods"
+    words = ["isoplast", "run"]
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            option = {"net": "--net-options", "method": "--hyper"}[key]
+            settings = [f"{name}={setting}" for name, setting in value.items() if name != "name"]
+            words += [f"--{key}", value["name"], *([option, *settings] if settings else [])]
+        elif key != "label":
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    return shlex.join(words)
 
 
 def _origin(records: Sequence[RunRecord]) -> list[tuple[str, str]]:

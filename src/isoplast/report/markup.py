@@ -15,6 +15,8 @@ class Markup:
 
 
 Content = str | Markup
+NONE = "–"
+"""What a table says where there is nothing to say."""
 
 
 def html(content: Content) -> str:
@@ -46,9 +48,10 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Content]]) 
     body = []
     for first, *rest in rows:
         cells = [tag("th", first, scope="row", role="rowheader")]
-        cells += [
-            tag("td", cell, role="cell", data_label=name) for name, cell in zip(head[1:], rest, strict=True)
-        ]
+        for name, cell in zip(head[1:], rest, strict=True):
+            cells.append(
+                tag("td", cell, role="cell", data_label=name, class_="none" if cell == NONE else "some")
+            )
         body.append(tag("tr", cells, role="row"))
     parts = [
         tag("caption", caption),

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from isoplast.report.arms import Arm
-from isoplast.report.markup import Content, Markup, table, tag
+from isoplast.report.markup import NONE, Content, Markup, table, tag
 from isoplast.report.numbers import accuracies
-from isoplast.report.source import Source
+from isoplast.report.source import RunRecord, Source
 
 _HEAD = (
     "Arm",
@@ -26,12 +26,7 @@ _HEAD = (
     "Time constant",
     "Isometry time",
 )
-_STATES = {
-    "waiting": "not started yet",
-    "running": "still running",
-    "interrupted": "interrupted",
-    "failed": "failed",
-}
+_OPEN = {"running": "still running", "waiting": "not started yet"}
 
 
 @dataclass(frozen=True)
@@ -89,13 +84,13 @@ def _row(arm: Arm) -> list[Content]:
     reached = accuracies(arm)
     found = isometry(arm)
     numbers = [str(one) for one in (reached.first, reached.worst, reached.last, reached.mean)]
-    settings = [f"{found.strength:.3g}" if found else "–", f"{arm.settings['lr']:g}", str(len(arm.seeds))]
+    settings = [f"{found.strength:.3g}" if found else NONE, f"{arm.settings['lr']:g}", str(len(arm.seeds))]
     return [arm.label, *settings, *numbers, *_times(found)]
 
 
 def _times(found: Isometry | None) -> list[Content]:
     if found is None:
-        return ["–", "–"]
+        return [NONE, NONE]
     elapsed: Content = f"{found.elapsed:.3g}"
     if found.elapsed < 1:
         elapsed = tag("span", f"{found.elapsed:.2g} (too short)", class_="low")
@@ -122,16 +117,24 @@ def _too_short(arms: Sequence[Arm]) -> list[Markup]:
 
 
 def _incomplete(source: Source) -> list[Markup]:
-    return [
-        _warning(
-            f"{record.label}, seed {record.seed}: {_STATES[record.state]}",
-            f"after {record.tasks} of {record.spec['tasks']} tasks"
-            + (f": {record.reason}" if record.reason else "")
-            + f". Its finished tasks count. Its directory is {record.id}.",
-        )
-        for record in source.records.values()
-        if record.state != "done"
-    ]
+    """Runs that failed or were interrupted, each with where and why; the others only by number."""
+    records = list(source.records.values())
+    ended = [record for record in records if record.state in ("failed", "interrupted")]
+    counts = {words: sum(record.state == state for record in records) for state, words in _OPEN.items()}
+    said = [_ended(record) for record in ended]
+    if any(counts.values()):
+        words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        said.append(_warning("Not complete:", f"of {len(records)} runs, {words}."))
+    return said
+
+
+def _ended(record: RunRecord) -> Markup:
+    why = f": {record.reason}" if record.reason else ""
+    return _warning(
+        f"{record.label}, seed {record.seed}, {record.state}",
+        f"after {record.tasks} of {record.spec['tasks']} tasks{why}. Its finished tasks count. It is "
+        f"run {record.id}.",
+    )
 
 
 def _warning(what: str, words: str) -> Markup:

@@ -1,4 +1,4 @@
-"""Lines and markers of the arms as pieces of SVG; their colours are classes that the page or drawing defines."""
+"""Lines and markers of the arms as pieces of SVG; their colours are classes that the page defines."""
 
 from __future__ import annotations
 

@@ -1,0 +1,113 @@
+"""The page in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import browser
+import pytest
+import synthetic
+
+from isoplast.report import write_report
+
+BINARY = browser.find()
+pytestmark = pytest.mark.skipif(BINARY is None, reason="no chromium on this machine")
+
+# The size of every piece of text that is displayed: HTML and SVG alike.
+SMALLEST_FONT = """(() => {
+  const sizes = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const parent = walker.currentNode.parentElement;
+    if (walker.currentNode.data.trim() && parent.getClientRects().length) {
+      sizes.push(parseFloat(getComputedStyle(parent).fontSize));
+    }
+  }
+  return Math.min(...sizes);
+})()"""
+
+
+def lines_drawn(plot: str) -> str:
+    """An expression: how many lines with markers a plot shows, bands left out."""
+    traces = f"""[...document.querySelectorAll('[data-figure="{plot}"] .scatterlayer .trace')]"""
+    return f"{traces}.filter((trace) => trace.querySelector('.point')).length"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = synthetic.write_study(tmp_path_factory.mktemp("study"))
+    broken = synthetic.specification("AdamO", 2)
+    synthetic.write_run(
+        study, broken, synthetic.staying, "failed", "the loss is nan at task 7 " + "x" * 80, 7
+    )
+    return write_report(study)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
+    assert BINARY is not None
+    with browser.launched(BINARY, tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_arms_are_drawn_in_every_figure_without_a_complaint(
+    page: browser.Page, report: Path, dark: bool
+) -> None:
+    page.show(report, dark=dark)
+    assert page.complaints() == []
+    assert page.requests() == [report.resolve().as_uri()]
+    for name in ("accuracy", "sigma_max", "sigma_min", "dead", "dormant"):
+        assert page.evaluate(lines_drawn(f"figure-{name}")) == len(synthetic.ARMS)
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    paper = page.evaluate("document.querySelector('.plot .main-svg').style.background")
+    assert background == ("rgb(13, 15, 18)" if dark else "rgb(245, 246, 248)")
+    assert paper == ("rgb(21, 24, 28)" if dark else "rgb(255, 255, 255)")
+
+
+def test_the_theme_can_change_while_the_page_is_open(page: browser.Page, report: Path) -> None:
+    page.show(report)
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    page.wait("document.querySelector('.plot .main-svg').style.background === 'rgb(21, 24, 28)'")
+    assert page.complaints() == []
+
+
+def test_an_arm_can_be_hidden_and_a_layer_picked(page: browser.Page, report: Path) -> None:
+    page.show(report)
+    page.evaluate("document.querySelector('button.arm').click()")
+    for name in ("accuracy", "sigma_min", "dormant"):
+        page.wait(f"{lines_drawn(f'figure-{name}')} === {len(synthetic.ARMS) - 1}")
+    assert page.evaluate("document.querySelectorAll('button.arm[aria-pressed=false]').length") == 3
+    shown = """document.querySelector('[data-figure="figure-dead"]').data.find((t) => t.visible && t.name)"""
+    last = f"{shown}.y.at(-1)"
+    before = page.evaluate(last)
+    page.evaluate(
+        "(() => { const pick = document.querySelectorAll('select')[1]; pick.value = 'activations.0';"
+        " pick.dispatchEvent(new Event('change')); })()"
+    )
+    page.wait(f"{last} !== {before}")
+    assert page.complaints() == []
+
+
+@pytest.mark.parametrize("phone", [False, True])
+def test_it_is_readable_on_a_phone_as_on_a_desk(page: browser.Page, report: Path, phone: bool) -> None:
+    width = 375 if phone else 1280
+    page.show(report, width=width, phone=phone)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(SMALLEST_FONT) >= 12
+    widest = page.evaluate(
+        "Math.max(...[...document.querySelectorAll('.main-svg')].map((s) => s.clientWidth))"
+    )
+    assert 0.8 * min(width, 1120) <= widest <= width
+    assert page.complaints() == []
+
+
+def test_without_scripts_a_still_picture_is_shown(page: browser.Page, report: Path) -> None:
+    page.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        page.call("Page.navigate", url=report.resolve().as_uri())
+        page.wait("document.querySelector('noscript svg') !== null && document.readyState === 'complete'")
+        assert page.evaluate("document.querySelector('noscript svg').clientWidth") > 300
+    finally:
+        page.call("Emulation.setScriptExecutionDisabled", value=False)

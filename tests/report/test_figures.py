@@ -1,0 +1,96 @@
+"""The figures hold the numbers of the frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+
+from isoplast.report import figures
+from isoplast.report.arms import Arm, arms
+from isoplast.study import load_study
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[Arm]:
+    return arms(load_study(synthetic.write_study(tmp_path_factory.mktemp("study"))))
+
+
+def lines(figure: object, view: str = figures.ALL) -> list[object]:
+    return [trace for trace in figure.data if trace.mode == "lines+markers" and trace.meta["view"] == view]  # type: ignore[attr-defined]
+
+
+def test_accuracy_has_a_line_and_a_band_per_arm_with_its_own_dash_and_marker(found: list[Arm]) -> None:
+    figure = figures.accuracy_figure(found)
+    drawn = lines(figure)
+    assert [trace.name for trace in drawn] == list(synthetic.ARMS)
+    assert drawn[0].x[0] == 1
+    assert drawn[0].y[:3] == pytest.approx((0.915, 0.835, 0.755))
+    assert len({(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in drawn}) == 4
+    bands = [trace for trace in figure.data if trace.fill == "toself"]
+    assert len(bands) == 4
+    assert bands[0].y[0] == pytest.approx(
+        0.92
+    )  # the best seed on the first task, and the worst at the end of
+    assert bands[0].y[-1] == pytest.approx(0.91)  # the way back
+
+
+def test_chance_and_the_change_of_method_are_marked(found: list[Arm]) -> None:
+    figure = figures.accuracy_figure(found)
+    assert {note.text for note in figure.layout.annotations} == {"chance 0.1", "Adam → AdamO"}
+    assert sorted(shape.y0 for shape in figure.layout.shapes if shape.y0 == shape.y1) == [0.1]
+    assert [shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1] == [12.5]
+
+
+def test_singular_values_are_the_extremes_over_matrices_and_each_matrix_by_name(found: list[Arm]) -> None:
+    largest = figures.singular_value_figure(found, "sigma_max")
+    smallest = figures.singular_value_figure(found, "sigma_min")
+    adam = found[0]
+    assert lines(largest)[0].y[-1] == pytest.approx(
+        adam.per_layer["sigma_max"][:, -1].max(1).mean(), rel=1e-3
+    )
+    assert lines(smallest)[0].y[-1] == pytest.approx(
+        adam.per_layer["sigma_min"][:, -1].min(1).mean(), rel=1e-3
+    )
+    assert figures.views(found, "sigma_max") == synthetic.LAYERS
+    for layer in synthetic.LAYERS:
+        assert len(lines(largest, layer)) == 4
+    assert lines(smallest, "head")[0].y[0] == pytest.approx(1e-3)
+    assert all(trace.visible == (trace.meta["view"] == figures.ALL) for trace in largest.data)
+
+
+def test_log_axes_are_labelled_in_plain_numbers(found: list[Arm]) -> None:
+    axis = figures.singular_value_figure(found, "sigma_min").layout.yaxis
+    low, high = axis.range
+    inside = [
+        words for at, words in zip(axis.tickvals, axis.ticktext, strict=True) if low <= np.log10(at) <= high
+    ]
+    assert 3 <= len(inside) <= 9
+    assert "1" in inside
+
+
+def test_singular_values_of_zero_stay_on_the_axis(tmp_path: Path) -> None:
+    (arm,) = arms(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=2)))
+    arm.per_layer["sigma_min"][:] = 0.0
+    assert set(lines(figures.singular_value_figure([arm], "sigma_min"))[0].y) == {1e-10}
+
+
+def test_dead_units_are_the_mean_over_layers(found: list[Arm]) -> None:
+    figure = figures.unit_figure(found, "dead")
+    expected = found[0].per_layer["dead"][:, -1].mean()
+    assert lines(figure)[0].y[-1] == pytest.approx(expected, rel=1e-3)
+    assert figures.last_values(found, "dead").startswith(
+        f"After the last task, Adam: {expected:.3g}; AdamW: "
+    )
+
+
+def test_one_seed_has_no_band(tmp_path: Path) -> None:
+    found = arms(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=1)))
+    assert [trace.mode for trace in figures.accuracy_figure(found).data] == ["lines+markers"]
+
+
+def test_labels_are_text_not_markup(tmp_path: Path) -> None:
+    found = arms(load_study(synthetic.write_study(tmp_path, ["<b>&</b>"], seeds=1, tasks=1)))
+    assert figures.accuracy_figure(found).data[0].name == "&lt;b&gt;&amp;&lt;/b&gt;"

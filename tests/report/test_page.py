@@ -1,0 +1,180 @@
+"""The page as text: complete, self-contained, and safe whatever the labels are."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+
+from isoplast import _commands
+from isoplast._errors import IsoplastError
+from isoplast.report import write_report
+from isoplast.study import Run
+
+
+class Elements(HTMLParser):
+    """All elements with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.words += data
+
+    def find(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    study = synthetic.write_study(tmp_path_factory.mktemp("made-up"))
+    target = write_report(study)
+    assert target == study / "report.html"
+    return target.read_text(encoding="utf-8")
+
+
+def test_the_page_loads_nothing_and_forbids_loading(page: str) -> None:
+    elements = Elements(page)
+    for _, attributes in elements.elements:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert (attributes.get(name) or "data:,") == "data:,"
+    policy = next(meta["content"] for meta in elements.find("meta") if "http-equiv" in meta)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+    assert page.count("plotly.js v") == 1
+    assert len(page) < 6_000_000
+
+
+def test_the_page_has_its_parts(page: str) -> None:
+    elements = Elements(page)
+    assert elements.find("html") == [{"lang": "en"}]
+    assert "<title>made-up: isoplast report</title>" in page
+    assert len(elements.find("h1")) == 1
+    headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", page)
+    assert headings == [
+        "Accuracy after each task",
+        "Results",
+        "Singular values of the weights",
+        "Dead and dormant units",
+        "Configuration",
+        "Provenance",
+    ]
+    plots = [div for div in elements.find("div") if div.get("role") == "img"]
+    assert len(plots) == 5
+    assert all("Adam" in (plot["aria-label"] or "") for plot in plots)
+    words = " ".join(elements.words.split())
+    for expected in (
+        "Every number is known.",
+        "adamo, isometry 0.01",
+        "task 12, method adamo",
+        "commit 0123456789ab",
+        "torch 2.13.0",
+        "Some CPU <at> 3 GHz",
+        "96,000",  # steps: 8 runs x 24 tasks x 500
+        "300 MiB",
+        "isoplast study made-up.yaml",
+    ):
+        assert expected in words
+    assert "node-17" not in page  # the name of the machine is nobody's business
+
+
+def test_figures_are_json_that_a_browser_can_read(page: str) -> None:
+    data = dict(re.findall(r'<script type="application/json" id="([\w-]+)">(.*?)</script>', page, re.DOTALL))
+    assert set(data) == {
+        "figure-accuracy",
+        "figure-sigma_max",
+        "figure-sigma_min",
+        "figure-dead",
+        "figure-dormant",
+        "colors",
+    }
+    figures = {name: json.loads(text) for name, text in data.items()}
+    assert len(figures["figure-accuracy"]["data"]) == 8
+
+
+def test_labels_cannot_become_markup(tmp_path: Path) -> None:
+    label = "</script><script>alert('\"&')</script>"
+    text = write_report(synthetic.write_study(tmp_path, [label], seeds=1, tasks=2)).read_text()
+    assert "alert('" in html.unescape(text)
+    assert label not in text
+    assert "<script>alert" not in text
+    baseline = write_report(synthetic.write_study(tmp_path / "plain", ["Adam"], seeds=1, tasks=2)).read_text()
+    assert len(Elements(text).find("script")) == len(Elements(baseline).find("script"))
+
+
+def test_a_single_run_gets_a_page_and_its_command_makes_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tasks=2, samples=100, lr=1e-4, seed=3, hyper=(("isometry", 0.03), ("betas", (0.8, 0.99))))
+    synthetic.write_run(tmp_path, run, synthetic.staying)
+    target = write_report(tmp_path / run.id, tmp_path / "pages" / "one.html")
+    assert target == tmp_path / "pages" / "one.html"
+    (command,) = re.findall(r"<pre[^>]*>(isoplast run [^<]+)</pre>", target.read_text())
+    asked: list[Run] = []
+
+    def execute(chosen: Run, *rest: Any, **more: Any) -> None:
+        asked.append(chosen)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_commands, "execute", execute)
+    with pytest.raises(KeyboardInterrupt):
+        _commands.run_command(shlex.split(html.unescape(command))[1:])
+    assert asked == [run]
+
+
+def test_one_seed_one_task_and_no_instruments(tmp_path: Path) -> None:
+    run = synthetic.specification("Adam", 0, tasks=1)
+    synthetic.write_run(tmp_path, run, synthetic.staying)
+    metrics = tmp_path / run.id / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    bare = [
+        {key: row[key] for key in ("task", "method_active", "steps", "accuracy", "chance")} for row in rows
+    ]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in bare))
+    words = Elements(write_report(tmp_path).read_text()).words
+    assert "Adam reaches 0.88 on its one task (1 task, one seed; chance is 0.10)." in words
+    assert "Singular values" not in words
+
+
+def test_the_page_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=1)
+    target = write_report(study)
+    before = sorted(path.name for path in study.iterdir())
+    target.write_text("old")
+    write_report(study)
+    assert target.read_text() != "old"
+    assert sorted(path.name for path in study.iterdir()) == before
+
+
+@pytest.mark.parametrize("make", ["nothing", "empty", "waiting"])
+def test_without_results_there_is_one_clear_line(tmp_path: Path, make: str) -> None:
+    study = tmp_path / "study"
+    if make == "empty":
+        study.mkdir()
+    if make == "waiting":
+        run = synthetic.specification("Adam", 0)
+        synthetic.write_run(study, run, synthetic.staying, state="waiting", done=0)
+    with pytest.raises(IsoplastError) as caught:
+        write_report(study)
+    assert "\n" not in str(caught.value)
+    assert not (study / "report.html").exists()

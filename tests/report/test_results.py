@@ -1,0 +1,93 @@
+"""The numbers of the results table."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+
+from isoplast.report.arms import Arm, arms
+from isoplast.report.numbers import accuracies
+from isoplast.report.results import isometry, results_table, troubles
+from isoplast.report.source import read_source
+from isoplast.study import load_study
+
+
+def adamo(parent: Path, tasks: int = 24, **changes: Any) -> Arm:
+    run = synthetic.specification("AdamO", 0, tasks, **changes)
+    synthetic.write_run(parent, run, synthetic.staying)
+    return arms(load_study(parent))[0]
+
+
+def text(markup: Any) -> str:
+    return re.sub(r"<[^>]+>", " ", markup.text)
+
+
+def test_accuracies_are_summarised_over_tasks_within_a_seed_then_over_seeds(tmp_path: Path) -> None:
+    (arm,) = arms(load_study(synthetic.write_study(tmp_path, ["AdamO"], seeds=2, tasks=4)))
+    found = accuracies(arm)
+    # seed 0: .88 .91 .88 .91, seed 1: .01 more; the sample standard deviation of (a, a + .01) is .01 / sqrt 2
+    means = [one.mean for one in (found.first, found.worst, found.last, found.mean)]
+    assert means == pytest.approx([0.885, 0.885, 0.915, 0.9])
+    assert found.worst.deviation == pytest.approx(0.01 / 2**0.5)
+    assert str(found.mean) == "0.900\u00a0±\u00a00.007"
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+    assert str(accuracies(adamo(tmp_path, tasks=2)).first) == "0.880"
+
+
+def test_the_time_constant_is_1_over_8_lr_lambda(tmp_path: Path) -> None:
+    found = isometry(adamo(tmp_path))
+    assert found is not None
+    assert found.strength == 0.01
+    assert found.constant == pytest.approx(1 / (8 * 3e-3 * 0.01))
+    assert found.elapsed == pytest.approx(8 * 3e-3 * 0.01 * 24 * synthetic.STEPS)
+
+
+def test_a_strength_given_as_time_is_the_same_strength(tmp_path: Path) -> None:
+    found = isometry(adamo(tmp_path, hyper=(("isometry_time", 3000.0),)))
+    assert found is not None
+    assert found.constant == pytest.approx(3000)
+    assert found.elapsed == pytest.approx(24 * synthetic.STEPS / 3000)
+
+
+def test_only_the_tasks_with_isometry_count(tmp_path: Path) -> None:
+    adam, rescue = arms(
+        load_study(synthetic.write_study(tmp_path, ["Adam", list(synthetic.ARMS)[3]], seeds=2))
+    )
+    assert isometry(adam) is None
+    found = isometry(rescue)
+    assert found is not None
+    assert found.elapsed == pytest.approx(8 * 3e-3 * 0.01 * 12 * synthetic.STEPS)
+
+
+def test_a_run_too_short_for_its_isometry_is_warned_about(tmp_path: Path) -> None:
+    arm = adamo(tmp_path, lr=1e-4, hyper=(("isometry", 1e-3),))
+    source = read_source(tmp_path)
+    assert "(too short)" in text(results_table([arm]))
+    (warning,) = troubles(source, [arm])
+    assert "0.0096 time constants of 1,250,000 steps" in text(warning)
+    assert "105-fold" in text(warning)
+
+
+def test_a_study_without_troubles_says_nothing(tmp_path: Path) -> None:
+    arm = adamo(tmp_path)
+    assert troubles(read_source(tmp_path), [arm]) == []
+
+
+def test_failed_and_open_runs_are_listed_with_where_and_why(tmp_path: Path) -> None:
+    arm = adamo(tmp_path)
+    broken = synthetic.specification("Adam", 3)
+    synthetic.write_run(
+        tmp_path, broken, synthetic.collapsing, state="failed", reason="the loss is nan at task 7", done=7
+    )
+    synthetic.write_run(tmp_path, synthetic.specification("Adam", 4), synthetic.collapsing, "waiting", done=0)
+    failed, waiting = troubles(read_source(tmp_path), [arm])
+    assert "Adam, seed 3, failed" in text(failed)
+    assert "after 7 of 24 tasks: the loss is nan at task 7" in text(failed)
+    assert broken.id in text(failed)
+    assert "of 3 runs, 1 not started yet" in text(waiting)
