@@ -5,6 +5,7 @@ state or moves towards it. Nothing here knows about modules or optimizers; torch
 """
 
 from isoplast.isometry._gram import gram_deviation, penalty, penalty_gradient
+from isoplast.isometry._operator import operator_penalty, operator_step, operator_step_
 from isoplast.isometry._orthogonal import newton_schulz, polar_factor, power_iteration
 from isoplast.isometry._spectrum import (
     Spectrum,
@@ -32,6 +33,9 @@ __all__ = [
     "matrix_view",
     "matrix_views",
     "newton_schulz",
+    "operator_penalty",
+    "operator_step",
+    "operator_step_",
     "penalty",
     "penalty_gradient",
     "polar_factor",

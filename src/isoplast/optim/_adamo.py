@@ -54,8 +54,9 @@ class AdamO(AdamW):
     Args:
         params: parameters, named parameters, or groups. A group may set ``isometry`` or
             ``isometry_time``, ``isometry_every``, ``bias_decay``, ``isometry_split`` (number of equal
-            row blocks or their row counts, for fused projections) and ``isometry_batch_dims`` (leading
-            dimensions that count matrices).
+            row blocks or their row counts, for fused projections), ``isometry_batch_dims`` (leading
+            dimensions that count matrices) and ``isometry_operator`` (the stride of convolutions whose
+            operator on images, not whose flattened kernel, is to be isometric).
         lr: learning rate, finite and >= 0; a number or a 1-element tensor.
         betas: decay rates of the moments, in [0, 1).
         eps: added to the root of the second moment, >= 0.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from isoplast.isometry import (
     isometry_step,
     isometry_step_,
     join_matrices,
+    operator_step,
 )
 from isoplast.optim._groups import AUTO_LONGEST, AUTO_TOLERANCE, Group, biases, matrices, views
 
@@ -78,7 +79,7 @@ def _apply_exactly_(
     if isinstance(lr, Tensor):
         lr = lr.reshape(())  # torch allows any shape of one element
     for p in matrices(params, group):
-        _step(p, group, lr * group["isometry"] * _go(found_inf), isometry_step_, isometry_step)
+        _step(p, group, lr * group["isometry"] * _go(found_inf), exact=True)
 
 
 def _apply_amortised_(
@@ -95,7 +96,7 @@ def _apply_amortised_(
         owed = entry.get(OWED, 0.0) + strength
         wait = entry.get(WAIT, 1 + index * period // len(todo)) - 1
         if wait <= 0:
-            _step(p, group, owed, flow_step_, flow_step)
+            _step(p, group, owed, exact=False)
             owed, wait = 0.0, period
         entry[OWED], entry[WAIT] = owed, wait
 
@@ -105,17 +106,40 @@ def steps_between(strength: float) -> int:
     return max(1, min(AUTO_LONGEST, int(AUTO_TOLERANCE / (4 * strength))))
 
 
-def _step(
-    param: Tensor,
-    group: Group,
-    strength: float | Tensor,
-    in_place: Callable[[Tensor, float | Tensor], Tensor],
-    pure: Callable[[Tensor, float | Tensor], Tensor],
-) -> None:
+def _step(param: Tensor, group: Group, strength: float | Tensor, *, exact: bool) -> None:
     """Moves every matrix of a parameter, with a graph if the group is differentiable."""
+    operator = group["isometry_operator"] is not None
     if _differentiable(group):
-        moved = [pure(view, strength) for view in views(param.clone(), group)]
-        param.copy_(join_matrices(moved).view(param.shape))
-    else:
-        layout = {"batch_dims": group["isometry_batch_dims"], "split": group["isometry_split"]}
-        edit_matrices_(param, lambda view: in_place(view, strength), **layout)
+        if operator:
+            moved = [
+                _operator_step(kernel, group, strength, exact) for kernel in _kernels(param.clone(), group)
+            ]
+            param.copy_(torch.cat(moved))
+        else:
+            pure = isometry_step if exact else flow_step
+            param.copy_(
+                join_matrices([pure(view, strength) for view in views(param.clone(), group)]).view(
+                    param.shape
+                )
+            )
+        return
+    if operator:
+        with torch.no_grad():
+            for kernel in _kernels(param, group):
+                kernel.copy_(_operator_step(kernel, group, strength, exact))
+        return
+    in_place = isometry_step_ if exact else flow_step_
+    layout = {"batch_dims": group["isometry_batch_dims"], "split": group["isometry_split"]}
+    edit_matrices_(param, lambda view: in_place(view, strength), **layout)
+
+
+def _kernels(param: Tensor, group: Group) -> tuple[Tensor, ...]:
+    """The kernels of a grouped convolution's groups."""
+    return param.chunk(group["isometry_split"])
+
+
+def _operator_step(kernel: Tensor, group: Group, strength: float | Tensor, exact: bool) -> Tensor:
+    if not exact:
+        # The flow over a total strength C, matched near isometry: at most one Newton-Schulz step.
+        strength = -torch.expm1(-8 * torch.as_tensor(strength)) / 8
+    return operator_step(kernel, strength, group["isometry_operator"])

@@ -22,6 +22,7 @@ NEUTRAL: Mapping[str, Any] = {
     "isometry_every": "auto",
     "isometry_split": 1,
     "isometry_batch_dims": 0,
+    "isometry_operator": None,
     "bias_decay": 0.0,
 }
 
@@ -98,9 +99,18 @@ def _check(group: Group) -> None:
             f"isometry_every={every} with capturable=True: a captured graph repeats the same work in every "
             "step; use isometry_every=1, which 'auto' means there"
         )
+    stride = group["isometry_operator"]
+    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or stride < 1):
+        raise ValueError(
+            f"Invalid isometry_operator value: {stride} (the convolution's stride, >= 1, or None)"
+        )
     if isometry > 0:
         for p in matrices(group["params"], group):
             views(p, group)
+            if stride is not None and not 3 <= p.ndim <= 5:
+                raise ValueError(
+                    f"isometry_operator={stride} is for convolution kernels, not for {tuple(p.shape)}"
+                )
             if getattr(p, "hard_isometry", False):
                 raise ValueError(
                     f"isometry={isometry:g} was asked for the raw weight of an isometric layer, shape "

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from isoplast._errors import IsoplastError
+from isoplast._errors import IsoplastError, unknown
 from isoplast.isometry import is_matrix, matrix_views
 from isoplast.isometry._views import Split
 
@@ -37,6 +37,7 @@ class Decision:
         split: number of equal row blocks, or their row counts.
         batch_dims: leading dimensions that count matrices.
         strength: its own strength, or None for the one of the whole model.
+        operator: the stride of a convolution that is to be isometric as an operator, else None.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Decision:
     split: Split = 1
     batch_dims: int = 0
     strength: float | None = None
+    operator: int | None = None
 
 
 class ParamGroups(list[dict[str, Any]]):
@@ -80,6 +82,7 @@ def param_groups(
     split: Mapping[str, Split] | None = None,
     batch_dims: Mapping[str, int] | None = None,
     per_head: bool = False,
+    convolution: Literal["kernel", "operator"] = "kernel",
 ) -> ParamGroups:
     """Sorts a model's parameters into those that are kept isometric and those that are not.
 
@@ -100,6 +103,8 @@ def param_groups(
         per_head: whether the q, k and v of ``nn.MultiheadAttention`` are one matrix per head, (d/h, d),
             each with orthonormal rows, instead of one (d, d) for all heads. The output projection,
             which mixes the heads, stays one matrix.
+        convolution: what of a convolution is to be isometric: its flattened kernel, as in the paper, or
+            the operator that it is on images (:func:`isoplast.isometry.operator_penalty`).
 
     Returns:
         A list of parameter groups with names, for AdamO, or for any optimizer before ``attach``.
@@ -124,9 +129,13 @@ def param_groups(
     for name, value in (("isometry", isometry), ("head", head)):
         if value is not None and not 0.0 <= value < float("inf"):
             raise IsoplastError(f"Invalid {name} value: {value} (finite and >= 0)")
+    if convolution not in ("kernel", "operator"):
+        raise unknown("convolution", convolution, ("kernel", "operator"))
     decisions = decide(
         model, head=head, exclude=exclude, split=split, batch_dims=batch_dims, per_head=per_head
     )
+    if convolution == "operator":
+        decisions = [_as_operator(d, model) for d in decisions]
     common: dict[str, Any] = {}
     if isometry is not None:
         common["isometry"] = isometry
@@ -135,16 +144,32 @@ def param_groups(
     return ParamGroups(_groups(decisions, common), decisions)
 
 
+def _as_operator(decision: Decision, model: nn.Module) -> Decision:
+    """The decision about a convolution's kernel, turned into one about its operator."""
+    module = model.get_submodule(decision.name.rpartition(".")[0])
+    if not (decision.isometric and isinstance(module, _CONVOLUTIONS)):
+        return decision
+    if len(set(module.stride)) > 1:
+        raise IsoplastError(
+            f"{decision.name}: its stride {module.stride} differs between directions, which the operator "
+            f'form cannot take; leave it out with exclude=["{decision.name}"] or use convolution="kernel"'
+        )
+    stride = int(module.stride[0])
+    return replace(decision, operator=stride, reason=f"operator of a convolution of stride {stride}")
+
+
 def _groups(decisions: list[Decision], common: Mapping[str, Any]) -> list[dict[str, Any]]:
     groups: dict[tuple[object, ...], dict[str, Any]] = {}
     for d in decisions:
         if d.isometric and d.strength != 0:
-            key: tuple[object, ...] = (d.strength, d.split, d.batch_dims)
+            key: tuple[object, ...] = (d.strength, d.split, d.batch_dims, d.operator)
             settings: dict[str, Any] = dict(common) if d.strength is None else {"isometry": d.strength}
             if d.split != 1:
                 settings["isometry_split"] = d.split
             if d.batch_dims:
                 settings["isometry_batch_dims"] = d.batch_dims
+            if d.operator is not None:
+                settings["isometry_operator"] = d.operator
         else:
             key = (d.role == "bias",)
             settings = {"isometry": 0.0} if d.role == "bias" else {"isometry": 0.0, "bias_decay": 0.0}
