@@ -52,5 +52,5 @@ def test_many_arms_are_counted_by_fate(tmp_path: Path) -> None:
     found = study(tmp_path, *[[0.9, 0.1]] * 4, *[[0.9, 0.9]] * 3, seeds=2)
     said = headline(found)
     assert "Of 7 arms" in said
-    assert "4 lost more than 90 % of it: A, B, C, D (last task 0.11)" in said
-    assert "3 kept at least 80 % of it throughout: E, F, G (last task 0.91)" in said
+    assert "4 lost more than 90 % of it (“A”, “B”, “C” and 1 more: last task 0.11)" in said
+    assert "3 kept at least 80 % of it throughout (“E”, “F”, “G”: last task 0.91)" in said

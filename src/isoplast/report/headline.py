@@ -19,6 +19,8 @@ _LOST, _KEPT = 0.1, 0.8
 _LEARNED = 0.05
 # More arms than these are counted by fate instead of told one by one.
 _TOLD = 5
+# Of those counted together, so many are named.
+_NAMED = 3
 _FATES = {
     "single": "ran one task",
     "switched": "changed their method on the way",
@@ -106,15 +108,17 @@ def _rescue(arm: Arm) -> str:
 
 def _by_fate(arms: Sequence[Arm]) -> str:
     groups = {name: [arm for arm in arms if fate(arm) == name] for name in _FATES}
-    said = [f"{len(group)} {_FATES[name]}: {_ends(group)}" for name, group in groups.items() if group]
+    said = [f"{len(group)} {_FATES[name]} ({_ends(group)})" for name, group in groups.items() if group]
     return f"Of {len(arms)} arms, by the margin over chance after the first task, " + "; ".join(said)
 
 
 def _ends(arms: Sequence[Arm]) -> str:
+    """The first names of a group, and the range of its last accuracies."""
+    names = ", ".join(f"“{arm.label}”" for arm in arms[:_NAMED])  # quoted: swept labels hold commas
+    more = f" and {len(arms) - _NAMED} more" if len(arms) > _NAMED else ""
     ends = [f"{_curve(arm)[-1]:.2f}" for arm in arms]
-    names = ", ".join(arm.label for arm in arms)
     low, high = min(ends), max(ends)
-    return f"{names} (last task {low})" if low == high else f"{names} (last task {low} to {high})"
+    return f"{names}{more}: last task {low}" + (f" to {high}" if low != high else "")
 
 
 def _scope(arms: Sequence[Arm]) -> str:

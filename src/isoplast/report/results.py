@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +92,7 @@ def _times(found: Isometry | None) -> list[Content]:
         return [NONE, NONE]
     elapsed: Content = f"{found.elapsed:.3g}"
     if found.elapsed < 1:
-        elapsed = tag("span", f"{found.elapsed:.2g} (too short)", class_="low")
+        elapsed = tag("span", f"{found.elapsed:.2g} (too\u00a0short)", class_="low")
     return [f"{found.constant:,.0f}", elapsed]
 
 
@@ -104,16 +103,16 @@ def troubles(source: Source, arms: Sequence[Arm]) -> list[Markup]:
 
 def _too_short(arms: Sequence[Arm]) -> list[Markup]:
     found = [(arm.label, isometry(arm)) for arm in arms]
-    return [
-        _warning(
-            "Too short for its isometry.",
-            f"{label} ran for {time.elapsed:.2g} time constants of {time.constant:,.0f} steps: the isometry "
-            f"step had no time to act. Raise λ about {math.ceil(1 / time.elapsed)}-fold or set isometry_time "
-            "to a tenth of the run's steps.",
-        )
-        for label, time in found
-        if time is not None and time.elapsed < 1
+    short = [
+        f"{label} ({time.elapsed:.2g})" for label, time in found if time is not None and time.elapsed < 1
     ]
+    if not short:
+        return []
+    words = (
+        f"{'; '.join(short)}, in time constants. A run shorter than the time constant leaves the isometry "
+        "step little time to act: raise λ, or set isometry_time to a tenth of the run's steps."
+    )
+    return [_warning("Too short for the isometry:", words)]
 
 
 def _incomplete(source: Source) -> list[Markup]:
