@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Adam
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 
@@ -25,8 +26,13 @@ from isoplast.optim._groups import (
 )
 from isoplast.optim._report import IsometryReport, report
 
+# torch 2.6 has the flag in AdamW alone; the step below decays decoupled in any case.
+_DECOUPLED: dict[str, Any] = (
+    {"decoupled_weight_decay": True} if "decoupled_weight_decay" in signature(Adam).parameters else {}
+)
 
-class AdamO(AdamW):
+
+class AdamO(Adam):
     r"""AdamO of arXiv:2606.09762: Adam, and beside it a step that keeps weight matrices isometric.
 
     Adam's moments see the task gradient alone; every weight matrix W moves besides towards having
