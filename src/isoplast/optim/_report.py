@@ -54,17 +54,23 @@ class IsometryReport:
         return min(times), max(times)
 
     def warning(self, steps: int) -> str | None:
-        """A line that says so if a run of this many steps is too short for isometry to act, or None.
+        r"""A line that says so if a run is shorter than the time constant, and what it still does; or None.
 
-        The excess of a singular value over one decays by 1/e in one time constant.
+        After a fraction x < 1 of the time constant the step has brought even the largest singular
+        value down to :math:`1 / \sqrt{1 - e^{-x}}`, and moved those below that hardly at all.
+
+        Args:
+            steps: the length of the run, in optimizer steps.
         """
         shortest, _ = self.time_constants
-        if steps >= shortest:
+        fraction = steps / shortest
+        if not self.kept or fraction >= 1:
             return None
+        level = 1 / math.sqrt(-math.expm1(-fraction)) if fraction > 0 else math.inf
         return (
-            f"{steps:,} steps are fewer than the isometry time constant of {_steps(shortest)} steps: the "
-            f"isometry step will hardly act; raise isometry about {shortest / max(steps, 1):.0f}-fold or "
-            "set isometry_time to a tenth of the run"
+            f"{steps:,} steps are fewer than the isometry time constant of {_steps(shortest)} steps: only "
+            f"singular values above about {level:.2g} are pulled back; for more raise isometry, or set "
+            "isometry_time to a tenth of the run"
         )
 
     def __str__(self) -> str:
