@@ -68,7 +68,7 @@ def test_only_the_tasks_with_isometry_count(tmp_path: Path) -> None:
 def test_a_run_too_short_for_its_isometry_is_warned_about(tmp_path: Path) -> None:
     arm = adamo(tmp_path, lr=1e-4, hyper=(("isometry", 1e-3),))
     source = read_source(tmp_path)
-    assert "0.0096 (too\u00a0short)" in text(results_table([arm]))
+    assert "0.0096 (short)" in text(results_table([arm]))
     (warning,) = troubles(source, [arm])
     assert "AdamO (0.0096), in time constants" in text(warning)  # 12 000 of 1 250 000 steps
 

@@ -92,7 +92,7 @@ def _times(found: Isometry | None) -> list[Content]:
         return [NONE, NONE]
     elapsed: Content = f"{found.elapsed:.3g}"
     if found.elapsed < 1:
-        elapsed = tag("span", f"{found.elapsed:.2g} (too\u00a0short)", class_="low")
+        elapsed = tag("span", f"{found.elapsed:.2g} (short)", class_="low")
     return [f"{found.constant:,.0f}", elapsed]
 
 
@@ -109,10 +109,10 @@ def _too_short(arms: Sequence[Arm]) -> list[Markup]:
     if not short:
         return []
     words = (
-        f"{'; '.join(short)}, in time constants. A run shorter than the time constant leaves the isometry "
-        "step little time to act: raise λ, or set isometry_time to a tenth of the run's steps."
+        f"{'; '.join(short)}, in time constants. A run of x < 1 time constants pulls back only the singular "
+        "values above 1/√(1 − e⁻ˣ); for more raise λ, or set isometry_time to a tenth of the run's steps."
     )
-    return [_warning("Too short for the isometry:", words)]
+    return [_warning("Shorter than the time constant of the isometry:", words)]
 
 
 def _incomplete(source: Source) -> list[Markup]:
