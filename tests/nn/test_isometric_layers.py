@@ -1,9 +1,11 @@
 """Isometric layers: singular values, gradients, caching, state, conversion."""
 
 import copy
+import gc
 import io
 import pickle
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -12,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from isoplast._errors import IsoplastError
 from isoplast.isometry import polar_factor
-from isoplast.nn import IsometricConv2d, IsometricLinear, build, to_plain
+from isoplast.nn import IsometricConv2d, IsometricLinear, _orthogonalize, build, to_plain
 from isoplast.nn import _isometric as module_under_test
-from isoplast.nn._orthogonalize import coefficients, orthogonal_factor
+from isoplast.nn._orthogonalize import cubic_program, orthogonal_factor
 
 SHAPES = [(8, 8), (4, 12), (12, 4), (2, 2), (64, 64), (16, 300)]
 
@@ -42,10 +44,18 @@ def count(monkeypatch):
     return calls
 
 
+@pytest.fixture(params=["near and far", "fixed"])
+def program(request, monkeypatch):
+    """Both ways to the factor; "fixed" is what an accelerator runs."""
+    if request.param == "fixed":
+        monkeypatch.setattr(_orthogonalize, "_NEAR", -1.0)
+    return request.param
+
+
 @pytest.mark.parametrize(("out_features", "in_features"), SHAPES)
-@pytest.mark.parametrize("condition", [1.0, 3.0, 10.0])
+@pytest.mark.parametrize("condition", [1.0, 1.05, 3.0, 10.0])
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e18])
-def test_singular_values_within_a_thousandth_of_one(out_features, in_features, condition, scale):
+def test_singular_values_within_a_thousandth_of_one(program, out_features, in_features, condition, scale):
     torch.manual_seed(0)
     layer = IsometricLinear(in_features, out_features)
     with torch.no_grad():
@@ -55,8 +65,8 @@ def test_singular_values_within_a_thousandth_of_one(out_features, in_features, c
     assert torch.allclose(layer.effective_weight().detach(), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("largest", [1, 7, 63])
-def test_outliers_do_not_spoil_the_scale(largest):
+@pytest.mark.parametrize("largest", [1, 7, 32, 63])
+def test_outliers_do_not_spoil_the_scale(program, largest):
     """Condition 10 with `largest` singular values up and the rest down: the extremes of the scale."""
     torch.manual_seed(1)
     u, _, vh = torch.linalg.svd(torch.randn(64, 64, dtype=torch.float64))
@@ -68,26 +78,26 @@ def test_outliers_do_not_spoil_the_scale(largest):
     assert (sigma(layer) - 1).abs().max() < 1e-3
 
 
-def test_never_expands_whatever_the_condition():
+def test_hardly_expands_whatever_the_condition(program):
     torch.manual_seed(2)
     for condition in (1e2, 1e4, 1e6):
         layer = IsometricLinear(32, 32)
         with torch.no_grad():
             layer.weight.copy_(with_condition(32, 32, condition))
-        assert sigma(layer).max() < 1 + 1e-5  # rounding of float32
+        assert sigma(layer).max() < 1 + 1e-3
 
 
-def test_coefficients_reach_a_thousandth_for_all_practical_sizes():
+def test_fixed_program_reaches_a_thousandth_for_all_practical_sizes():
     for rows in (1, 2, 64, 512, 4096, 8192):
         for start in (0.1 * rows**-0.25, 0.3 * rows**-0.25, rows**-0.25, 1.0):
             value = start
-            for a, b in coefficients(rows, 7):
-                value = a * value - b * value**3
+            for a, b in cubic_program(rows, 7):
+                value = a * value + b * value**3
             assert abs(value - 1) < 1e-3
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (4, 7), (7, 4)])
-def test_hand_written_backward_is_the_derivative(shape):
+def test_hand_written_backward_is_the_derivative(program, shape):
     torch.manual_seed(3)
     layer = IsometricLinear(shape[1], shape[0], dtype=torch.float64)
     with torch.no_grad():
@@ -97,12 +107,13 @@ def test_hand_written_backward_is_the_derivative(shape):
     (autograd,) = torch.autograd.grad(orthogonal_factor(layer.weight, 7), layer.weight, upstream)
     u, _, vh = torch.linalg.svd(layer.weight, full_matrices=False)
     (exact,) = torch.autograd.grad(u @ vh, layer.weight, upstream)
-    assert torch.allclose(ours, autograd, atol=1e-12)  # same sums in another order
-    # The finite iteration differs from the polar factor by 1e-6 at this condition number.
+    if program == "fixed":
+        assert torch.allclose(ours, autograd, atol=1e-12)  # the same sums in another order
+    # 7 cubic steps leave 1e-6 at this condition number, the quintic ones less.
     assert torch.allclose(ours, exact, atol=1e-4)
 
 
-def test_gradcheck_to_second_order():
+def test_gradcheck_to_second_order(program):
     torch.manual_seed(4)
     weight = with_condition(3, 4, 2.0).double().requires_grad_()
     layer = IsometricLinear(4, 3, bias=False, dtype=torch.float64)
@@ -110,7 +121,7 @@ def test_gradcheck_to_second_order():
 
     def run(raw: torch.Tensor) -> torch.Tensor:
         factor, iterates = module_under_test.orthogonalize(raw.detach(), 7, keep=True)
-        return x @ module_under_test.AttachFactor.apply(raw, factor, iterates).t()
+        return x @ module_under_test.AttachFactor.apply(raw, factor, iterates, 7).t()
 
     assert torch.autograd.gradcheck(run, weight)
     assert torch.autograd.gradgradcheck(run, weight)
@@ -300,76 +311,111 @@ def test_autocast_is_off_inside():
     assert layer.weight.grad.dtype == torch.float32
 
 
+def train(layer: nn.Module, opt: torch.optim.Optimizer, steps: int) -> list[float]:
+    """Train towards the identity's cube; return the raw condition number after every step."""
+    generator = torch.Generator().manual_seed(0)
+    conditions = []
+    for _ in range(steps):
+        x = torch.randn(16, layer.in_features, generator=generator, dtype=layer.weight.dtype)
+        opt.zero_grad()
+        (layer(x) - x.pow(3)).pow(2).mean().backward()
+        opt.step()
+        raw = torch.linalg.svdvals(layer.weight.detach())
+        conditions.append((raw[0] / raw[-1]).item())
+    return conditions
+
+
 def test_raw_weight_is_reorthogonalised_on_schedule_without_touching_the_optimizer():
     torch.manual_seed(11)
     layer = IsometricLinear(8, 8, reorthogonalize_every=5)
     with torch.no_grad():
-        layer.weight.copy_(with_condition(8, 8, 5.0))
+        layer.weight.copy_(with_condition(8, 8, 5.0, scale=3.0))
     opt = torch.optim.Adam(layer.parameters(), lr=1e-3)
-    x, conditions = torch.randn(16, 8), []
-    for step in range(1, 7):
-        opt.zero_grad()
-        layer(x).pow(2).mean().backward()
-        if step == 5:
-            moments = opt.state[layer.weight]["exp_avg"].clone()
-            weight = layer.weight
-        opt.step()
-        raw = torch.linalg.svdvals(layer.weight.detach())
-        conditions.append((raw[0] / raw[-1]).item())
-    assert min(conditions[:4]) > 4
-    assert max(conditions[4:]) < 1.1
+    weight = layer.weight
+    conditions = train(layer, opt, 4)
+    norm = weight.detach().norm()
+    moments = {key: value.clone() for key, value in opt.state[weight].items()}
+    layer._cache = None
+    assert max(conditions) < 1.1  # from the first step on the raw weight is r Q plus one step ...
+    assert norm > 2 * 8**0.5  # ... of its own scale
+    layer.after_step()
+    assert torch.allclose(torch.linalg.svdvals(weight.detach()), torch.ones(8), atol=1e-5)
     assert layer.weight is weight
-    assert opt.state[layer.weight]["step"] == 6
-    assert moments.abs().max() > 0
-    assert layer.training_steps == 6
+    assert layer.training_steps == 5
+    assert all(torch.equal(value, moments[key]) for key, value in opt.state[weight].items())
 
 
-def test_reorthogonalising_does_not_change_the_function():
+def test_conditioning_the_raw_weight_changes_little_of_what_is_learned():
+    """Against the textbook layer: the raw weight left alone, the iterations differentiated by autograd."""
+
+    class Textbook(nn.Linear):
+        def forward(self, x):
+            return nn.functional.linear(x, orthogonal_factor(self.weight, 9), self.bias)
+
+    torch.manual_seed(12)
+    ours = IsometricLinear(6, 6, dtype=torch.float64)
+    start = ours.effective_weight().detach()
+    book = Textbook(6, 6, dtype=torch.float64)
+    book.load_state_dict({k: v for k, v in ours.state_dict().items() if k in ("weight", "bias")})
+    conditions = [train(m, torch.optim.SGD(m.parameters(), lr=0.02), 20)[-1] for m in (ours, book)]
+    expected = polar_factor(book.weight.detach())
+    assert conditions[0] < 1.001 < 1.004 < conditions[1]
+    assert (expected - start).norm() > 0.5
+    # Conditions that differ by 0.4 % may bend every step by as much; measured 0.2 % of the way.
+    assert (ours.effective_weight() - expected).norm() < 0.01 * (expected - start).norm()
+
+
+def test_keeping_the_raw_weight_conditioned_does_not_change_the_function():
     torch.manual_seed(12)
     layer = IsometricLinear(8, 8)
     with torch.no_grad():
         layer.weight.copy_(with_condition(8, 8, 5.0))
     before = layer.effective_weight().detach().clone()
+    layer.after_step()
+    assert torch.allclose(layer.effective_weight(), before, atol=1e-3)
     layer.reorthogonalize_()
-    assert torch.allclose(layer.effective_weight(), before, atol=1e-5)
-    assert torch.allclose(layer.weight, before, atol=1e-5)
+    assert torch.allclose(layer.effective_weight(), before, atol=1e-3)
 
 
-def test_only_training_forwards_count_and_only_once_per_step():
-    layer = IsometricLinear(4, 4)
+def test_only_optimizer_steps_that_train_the_layer_count():
+    layer, other = IsometricLinear(4, 4), nn.Linear(4, 4)
     x = torch.randn(2, 4)
-    with torch.no_grad():
-        layer(x)
-    layer.eval()(x)
-    assert layer.training_steps == 0
-    layer.train()
-    layer(x)
-    layer(x)
+    opt = torch.optim.SGD([*layer.parameters(), *other.parameters()], 0.1)
+    other(layer(x)).sum().backward()
+    opt.step()
+    assert layer.training_steps == 1
+    opt.zero_grad()
+    other(x).sum().backward()
+    opt.step()  # the layer has no gradient
     assert layer.training_steps == 1
 
 
+def test_layers_do_not_outlive_their_owners():
+    layer = IsometricLinear(4, 4)
+    layer(torch.randn(2, 4)).sum().backward()
+    watch = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert watch() is None
+
+
 def test_resumed_training_goes_on_to_the_same_bits():
-    def train(layer, opt, steps):
-        torch.manual_seed(0)
-        for _ in range(steps):
-            opt.zero_grad()
-            layer(torch.ones(2, 6)).pow(2).sum().add(layer.weight.sum()).backward()
-            opt.step()
+    def start() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(13)
+        layer = IsometricLinear(6, 6, reorthogonalize_every=7)
+        return layer, torch.optim.SGD(layer.parameters(), 0.01)
 
-    torch.manual_seed(13)
-    straight = IsometricLinear(6, 6, reorthogonalize_every=7)
-    start = copy.deepcopy(straight.state_dict())
-    train(straight, torch.optim.SGD(straight.parameters(), 0.01), 16)
-
-    first = IsometricLinear(6, 6, reorthogonalize_every=7)
-    first.load_state_dict(start)
-    train(first, torch.optim.SGD(first.parameters(), 0.01), 10)
+    straight, opt = start()
+    train(straight, opt, 10)
+    train(straight, opt, 6)
+    first, opt = start()
+    train(first, opt, 10)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    second = IsometricLinear(6, 6, reorthogonalize_every=7)
+    second, opt = start()
     second.load_state_dict(torch.load(file, weights_only=True))
-    train(second, torch.optim.SGD(second.parameters(), 0.01), 6)
+    train(second, opt, 6)
     assert torch.equal(straight.weight, second.weight)
     assert straight.training_steps == second.training_steps == 16
 

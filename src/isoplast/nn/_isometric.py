@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import weakref
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.weak import WeakIdKeyDictionary
 
 from isoplast._errors import IsoplastError
 from isoplast.isometry import matrix_view, polar_factor
@@ -56,26 +58,24 @@ class OrthogonalWeight(nn.Module):
         self.reorthogonalize_every = reorthogonalize_every
         self.training_steps = 0
         self._cache: _Cache | None = None
-        self._counted_version: int | None = None
-        self._mark()
+        self._register()
 
-    def _mark(self) -> None:
+    def _register(self) -> None:
         # AdamO looks for this mark: a penalty on the raw weight would fight the orthogonalisation.
         self.weight.hard_isometry = True  # type: ignore[attr-defined]
-        _watch_optimizers()
+        _watch_optimizers()[self.weight] = weakref.ref(self)
 
     def effective_weight(self) -> Tensor:
         """Return the weight the layer applies: orthogonal, shaped like `weight`, with a graph if enabled."""
         weight = self.weight
         if _in_transform(weight):
             return orthogonal_factor(matrix_view(weight), self.iterations).view(weight.shape)
-        if self.training and torch.is_grad_enabled():
-            self._count_step()
         cache = self._fresh_cache()
         if not (torch.is_grad_enabled() and weight.requires_grad):
             return cache.factor.view(weight.shape)
         if cache.attached is None:
-            factor = AttachFactor.apply(matrix_view(weight), cache.factor, cache.iterates)  # type: ignore[no-untyped-call]
+            arguments = (matrix_view(weight), cache.factor, cache.iterates, self.iterations)
+            factor = AttachFactor.apply(*arguments)  # type: ignore[no-untyped-call]
             cache.attached = factor.view(weight.shape)
         return cache.attached
 
@@ -84,6 +84,8 @@ class OrthogonalWeight(nn.Module):
         differentiable = torch.is_grad_enabled() and weight.requires_grad
         if cache is not None and cache.fits(weight) and (cache.iterates is not None or not differentiable):
             return cache
+        if cache is None or cache.weight is not weight:
+            self._register()
         keep = differentiable or self.training
         # Inference tensors could not be used by a later training step.
         with torch.inference_mode(False):
@@ -91,13 +93,23 @@ class OrthogonalWeight(nn.Module):
         self._cache = _Cache(weight, weight._version, weight.data_ptr(), factor, iterates)
         return self._cache
 
-    def _count_step(self) -> None:
-        if self._counted_version == self.weight._version:
-            return
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Keep the raw weight well conditioned; called after every step of a torch optimizer.
+
+        Call it yourself after a step that no `torch.optim.Optimizer` takes. The step D just made from
+        the raw weight W with factor Q becomes one from r Q, r the root mean square of W's singular values:
+        W + D becomes r Q + D. W and r Q have the same factor, so nothing the network computed
+        changes, and the next factor is one quintic step away. Every `reorthogonalize_every` steps
+        the raw weight is replaced by its exact polar factor, which resets r and fills null spaces.
+        """
+        cache, self._cache = self._cache, None
         self.training_steps += 1
         if self.training_steps % self.reorthogonalize_every == 0:
             self.reorthogonalize_()
-        self._counted_version = self.weight._version
+        elif cache is not None and cache.iterates is not None:
+            shift = cache.factor * cache.iterates.rms - cache.iterates.raw()
+            self.weight.add_(shift.view(self.weight.shape))
 
     @torch.no_grad()
     def reorthogonalize_(self) -> None:
@@ -122,11 +134,11 @@ class OrthogonalWeight(nn.Module):
         self.training_steps = state["training_steps"]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None, "_counted_version": None}
+        return {**self.__dict__, "_cache": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._mark()
+        self._register()
 
 
 class IsometricLinear(OrthogonalWeight, nn.Linear):
@@ -323,16 +335,22 @@ def _freeze(layer: IsometricLinear | IsometricConv2d, plain: Plain) -> Plain:
 
 
 @functools.cache
-def _watch_optimizers() -> None:
-    register_optimizer_step_post_hook(_raise_versions)
+def _watch_optimizers() -> WeakIdKeyDictionary:
+    """Return the registry of raw weights and their layers; the first call hooks into optimizer steps."""
+    layers = WeakIdKeyDictionary()
 
+    def after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter in layers:
+                    # Fused kernels (Adam(fused=True), say) write without raising the version.
+                    torch.autograd.graph.increment_version(parameter)
+                    layer = layers[parameter]()
+                    if layer is not None:
+                        layer.after_step()
 
-def _raise_versions(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    # The fused kernels (Adam(fused=True), say) write to parameters without raising their version.
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if hasattr(parameter, "hard_isometry"):
-                torch.autograd.graph.increment_version(parameter)
+    register_optimizer_step_post_hook(after_step)
+    return layers
 
 
 def _in_transform(weight: Tensor) -> bool:
