@@ -51,8 +51,7 @@ def run_command(words: Sequence[str]) -> int:
 def demo(*, out: Path = Path("runs/demo"), jobs: _Number = None) -> int:
     """See networks lose their ability to learn, and keep it: about two minutes.
 
-    Adam, AdamW, AdamO, and AdamO taking over a network that Adam has ruined, on random labels of handwritten
-    digits. Nothing is downloaded.
+    Adam, AdamW, AdamO and a rescue, on handwritten digits; nothing is downloaded.
 
     Args:
         out: Directory of the results.

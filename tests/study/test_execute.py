@@ -371,3 +371,17 @@ def test_the_spec_in_the_directory_follows_a_new_label_and_refuses_another_run(
 def test_status_is_plain_json(tiny: MakeRun, tmp_path: Path) -> None:
     directory = execute(tiny(), tmp_path)
     assert json.loads((directory.path / "status.json").read_text())["state"] == "done"
+
+
+def test_going_on_with_other_code_is_said(tiny: MakeRun, tmp_path: Path) -> None:
+    crash_in_child(tiny(), tmp_path, kill_at_call(14, os, "fsync"))
+    directory = RunDirectory(tmp_path / tiny().id)
+    status = directory.status()
+    versions = {**status.provenance["versions"], "torch": "1.0"}
+    directory.write_status(
+        dataclasses.replace(status, provenance={**status.provenance, "versions": versions})
+    )
+    said: list[str] = []
+    execute(tiny(), tmp_path, say=said.append)
+    assert sum(line.startswith("warning: versions was {") for line in said) == 1
+    assert not any(line.startswith("warning: threads") for line in said)

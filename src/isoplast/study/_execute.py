@@ -134,6 +134,7 @@ class _Attempt:
             **provenance(self.device, self.threads),
             "data": {"note": data.note, "fingerprint": data.fingerprint},
         }
+        self._compare(origin)
         self._note("running", provenance=origin)
         seed_everything(run.seed)
         saved = self.directory.load_checkpoint()
@@ -160,6 +161,13 @@ class _Attempt:
             self._keep(trainer, row, index + 1, data.fingerprint)
             accuracy = found.accuracy
             self.say(f"task {index}: accuracy {accuracy:.4f}, loss {found.loss:.4f}, {seconds:.1f} s")
+
+    def _compare(self, origin: dict[str, Any]) -> None:
+        """Say so if this attempt goes on with other code than the one before: the bits may differ."""
+        for what in ("versions", "git", "threads"):
+            before = self.earlier.provenance.get(what)
+            if self.earlier.provenance and before != origin[what]:
+                self.say(f"warning: {what} was {before} before this interruption and is {origin[what]} now")
 
     def _first_task(self, saved: dict[str, Any], fingerprint: str) -> int:
         if saved["format"] != FORMAT:
