@@ -108,38 +108,48 @@ def steps_between(strength: float) -> int:
 
 def _step(param: Tensor, group: Group, strength: float | Tensor, *, exact: bool) -> None:
     """Moves every matrix of a parameter, with a graph if the group is differentiable."""
-    operator = group["isometry_operator"] is not None
-    if _differentiable(group):
-        if operator:
-            moved = [
-                _operator_step(kernel, group, strength, exact) for kernel in _kernels(param.clone(), group)
-            ]
-            param.copy_(torch.cat(moved))
-        else:
-            pure = isometry_step if exact else flow_step
-            param.copy_(
-                join_matrices([pure(view, strength) for view in views(param.clone(), group)]).view(
-                    param.shape
-                )
-            )
-        return
-    if operator:
+    if hasattr(param, "full_tensor"):
+        _step_sharded(param, group, strength, exact)
+    elif _differentiable(group):
+        moved = [_moved(piece, group, strength, exact) for piece in _pieces(param.clone(), group)]
+        joined = join_matrices(moved) if group["isometry_operator"] is None else torch.cat(moved)
+        param.copy_(joined.view(param.shape))
+    elif group["isometry_operator"] is not None:
         with torch.no_grad():
-            for kernel in _kernels(param, group):
-                kernel.copy_(_operator_step(kernel, group, strength, exact))
-        return
-    in_place = isometry_step_ if exact else flow_step_
-    layout = {"batch_dims": group["isometry_batch_dims"], "split": group["isometry_split"]}
-    edit_matrices_(param, lambda view: in_place(view, strength), **layout)
+            for piece in _pieces(param, group):
+                piece.copy_(_moved(piece, group, strength, exact))
+    else:
+        in_place = isometry_step_ if exact else flow_step_
+        layout = {"batch_dims": group["isometry_batch_dims"], "split": group["isometry_split"]}
+        edit_matrices_(param, lambda view: in_place(view, strength), **layout)
 
 
-def _kernels(param: Tensor, group: Group) -> tuple[Tensor, ...]:
-    """The kernels of a grouped convolution's groups."""
+@torch.no_grad()
+def _step_sharded(param: Any, group: Group, strength: float | Tensor, exact: bool) -> None:
+    """A DTensor (FSDP2, tensor parallelism): every rank steps the gathered matrix and keeps its shard.
+
+    The Gram of a shard is not a shard of the Gram. One all-gather per step of a matrix, which the
+    amortised mode does once in up to 100 optimizer steps.
+    """
+    full = param.full_tensor()
+    _step(full, group, strength, exact=exact)
+    mesh = param.device_mesh
+    replicated = type(param.data).from_local(full, mesh, run_check=False)
+    param.copy_(replicated.redistribute(mesh, param.placements))
+
+
+def _pieces(param: Tensor, group: Group) -> tuple[Tensor, ...]:
+    """What one step is for: the matrices of a parameter, or the kernels of a convolution's groups."""
+    if group["isometry_operator"] is None:
+        return views(param, group)
     return param.chunk(group["isometry_split"])
 
 
-def _operator_step(kernel: Tensor, group: Group, strength: float | Tensor, exact: bool) -> Tensor:
+def _moved(piece: Tensor, group: Group, strength: float | Tensor, exact: bool) -> Tensor:
+    stride = group["isometry_operator"]
+    if stride is None:
+        return isometry_step(piece, strength) if exact else flow_step(piece, strength)
     if not exact:
         # The flow over a total strength C, matched near isometry: at most one Newton-Schulz step.
         strength = -torch.expm1(-8 * torch.as_tensor(strength)) / 8
-    return operator_step(kernel, strength, group["isometry_operator"])
+    return operator_step(piece, strength, stride)

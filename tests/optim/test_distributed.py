@@ -1,0 +1,75 @@
+"""Sharded weights move as whole ones do: the Gram of a shard is not a shard of the Gram.
+
+Two processes on one machine over gloo; FSDP2 shards rows, unevenly (33 and 17 rows on two ranks),
+and leaves the second rank with one row of the last layer.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from isoplast import AdamO
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo"),
+]
+WORLD = 2
+
+
+def train(every: Any, rank: int, folder: str) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Linear(20, 33), nn.ReLU(), nn.Linear(33, 17), nn.ReLU(), nn.Linear(17, 3))
+    sharded = copy.deepcopy(whole)
+    mesh = init_device_mesh("cpu", (WORLD,))
+    for layer in sharded:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    inputs, targets = torch.randn(16, 20), torch.randint(3, (16,))  # the same on both ranks
+    for model in (whole, sharded):
+        optimizer = AdamO(model.parameters(), lr=1e-2, isometry=0.3, isometry_every=every)
+        assert optimizer.report().matrices == 3
+        for _ in range(20):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+    apart = max(
+        (p.full_tensor() - q).abs().max().item()
+        for p, q in zip(sharded.parameters(), whole.parameters(), strict=True)
+    )
+    Path(folder, f"{rank}").write_text(repr(apart))
+
+
+def work(rank: int, every: Any, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    train(every, rank, folder)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("every", [1, "auto", 3])
+def test_fsdp2_is_one_process(every: Any) -> None:
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        mp.spawn(work, (every, port, folder), WORLD)
+        apart = [float(Path(folder, str(rank)).read_text()) for rank in range(WORLD)]
+    # The gathered gradients are averages of two equal ones: exact. So is everything after.
+    assert apart == [0.0, 0.0]
