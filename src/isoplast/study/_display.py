@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from isoplast.study._execute import Progress as Place
@@ -26,8 +27,9 @@ def display(console: Console, runs: Sequence[Run]) -> Iterator[Display]:
     if not console.is_terminal:
         yield _Lines(console, len(runs))
         return
+    label = Column(no_wrap=True, overflow="ellipsis", max_width=30)  # all fits 80 columns
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=label),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
