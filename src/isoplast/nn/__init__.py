@@ -2,10 +2,11 @@
 
 from isoplast.nn import _mlp as _mlp
 from isoplast.nn._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
-from isoplast.nn._init import isometric_init_
+from isoplast.nn._init import delta_orthogonal_, isometric_init_
 from isoplast.nn._isometric import IsometricConv2d, IsometricLinear, to_plain
 from isoplast.nn._layers import ACTIVATIONS
 from isoplast.nn._mlp import MLP, MLPSpec
+from isoplast.nn._operator import operator_penalty
 from isoplast.nn._spec import NetSpec, build, names, spec
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "NetSpec",
     "SmoothLeaky",
     "build",
+    "delta_orthogonal_",
     "isometric_init_",
     "names",
+    "operator_penalty",
     "spec",
     "to_plain",
 ]
