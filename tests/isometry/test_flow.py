@@ -105,6 +105,19 @@ def test_stable_for_mixed_spectra(step, total, dtype):
         assert previous == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("step", [flow_step, flow_step_])
+def test_one_huge_value_does_not_turn_the_others(step, seed):
+    """I + 3 eps S / 4 of condition 1e10 would lose its smallest eigenvalues to float32 rounding."""
+    values = torch.cat([torch.tensor([1e5]), torch.linspace(1, 0.1, 95)]).double()
+    w, u, vh = with_singular_values(values, 128, 96, seed=7 * seed)
+    moved = step(w.float(), 1.0).double()
+    core = (u.mT @ moved @ vh.mT).diagonal()
+    assert core[0] == pytest.approx(1e5 / 3, rel=1e-3)
+    # float32 of a matrix of norm 1e5 resolves values to 6e-8 * 1e5 = 6e-3; the rest must stay put.
+    torch.testing.assert_close(core[1:], values[1:], rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("total", [1e-6, 1e-2, 1.0, 1e9])
 @pytest.mark.parametrize("shape", [(130, 70), (70, 130), (150, 150), (3, 140, 90)])

@@ -113,6 +113,16 @@ def test_guard_changes_no_bit_where_it_is_not_needed(shape, dtype, scale, c):
     assert torch.equal(isometry_step_(w.clone(), c), unguarded(w, c))
 
 
+@pytest.mark.parametrize("shape", [(130, 70), (70, 130), (3, 20, 20)])
+def test_guard_begins_where_the_bound_on_the_deviation_reaches_half_the_inverse_strength(shape):
+    w = 3 * normal(*shape)
+    deviation = gram_deviation(w)
+    bound = torch.minimum(deviation.abs().sum(-1).amax(-1), torch.linalg.matrix_norm(deviation)).max()
+    below, above = float(0.499 / bound), float(0.501 / bound)
+    assert torch.equal(isometry_step(w, below), unguarded(w, below))
+    assert not torch.equal(isometry_step(w, above), unguarded(w, above))
+
+
 def test_guard_acts_on_each_matrix_of_a_batch_alone():
     tame, wild = normal(10, 6, seed=1), 100 * normal(10, 6, seed=2)
     both = isometry_step(torch.stack([tame, wild]), 1e-2)
