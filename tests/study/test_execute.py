@@ -385,3 +385,18 @@ def test_going_on_with_other_code_is_said(tiny: MakeRun, tmp_path: Path) -> None
     execute(tiny(), tmp_path, say=said.append)
     assert sum(line.startswith("warning: versions was {") for line in said) == 1
     assert not any(line.startswith("warning: threads") for line in said)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_trains_on_a_gpu_and_goes_on_after_an_interruption(tiny: MakeRun, tmp_path: Path) -> None:
+    run = tiny(device="cuda")
+
+    def interrupt(progress: Any) -> None:
+        if progress.task == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, tmp_path, on_progress=interrupt)
+    directory = execute(run, tmp_path)
+    assert directory.status().provenance["device"] == torch.cuda.get_device_name()
+    assert [row["task"] for row in _files.read_rows(directory.metrics)] == [-1, 0, 1, 2]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -161,15 +162,15 @@ def test_killed_at_random_instants_a_run_ends_with_the_same_bits(tmp_path: Path,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
-        if killed < 4:
+        if killed < 3:
             wait_until(lambda before=before: rows(directory) > before, "the next row")  # type: ignore[misc]
             time.sleep(chance.uniform(0, 0.1))
             worker.kill()
         killed += worker.wait() == -signal.SIGKILL
         assert worker.stdin is not None
         worker.stdin.close()
-    assert killed == 4
-    assert RunDirectory(directory).status().attempts == 5
+    assert killed == 3
+    assert RunDirectory(directory).status().attempts == 4
     assert_same_bits(directory, expected / run.id)
 
 
@@ -181,8 +182,8 @@ def test_when_the_executor_is_killed_its_workers_end_and_the_study_goes_on(
     out = tmp_path / "out"
     first, second = (out / run.id for run in Study.parse(TWO).runs)
     executor = command(out)
-    wait_until(lambda: rows(first) > 1 and rows(second) > 1, "both runs to be at work")
-    assert len(processes_at(first)) == len(processes_at(second)) == 1
+    wait_until(lambda: rows(first) > 1 or rows(second) > 1, "a run to be at work")
+    assert len(processes_at(first)) + len(processes_at(second)) > 0
     executor.send_signal(signal.SIGKILL)
     executor.wait()
     wait_until(lambda: not processes_at(first) and not processes_at(second), "the workers to end")
@@ -197,20 +198,20 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on(
     command: Callable[[Path], subprocess.Popen[str]], tmp_path: Path, expected: Path
 ) -> None:
     out = tmp_path / "out"
-    first = out / Study.parse(TWO).runs[0].id
+    places = [out / run.id for run in Study.parse(TWO).runs]
     interrupted = command(out)
-    wait_until(lambda: rows(first) > 1, "the first run to be at work")
+    wait_until(lambda: any(rows(place) > 1 for place in places), "a run to be at work")
     interrupted.send_signal(signal.SIGINT)
     said, complaint = interrupted.communicate(timeout=30)
     assert interrupted.returncode == 130
-    assert "interrupted: 0 of 2 runs are complete; the same command goes on from here" in said
+    assert re.search(r"interrupted: [01] of 2 runs are complete; the same command goes on from here", said)
     assert complaint == ""
-    assert not processes_at(first)
-    assert RunDirectory(first).status().state == "interrupted"
+    assert not any(processes_at(place) for place in places)
+    assert "interrupted" in [RunDirectory(place).status().state for place in places]
     again = command(out)
     said, complaint = again.communicate(timeout=120)
     assert (again.returncode, complaint) == (0, "")
-    assert "2 of 2 runs to do" in said
+    assert re.search(r"[12] of 2 runs to do", said)
     assert_as_expected(out, expected)
 
 
@@ -264,16 +265,28 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_full_disk_fails_runs_with_the_reason_and_loses_nothing(small_disk: Path, expected: Path) -> None:
-    study = Study.parse(TWO)
+def test_a_disk_that_fills_up_fails_the_run_with_the_reason_and_loses_nothing(
+    small_disk: Path, expected: Path
+) -> None:
+    study = Study.parse(f"{{name: one, run: {RUN}, methods: [adam]}}")
+    place = small_disk / "out" / study.runs[0].id
     filler = small_disk / "filler"
-    checkpoint = (expected / study.runs[0].id / "checkpoint.pt").stat().st_size
-    filler.write_bytes(b"x" * (256 * 1024 - 4 * checkpoint))
-    outcomes = run_study(study, small_disk / "out", jobs=1)
-    assert any("No space left on device" in (outcome.failure or "") for outcome in outcomes)
+
+    def fill_up(run: Run) -> None:
+        if rows(place) > 2:
+            with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+
+    (outcome,) = run_study(study, small_disk / "out", display=Recorder(fill_up))
+    assert outcome.failure is not None
+    assert outcome.failure.startswith("OSError: [Errno 28] No space left on device")
+    assert rows(place) > 2
+    assert not list(place.glob("*.tmp"))
     filler.unlink()
-    assert [outcome.failure for outcome in run_study(study, small_disk / "out", jobs=1)] == [None, None]
-    assert_as_expected(small_disk / "out", expected)
+    (outcome,) = run_study(study, small_disk / "out")
+    assert outcome.failure is None
+    assert_same_bits(place, expected / study.runs[0].id)
 
 
 @pytest.mark.parametrize(("jobs", "threads"), [(0, 1), (-1, 1), (1, 0)])

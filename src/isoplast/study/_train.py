@@ -131,6 +131,7 @@ class Trainer:
         """Go back to a state that `state` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.method.state.update(state["method"])
+        for name, value in state["method"].items():
+            self.method.state[name] = value.to(self.device) if isinstance(value, Tensor) else value
         self.steps = state["steps"]
         self._steps_of_method = state["steps_of_method"]
