@@ -263,7 +263,7 @@ def _left_out(name: str, p: Tensor, module: nn.Module, dims: int) -> tuple[str, 
         return "isometric", "orthogonal by construction: a penalty would fight it"
     if not is_matrix(p, batch_dims=dims):
         if p.ndim < 2:
-            return "bias" if leaf.startswith("bias") else "vector", "a vector has no spectrum"
+            return "bias" if "bias" in leaf else "vector", "a vector has no spectrum"
         return (
             "other",
             "one side of the matrix is 1" if p.is_floating_point() else f"{p.dtype} is not real floating",
