@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from isoplast import AdamO
-from isoplast.isometry import flow_step, isometry_step, penalty, singular_values
+from isoplast import AdamO, param_groups
+from isoplast.isometry import flow_step, isometry_step, operator_step, penalty, singular_values
 from isoplast.optim import ReferenceAdamO
 from isoplast.optim._apply import apply_isometry_
 from isoplast.optim._groups import NEUTRAL
@@ -336,3 +336,15 @@ def test_one_step_of_the_closed_form_for_the_auto_period():
     w.grad = torch.zeros_like(w)
     optimizer.step()
     torch.testing.assert_close(w.detach(), flow_step(after_first, 25e-4))
+
+
+@pytest.mark.parametrize(("groups", "stride"), [(1, 1), (1, 2), (2, 1)])
+def test_convolutions_as_operators(groups, stride):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, groups=groups, stride=stride, bias=False).double()
+    before = conv.weight.detach().clone()
+    optimizer = AdamO(param_groups(conv, convolution="operator"), lr=0.1, isometry=0.1, isometry_every=1)
+    conv.weight.grad = torch.zeros_like(conv.weight)
+    optimizer.step()
+    expected = torch.cat([operator_step(kernel, 0.01, stride) for kernel in before.chunk(groups)])
+    torch.testing.assert_close(conv.weight.detach(), expected, rtol=0, atol=1e-14)

@@ -118,7 +118,7 @@ LAYERS: dict[str, tuple[nn.Module, dict[str, tuple[str, bool, Any]]]] = {
         nn.MultiheadAttention(4, 2),
         {
             "in_proj_weight": ("matrix", True, 3),
-            "in_proj_bias": ("vector", False, 1),
+            "in_proj_bias": ("bias", False, 1),
             "out_proj.weight": ("matrix", True, 1),
             "out_proj.bias": ("bias", False, 1),
         },
