@@ -10,11 +10,10 @@ from torch import nn
 
 from isoplast.nn._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
 from isoplast.nn._init import isometric_init_
-from isoplast.nn._isometric import IsometricLinear
+from isoplast.nn._isometric import IsometricConv2d, IsometricLinear
 
 if TYPE_CHECKING:
     from isoplast.nn._spec import NetSpec
-
 
 # name -> (features, dim) -> module; a class with `expansion` 2 doubles the features.
 ACTIVATIONS: dict[str, Callable[[int, int], nn.Module]] = {
@@ -34,8 +33,8 @@ ACTIVATIONS: dict[str, Callable[[int, int], nn.Module]] = {
     "adalin-gelu": lambda features, dim: AdaLin(features, "gelu", dim),
 }
 LINEARS = ("plain", "isometric")
-INITS = ("orthogonal", "torch")
-NORMALIZATIONS = ("layernorm",)
+INITS = ("orthogonal", "delta", "torch")
+NORMALIZATIONS = ("layernorm", "batchnorm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,34 +43,40 @@ class Style:
 
     spec: NetSpec
 
-    @classmethod
-    def of(cls, spec: NetSpec) -> Style:
-        """Return the factories for a specification."""
-        return cls(spec)
-
     @property
     def expansion(self) -> int:
         """Output features of the nonlinearity per input feature."""
-        return getattr(self.activation(2, -1), "expansion", 1)
+        return int(getattr(self.activation(8), "expansion", 1))
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
         """Return a hidden linear layer."""
         kind = IsometricLinear if self.spec.linear == "isometric" else nn.Linear
         return kind(inputs, outputs, bias=self.spec.bias)
 
-    def head(self, inputs: int, outputs: int) -> nn.Module:
-        """Return the output layer: plain, so that the network's Lipschitz constant is free."""
+    def conv(self, inputs: int, outputs: int, taps: int, stride: int) -> nn.Module:
+        """Return a convolution that keeps the size at stride 1."""
+        kind = IsometricConv2d if self.spec.linear == "isometric" else nn.Conv2d
+        return kind(inputs, outputs, taps, stride=stride, padding=taps // 2, bias=self.spec.bias)
+
+    def head(self, inputs: int, outputs: int) -> nn.Linear:
+        """Return the output layer: always plain, so that the network's Lipschitz constant is free."""
         return nn.Linear(inputs, outputs, bias=self.spec.bias)
 
-    def normalization(self, features: int) -> nn.Module:
-        """Return what stands in front of a nonlinearity on (..., features)."""
-        return nn.Identity() if self.spec.normalization is None else nn.LayerNorm(features)
+    def normalization(self, features: int, *, images: bool = False) -> nn.Module:
+        """Return the normalisation over the features, or over channels, height and width of images."""
+        if self.spec.normalization is None:
+            return nn.Identity()
+        if self.spec.normalization == "batchnorm":
+            return nn.BatchNorm2d(features) if images else nn.BatchNorm1d(features)
+        return nn.GroupNorm(1, features) if images else nn.LayerNorm(features)
 
-    def activation(self, features: int, dim: int) -> nn.Module:
+    def activation(self, features: int, dim: int = -1) -> nn.Module:
         """Return a nonlinearity for inputs with `features` entries along `dim`."""
         return ACTIVATIONS[self.spec.activation](features, dim)
 
     def initialize(self, model: nn.Module) -> None:
         """Initialise the finished network in place."""
-        if self.spec.init != "torch":
-            isometric_init_(model, self.spec.gain, head_gain=self.spec.head_gain)
+        spec = self.spec
+        if spec.init != "torch":
+            conv = "delta" if spec.init == "delta" else "kernel"
+            isometric_init_(model, spec.gain, head_gain=spec.head_gain, conv=conv)

@@ -17,7 +17,7 @@ class MLP(nn.Module):
 
     def __init__(self, input_features: int, outputs: int, spec: MLPSpec) -> None:
         super().__init__()
-        style = Style.of(spec)
+        style = Style(spec)
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()
         self.activations = nn.ModuleList()
@@ -25,7 +25,7 @@ class MLP(nn.Module):
         for _ in range(spec.depth):
             self.layers.append(style.linear(features, spec.width))
             self.norms.append(style.normalization(spec.width))
-            self.activations.append(style.activation(spec.width, dim=-1))
+            self.activations.append(style.activation(spec.width))
             features = spec.width * style.expansion
         self.head = style.head(features, outputs)
         style.initialize(self)

@@ -18,7 +18,8 @@ class NetSpec:
 
     Args:
         activation: name of the hidden nonlinearity, one of `isoplast.nn.ACTIVATIONS`.
-        normalization: None, or "layernorm" in front of every hidden nonlinearity.
+        normalization: None, "layernorm" or "batchnorm"; in front of every hidden nonlinearity, in
+            transformers in front of every branch.
         linear: "plain", or "isometric" for hard orthogonality by Newton-Schulz. The head stays plain.
         init: "orthogonal" (biases zero), "delta" (conv kernels delta-orthogonal, else orthogonal) or "torch".
         gain: factor of the orthogonal initialisation of the hidden layers, > 0. The paper uses 1.
@@ -43,10 +44,36 @@ class NetSpec:
         if self.normalization is not None:
             _choose("normalization", self.normalization, NORMALIZATIONS)
         positive(self, "gain")
+        if self.linear == "isometric" and self.gain != 1.0:
+            raise IsoplastError(f"gain is {self.gain}, but isometric layers have gain 1: leave it out")
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
         """Return the freshly initialised network; draws from torch's global generator."""
         raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResidualSpec(NetSpec):
+    """A network of residual blocks x + scale * f(x).
+
+    Args:
+        branch_scale: the scale, > 0. None means 1 where the branches are normalised, else B^(-1/2) with B
+            branches: every weight can then stay an isometry while the signal's variance grows by e at most.
+        others: see `NetSpec`.
+    """
+
+    branch_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.branch_scale is not None:
+            positive(self, "branch_scale")
+
+    def scale(self, branches: int) -> float:
+        """Return the factor of each of `branches` residual branches."""
+        if self.branch_scale is not None:
+            return self.branch_scale
+        return 1.0 if self.normalization is not None else branches**-0.5
 
 
 _SPECS: dict[str, type[NetSpec]] = {}
@@ -134,3 +161,10 @@ def positive(owner: NetSpec, *fields: str) -> None:
         value = getattr(owner, field)
         if not value > 0:
             raise IsoplastError(f"{field} of network {owner.name} is {value!r}: it must be positive")
+
+
+def image_shape(owner: NetSpec, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return (channels, height, width), or say that the network needs images."""
+    if len(input_shape) != 3:
+        raise IsoplastError(f"network {owner.name} needs images (channels, height, width), got {input_shape}")
+    return input_shape
