@@ -26,12 +26,13 @@ _CONV: dict[int, tuple[_Conv, _Conv]] = {
 def operator_penalty(kernel: Tensor, stride: int = 1) -> Tensor:
     r"""The isometry penalty of a convolution as an operator, per output position.
 
-    .. math:: R_{op}(K) = \sum_u \|A(u) - \delta_{u 0} I\|_F^2, \qquad
+    .. math:: R_{op}(K) = \sum_u \|A(u) - \delta_{u 0} I\|_F^2 - \max(0, out - in \, s^d), \qquad
               A_{ij}(u) = \langle K_i, K_j \text{ shifted by } s u \rangle
 
     On a large periodic image this is the mean over all frequencies of
-    :math:`\sum_i (\sigma_i(\omega)^2 - 1)^2`, up to a constant where there are more outputs than
-    inputs. A 1 x 1 kernel, and a stride of at least the kernel's size, give Eq 16 back.
+    :math:`\sum_i (\sigma_i(\omega)^2 - 1)^2` over the smaller side; the constant is what no operator
+    with more outputs than inputs can avoid. A 1 x 1 kernel, and a stride of at least the kernel's
+    size, give Eq 16 back.
 
     Args:
         kernel: shape (out, in, \*sizes) with one to three sizes; one group of a grouped convolution.
@@ -54,7 +55,9 @@ def operator_penalty(kernel: Tensor, stride: int = 1) -> Tensor:
         arXiv:2606.09762, Appendix A (which flattens the kernel instead).
     """
     with no_autocast(kernel.device):
-        return _deviation(working(kernel), stride).square().sum()
+        k = working(kernel)
+        excess = max(0, k.shape[0] - k.shape[1] * stride ** (k.ndim - 2))
+        return _deviation(k, stride).square().sum() - excess
 
 
 def operator_step(kernel: Tensor, strength: Strength, stride: int = 1) -> Tensor:
