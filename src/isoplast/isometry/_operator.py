@@ -56,7 +56,7 @@ def operator_penalty(kernel: Tensor, stride: int = 1) -> Tensor:
     """
     with no_autocast(kernel.device):
         k = working(kernel)
-        excess = max(0, k.shape[0] - k.shape[1] * stride ** (k.ndim - 2))
+        excess = max(0, k.shape[0] - k.shape[1] * int(stride ** (k.ndim - 2)))
         return _deviation(k, stride).square().sum() - excess
 
 
