@@ -287,6 +287,14 @@ def test_a_long_enough_run_is_not_warned_a_short_one_is(tiny: MakeRun, tmp_path:
     assert any(line.startswith("warning: 12 steps are fewer") for line in said[1e-3])
 
 
+def test_the_method_that_takes_over_introduces_itself(rescue: Run, tmp_path: Path) -> None:
+    said: list[str] = []
+    execute(rescue, tmp_path, say=said.append)
+    place = said.index("task 1: AdamO takes over")
+    assert said[place + 1].startswith("3 matrices, ")
+    assert said[place + 2].startswith("warning: 8 steps are fewer than")  # those that are left for it
+
+
 def test_the_switch_keeps_the_network_and_drops_the_optimizer_state(tiny: MakeRun, tmp_path: Path) -> None:
     changed = tiny(method="adam", tasks=2, switch=Switch(1, "adam"))
     plain = tiny(method="adam", tasks=2)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from isoplast._errors import IsoplastError
 from isoplast.study import Failed, Run, RunDirectory, Study, Switch, execute, load_runs, load_study
@@ -152,3 +153,16 @@ def test_the_summary_is_the_mean_over_seeds_of_first_worst_and_last() -> None:
     assert (found[0]["first"], found[0]["worst"], found[0]["last"]) == pytest.approx((0.8, 0.3, 0.4))
     assert (found[1]["first"], found[1]["worst"], found[1]["last"]) == pytest.approx((0.5, 0.5, 0.8))
     assert summary_table(pl.DataFrame(rows)).row_count == 2
+
+
+def test_a_setting_whose_name_is_taken_has_its_owner_in_front(
+    tiny: Callable[..., Run], tmp_path: Path
+) -> None:
+    directory = RunDirectory.create(tmp_path, tiny(seed=3))
+    directory.append([{"task": 0, "loss": 0.5}])
+    spec = yaml.safe_load(directory.spec.read_text())
+    spec["method"] |= {"seed": 7, "width": 8, "loss": 9}  # as a method to come may name its hyper-parameters
+    directory.spec.write_text(yaml.safe_dump(spec, sort_keys=False))
+    row = load_study(tmp_path).row(0, named=True)
+    assert (row["seed"], row["width"], row["loss"]) == (3, 16, 0.5)
+    assert (row["method_seed"], row["method_width"], row["method_loss"]) == (7, 8, 9)

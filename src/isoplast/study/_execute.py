@@ -14,7 +14,7 @@ import torch
 from isoplast import streams
 from isoplast._errors import IsoplastError
 from isoplast.study import _files
-from isoplast.study._directory import RunDirectory
+from isoplast.study._directory import RunDirectory, State
 from isoplast.study._instruments import Instruments
 from isoplast.study._provenance import peak_memory, provenance
 from isoplast.study._random import random_state, reproducible, restore_random_state, seed_everything
@@ -113,8 +113,10 @@ class _Attempt:
         try:
             self._note("running", attempts=self.earlier.attempts + 1, reason="")
             self._train()
+            self._note("done")
         except KeyboardInterrupt:
-            self._note("interrupted")
+            with contextlib.suppress(OSError):
+                self._note("interrupted")
             raise
         except (Diverged, OSError) as error:
             reason = str(error) if isinstance(error, Diverged) else _one_line(error)
@@ -123,96 +125,100 @@ class _Attempt:
         except Exception as error:
             self._fail(str(error) if isinstance(error, IsoplastError) else _one_line(error))
             raise
-        self._note("done")
-        self.say(f"done: {self.status.tasks} tasks in {self.status.seconds:.1f} s")
 
     def _train(self) -> None:
         run = self.run
         data = streams.load_data(run.data, samples=run.samples)
         stream = streams.stream(run.stream, data, tasks=run.tasks, seed=run.seed)
-        origin = {
-            **provenance(self.device, self.threads),
-            "data": {"note": data.note, "fingerprint": data.fingerprint},
-        }
-        self._compare(origin)
-        self._note("running", provenance=origin)
+        self._record_origin(data)
         seed_everything(run.seed)
         saved = self.directory.load_checkpoint()
-        first = 0 if saved is None else self._first_task(saved, data.fingerprint)
+        first = 0 if saved is None else self._first_task(saved, data)
         trainer = Trainer(run, stream.input_shape, stream.classes, task=first)
-        accuracy = None
-        self._introduce(trainer, data.note, first, -(-len(data.targets) // run.batch_size))
+        count = sum(parameter.numel() for parameter in trainer.model.parameters())
+        steps = -(-len(data.targets) // run.batch_size) * run.epochs
+        total = steps * run.tasks
+        self.say(f"{run.label}: {run.tasks} tasks of {data.note}, {count:,} parameters, {total:,} steps")
+        self._say_method(trainer, total - steps * first)
         if saved is None:
-            self._restart(trainer, stream.task(0), data.fingerprint, stream.classes)
+            self._start(trainer, stream, data)
         else:
+            self.say(f"going on at task {first} of {run.tasks}")
             trainer.restore(saved["trainer"])
             restore_random_state(saved["random"], self.device)
             self.directory.rewind(saved["metrics_size"])
+        accuracy = None
         for index in range(first, run.tasks):
             task = stream.task(index)
-            before = trainer.steps
+            if trainer.begin(task):
+                self.say(f"task {index}: {trainer.method.about.title} takes over")
+                self._say_method(trainer, total - steps * index)
+            accuracy = self._train_on(trainer, task, accuracy, data).accuracy
+        self.say(f"done: {run.tasks} tasks in {self._seconds():.1f} s")
 
-            def on_epoch(epoch: int, index: int = index, accuracy: float | None = accuracy) -> None:
-                self.on_progress(Progress(index, epoch, accuracy))
-
-            seconds = trainer.train(task, on_epoch)
-            found = trainer.measure(task)
-            row = _row(index, trainer.method.name, trainer.steps - before, seconds, stream.classes, found)
-            self._keep(trainer, row, index + 1, data.fingerprint)
-            accuracy = found.accuracy
-            self.say(f"task {index}: accuracy {accuracy:.4f}, loss {found.loss:.4f}, {seconds:.1f} s")
-
-    def _compare(self, origin: dict[str, Any]) -> None:
-        """Say so if this attempt goes on with other code than the one before: the bits may differ."""
+    def _record_origin(self, data: streams.Dataset) -> None:
+        """Write down where the result comes from; say so if an earlier attempt ran on other code."""
+        origin = provenance(self.device, self.threads)
         for what in ("versions", "git", "threads"):
             before = self.earlier.provenance.get(what)
             if self.earlier.provenance and before != origin[what]:
                 self.say(f"warning: {what} was {before} before this interruption and is {origin[what]} now")
+        origin["data"] = {"note": data.note, "fingerprint": data.fingerprint}
+        self._note("running", provenance=origin)
 
-    def _first_task(self, saved: dict[str, Any], fingerprint: str) -> int:
+    def _first_task(self, saved: dict[str, Any], data: streams.Dataset) -> int:
         if saved["format"] != FORMAT:
             raise IsoplastError(
                 f"{self.directory.checkpoint} is of another version: delete its directory and run again"
             )
-        if saved["data"] != fingerprint:
+        if saved["data"] != data.fingerprint:
             raise IsoplastError(
                 f"{self.directory.path} was begun on other images under the name {self.run.data!r}: "
                 "delete it, or give back the data it was begun on"
             )
         return int(saved["next_task"])
 
-    def _introduce(self, trainer: Trainer, note: str, first: int, steps_per_epoch: int) -> None:
-        run = self.run
-        steps = steps_per_epoch * run.epochs * run.tasks
-        count = sum(parameter.numel() for parameter in trainer.model.parameters())
-        self.say(f"{run.label}: {run.tasks} tasks of {note}, {count:,} parameters, {steps:,} steps")
+    def _say_method(self, trainer: Trainer, steps: int) -> None:
         for line in trainer.method.report(trainer.optimizer, steps):
             self.say(line)
-        if first:
-            self.say(f"going on at task {first} of {run.tasks}")
 
-    def _restart(self, trainer: Trainer, task: streams.Task, fingerprint: str, classes: int) -> None:
-        """Begin from nothing: what an attempt without a finished task left behind is dropped."""
+    def _start(self, trainer: Trainer, stream: streams.Stream, data: streams.Dataset) -> None:
+        """Begin from nothing: what an attempt without a checkpoint left behind is dropped."""
         self.directory.metrics.touch()
         self.directory.rewind(0)
-        row = _row(-1, trainer.method.name, 0, 0.0, classes, trainer.measure(task))
-        self._keep(trainer, row, 0, fingerprint)
+        found = trainer.measure(stream.task(0))
+        self._keep(trainer, _row(-1, trainer.method.name, 0, 0.0, stream.classes, found), data)
 
-    def _keep(self, trainer: Trainer, row: dict[str, Any], next_task: int, fingerprint: str) -> None:
+    def _train_on(
+        self, trainer: Trainer, task: streams.Task, accuracy: float | None, data: streams.Dataset
+    ) -> Instruments:
+        before = trainer.steps
+        start = time.perf_counter()
+        for epoch in range(self.run.epochs):
+            trainer.train(epoch)
+            self.on_progress(Progress(task.index, epoch + 1, accuracy))
+        seconds = time.perf_counter() - start
+        found = trainer.measure(task)
+        steps = trainer.steps - before
+        self._keep(trainer, _row(task.index, trainer.method.name, steps, seconds, task.classes, found), data)
+        self.say(f"task {task.index}: accuracy {found.accuracy:.4f}, loss {found.loss:.4f}, {seconds:.1f} s")
+        return found
+
+    def _keep(self, trainer: Trainer, row: dict[str, Any], data: streams.Dataset) -> None:
         """Make a finished task last: first its row, then the checkpoint that counts it."""
         size = self.directory.append([row])
         self.directory.save_checkpoint(
             {
                 "format": FORMAT,
                 "run": self.run.id,
-                "data": fingerprint,
-                "next_task": next_task,
+                "data": data.fingerprint,
+                "next_task": row["task"] + 1,
                 "metrics_size": size,
                 "trainer": trainer.state(),
                 "random": random_state(self.device),
             }
         )
-        self._note("running", tasks=next_task, steps=trainer.steps)
+        self._note("running", tasks=row["task"] + 1, steps=trainer.steps)
 
     def say(self, line: str) -> None:
         """Tell the user, and the log."""
@@ -226,15 +232,17 @@ class _Attempt:
     def _fail(self, reason: str) -> None:
         with contextlib.suppress(OSError):  # a full disk may refuse these files as well
             self._note("failed", reason=reason)
-            self.say(f"failed: {reason}")
+            self._log(f"failed: {reason}")
 
-    def _note(self, state: Any, **changes: Any) -> None:
-        seconds = self.earlier.seconds + time.perf_counter() - self.begin
+    def _note(self, state: State, **changes: Any) -> None:
         memory = max(self.earlier.peak_memory, peak_memory(self.device))
         self.status = dataclasses.replace(
-            self.status, state=state, seconds=seconds, peak_memory=memory, **changes
+            self.status, state=state, seconds=self._seconds(), peak_memory=memory, **changes
         )
         self.directory.write_status(self.status)
+
+    def _seconds(self) -> float:
+        return self.earlier.seconds + time.perf_counter() - self.begin
 
 
 def _one_line(error: Exception) -> str:

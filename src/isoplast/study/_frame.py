@@ -132,17 +132,26 @@ def _read_yaml(directory: RunDirectory) -> dict[str, Any]:
     return spec
 
 
-def _columns(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A specification with its nested settings side by side."""
-    columns: dict[str, Any] = {"label": spec["label"]} if "label" in spec else {}
+def _columns(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A specification with its nested settings side by side, the label first.
+
+    A nested setting whose name is taken has its owner in front: a hyper-parameter `seed` is `method_seed`.
+    """
+    taken = {*spec, *_schema()}
+    columns: dict[str, Any] = {"label": spec.get("label", "")}
     for key, value in spec.items():
         if key == "switch":
-            columns |= _columns(value, "switch_")
+            settings = dict(value["method"])
+            columns |= {"switch_task": value["task"], "switch_method": settings.pop("name")}
+            columns |= {f"switch_{name}": setting for name, setting in settings.items()}
         elif isinstance(value, dict):
-            columns[prefix + key] = value["name"]
-            columns |= {prefix + name: setting for name, setting in value.items() if name != "name"}
+            columns[key] = value["name"]
+            for name, setting in value.items():
+                if name != "name":
+                    columns[f"{key}_{name}" if name in taken else name] = setting
+                    taken.add(name)
         else:
-            columns[prefix + key] = value
+            columns[key] = value
     return columns
 
 

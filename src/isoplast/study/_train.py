@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,35 +49,31 @@ class Trainer:
         self.optimizer = self.method.optimizer(self.model, self.run.lr)
         self._steps_of_method = 0
 
-    def train(self, task: Task, on_epoch: Callable[[int], None]) -> float:
-        """Train on one task.
+    def begin(self, task: Task) -> bool:
+        """Get ready to train on a task; returns whether another method takes over."""
+        switches = self.run.switch is not None and task.index == self.run.switch.task
+        if switches:
+            self._switch()
+        self._task = task.index
+        self._inputs, self._targets = task.inputs.to(self.device), task.targets.to(self.device)
+        self.method.on_task(TaskContext(self.model, self.optimizer, task.index, self._inputs, self._targets))
+        return switches
+
+    def train(self, epoch: int) -> None:
+        """Train for one epoch on the task that was begun.
 
         Args:
-            task: what to learn.
-            on_epoch: called with the number of epochs done, after each.
-
-        Returns:
-            The seconds it took.
+            epoch: which pass over the task, from 0: it decides the order of the data.
 
         Raises:
             Diverged: the loss of some step is not finite.
         """
-        start = time.perf_counter()
-        if self.run.switch is not None and task.index == self.run.switch.task:
-            self._switch()
-        inputs, targets = task.inputs.to(self.device), task.targets.to(self.device)
-        self.method.on_task(TaskContext(self.model, self.optimizer, task.index, inputs, targets))
+        inputs, targets = self._inputs, self._targets
         self.model.train()
-        for epoch in range(self.run.epochs):
-            self._epoch(inputs, targets, task.index, epoch)
-            on_epoch(epoch + 1)
-        return time.perf_counter() - start
-
-    def _epoch(self, inputs: Tensor, targets: Tensor, task: int, epoch: int) -> None:
         model, method, optimizer = self.model, self.method, self.optimizer
-        context = StepContext(model, optimizer, inputs, targets, inputs, task, self._steps_of_method)
+        context = StepContext(model, optimizer, inputs, targets, inputs, self._task, self._steps_of_method)
         losses: list[Tensor] = []
-        permutation = order(len(inputs), self.run.seed, "order", task, epoch).to(self.device)
+        permutation = order(len(inputs), self.run.seed, "order", self._task, epoch).to(self.device)
         for rows in torch.split(permutation, self.run.batch_size):
             batch = inputs[rows], targets[rows]
             optimizer.zero_grad(set_to_none=True)
@@ -94,7 +88,7 @@ class Trainer:
             context.step += 1
             method.after_step(context)
             losses.append(context.loss)
-        self._check(torch.stack(losses), task, epoch)  # one synchronisation per epoch, not per step
+        self._check(torch.stack(losses), self._task, epoch)  # one synchronisation per epoch, not per step
         self.steps += len(losses)
         self._steps_of_method += len(losses)
 
