@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,7 @@ def execute(
         Busy: another process is at this run.
         IsoplastError: the data is missing or damaged, or the device is not there.
     """
-    _require_device(run.device)
+    _prepare_device(run.device)
     directory = RunDirectory.create(parent, run)
     with _files.locked(directory.path, patience=5.0):
         if directory.status().state == "done":
@@ -81,8 +82,10 @@ def execute(
     return directory
 
 
-def _require_device(name: str) -> None:
+def _prepare_device(name: str) -> None:
     device = torch.device(name)
+    if device.type == "cuda":  # cuBLAS is deterministic with this alone, and reads it once, when it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     available = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(device.type, 0)
     if (device.index or 0) >= available:
         raise IsoplastError(f"device {name!r} is not there: torch sees {available} of that kind; use 'cpu'")

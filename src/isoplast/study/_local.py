@@ -167,7 +167,7 @@ class _Worker:
 
     def _mark(self, failure: str) -> None:
         # On a full disk this may fail as well; the run then reads as interrupted.
-        with contextlib.suppress(Busy, OSError), locked(self.directory.path):
+        with contextlib.suppress(Busy, OSError), locked(self.directory.path, patience=1.0):
             status = dataclasses.replace(self.directory.status(), state="failed", reason=failure)
             self.directory.write_status(status)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +72,6 @@ def reproducible(threads: int) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     host = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses to be deterministic
     torch.set_num_threads(threads)
     # warn_only: a GPU kernel without a deterministic form must not stop a run.
     torch.use_deterministic_algorithms(True, warn_only=True)
