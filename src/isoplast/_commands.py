@@ -159,7 +159,8 @@ def report(directory: _Directory, *, out: _Path = None) -> int:
 
     Args:
         directory: Directory of the results.
-        out: The page; by default report.html in that directory.
+        out: The page; by default report.html in that directory. A name that ends in .svg gets the main
+            figure alone.
     """
     print(_write_report(directory, out))
     return 0

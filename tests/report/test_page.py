@@ -166,6 +166,20 @@ def test_the_page_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(path.name for path in study.iterdir()) == before
 
 
+def test_a_name_that_ends_in_svg_gets_the_main_figure(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path, ["Adam", "AdamO"], seeds=2, tasks=3)
+    figure = write_report(study, tmp_path / "figure.svg").read_text()
+    assert figure.startswith("<svg")
+    assert "Accuracy after each task" in figure
+    for strength in (1e-3, 1e-2):
+        synthetic.write_run(
+            tmp_path / "sweep",
+            synthetic.specification("AdamO", 0, hyper=(("isometry", strength),)),
+            synthetic.staying,
+        )
+    assert "isometry strength" in write_report(tmp_path / "sweep", tmp_path / "sweep.svg").read_text()
+
+
 @pytest.mark.parametrize("make", ["nothing", "empty", "waiting"])
 def test_without_results_there_is_one_clear_line(tmp_path: Path, make: str) -> None:
     study = tmp_path / "study"

@@ -22,7 +22,8 @@ def write_report(study_dir: Path, out: Path | None = None) -> Path:
 
     Args:
         study_dir: the directory that a study, or a single run, wrote.
-        out: where the page goes; `study_dir/report.html` by default.
+        out: where the page goes; `study_dir/report.html` by default. A name that ends in .svg gets the
+            main figure alone, for documents: accuracy per task, or against λ if the study sweeps it.
 
     Returns:
         The path of the page.
@@ -34,8 +35,14 @@ def write_report(study_dir: Path, out: Path | None = None) -> Path:
         >>> write_report(Path("runs/demo"))
         PosixPath('runs/demo/report.html')
     """
-    page = render(read_source(study_dir), arms(load_study(study_dir)))
+    found = arms(load_study(study_dir))
     target = out if out is not None else study_dir / "report.html"
+    text = _figure(found) if target.suffix == ".svg" else render(read_source(study_dir), found)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, page.encode())
+    write_whole(target, text.encode())
     return target
+
+
+def _figure(found: list[Arm]) -> str:
+    swept = {arm.settings["isometry"] for arm in found if arm.settings.get("isometry")}
+    return sweep_chart(found) if len(swept) > 1 else accuracy_chart(found)
