@@ -8,6 +8,7 @@ from torch import nn
 
 from isoplast._errors import IsoplastError
 from isoplast.diagnostics import conv_singular_values
+from isoplast.isometry import operator_penalty
 from isoplast.nn import IsometricConv2d
 
 
@@ -140,3 +141,15 @@ def test_bad_input_is_refused_in_one_line(arguments, words):
     with pytest.raises(IsoplastError, match=words) as caught:
         conv_singular_values(**arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride"), [((4, 3, 3, 3), 1), ((3, 4, 3, 3), 1), ((9, 2, 3, 3), 2), ((3, 4, 5, 5), 3)]
+)
+def test_the_operator_penalty_is_that_of_these_values_per_output_pixel(shape, stride):
+    torch.manual_seed(8)
+    kernel = torch.randn(shape, dtype=torch.float64) / shape[2]
+    size = 4 * shape[2] * stride
+    sigma = conv_singular_values(kernel, size, stride=stride).values
+    expected = (sigma.square() - 1).square().sum() / (size // stride) ** 2
+    assert torch.allclose(operator_penalty(kernel, stride), expected, rtol=1e-10)

@@ -7,7 +7,6 @@ from isoplast.nn._init import delta_orthogonal_, isometric_init_
 from isoplast.nn._isometric import IsometricConv2d, IsometricLinear, to_plain
 from isoplast.nn._layers import ACTIVATIONS
 from isoplast.nn._mlp import MLP, MLPSpec
-from isoplast.nn._operator import operator_penalty
 from isoplast.nn._resnet import ResNet18, ResNet18Spec
 from isoplast.nn._spec import NetSpec, build, names, spec
 from isoplast.nn._vit import ViT, ViTSpec
@@ -37,7 +36,6 @@ __all__ = [
     "delta_orthogonal_",
     "isometric_init_",
     "names",
-    "operator_penalty",
     "spec",
     "to_plain",
 ]

@@ -68,7 +68,5 @@ class ViTSpec(TransformerSpec):
         """Return the network for images whose sides are multiples of the patch."""
         shape = image_shape(self, input_shape)
         if shape[1] % self.patch or shape[2] % self.patch:
-            raise IsoplastError(
-                f"{shape[1]} x {shape[2]} images do not divide into patches of {self.patch}"
-            )
+            raise IsoplastError(f"{shape[1]} x {shape[2]} images do not divide into patches of {self.patch}")
         return ViT(shape, classes, self)

@@ -1,4 +1,4 @@
-"""The operator penalty against the operator written out, and delta-orthogonal kernels."""
+"""Delta-orthogonal kernels: isometries of the operator, minima of its penalty."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from torch import nn
 
 from isoplast._errors import IsoplastError
 from isoplast.diagnostics import conv_singular_values
-from isoplast.isometry import penalty, penalty_gradient
-from isoplast.nn import delta_orthogonal_, operator_penalty
+from isoplast.isometry import operator_penalty, penalty, penalty_gradient
+from isoplast.nn import delta_orthogonal_
 
 GEOMETRIES = [
     (4, 4, 3, 1),
@@ -18,22 +18,6 @@ GEOMETRIES = [
     (2, 8, 2, 2),
     (4, 3, 5, 3),
 ]
-
-
-@pytest.mark.parametrize(("inputs", "outputs", "taps", "stride"), GEOMETRIES)
-def test_it_is_the_penalty_of_the_singular_values_per_output_pixel(inputs, outputs, taps, stride):
-    torch.manual_seed(0)
-    kernel = torch.randn(outputs, inputs, taps, taps, dtype=torch.float64) / taps
-    size = 4 * taps * stride
-    sigma = conv_singular_values(kernel, size, stride=stride, padding=(taps - 1) // 2).values
-    pixels = (size // stride) ** 2
-    expected = (sigma.square() - 1).square().sum() / pixels
-    assert torch.allclose(operator_penalty(kernel, stride=stride), expected, rtol=1e-10)
-
-
-def test_one_by_one_kernels_have_one_penalty():
-    kernel = torch.randn(4, 6, 1, 1, dtype=torch.float64)
-    assert torch.allclose(operator_penalty(kernel), penalty(kernel.flatten(1)))
 
 
 def test_descending_repairs_the_operator_where_the_kernel_penalty_does_not():
@@ -75,8 +59,6 @@ def test_delta_orthogonal_operators_are_isometries(inputs, outputs, taps, stride
     [
         (lambda: delta_orthogonal_(torch.empty(4, 4, 2, 2), stride=3), "stride 3 with a kernel of 2 x 2"),
         (lambda: delta_orthogonal_(torch.empty(4, 4)), "not"),
-        (lambda: operator_penalty(nn.Conv2d(4, 4, 3, groups=2)), "one group"),
-        (lambda: operator_penalty(nn.Conv2d(4, 4, 3, stride=(1, 2))), "one stride both ways"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(make, words):
