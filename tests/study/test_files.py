@@ -99,8 +99,8 @@ def test_a_directory_has_one_owner(tmp_path: Path) -> None:
 
 def test_a_lock_ends_with_a_killed_owner(tmp_path: Path) -> None:
     script = (
-        "import sys, time, pathlib; from isoplast.study._files import locked\n"
-        "with locked(pathlib.Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)"
+        "import fcntl, sys, time; file = open(sys.argv[1] + '/.lock', 'ab')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX); print('mine', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
