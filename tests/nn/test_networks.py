@@ -101,6 +101,20 @@ def test_hidden_nonlinearities_are_modules(name):
     assert len(found) == {"mlp": 3, "cnn": 5, "resnet18": 17, "vit": 2, "gpt": 2}[name]
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet18", "vit"])
+@pytest.mark.parametrize("linear", ["plain", "isometric"])
+def test_networks_can_be_traced(name, linear):
+    """Methods that reset units find their consumers in the graph."""
+    net = small(name, linear=linear, activation="maxmin")
+    traced = torch.fx.symbolic_trace(net)
+    x = batch(name)
+    assert torch.allclose(traced(x), net(x), atol=1e-4)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    assert torch.allclose(traced(x), net(x), atol=1e-2)  # the weights are live, not constants
+
+
 def test_cnn_is_the_papers():
     net = build("cnn", input_shape=(3, 32, 32), classes=100)
     assert [tuple(m.weight.shape) for m in net.convs] == [(32, 3, 3, 3), (32, 32, 3, 3), (32, 32, 3, 3)]

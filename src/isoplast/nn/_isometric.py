@@ -9,6 +9,7 @@ import weakref
 from typing import Any, Literal, TypeVar
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
@@ -69,7 +70,7 @@ class OrthogonalWeight(nn.Module):
         """Return the weight the layer applies: orthogonal, shaped like `weight`, with a graph if enabled."""
         weight = self.weight
         if _in_transform(weight):
-            return orthogonal_factor(matrix_view(weight), self.iterations).view(weight.shape)
+            return kernel_factor(weight, self.iterations)
         cache = self._fresh_cache()
         if not (torch.is_grad_enabled() and weight.requires_grad):
             return cache.factor.view(weight.shape)
@@ -353,8 +354,14 @@ def _watch_optimizers() -> WeakIdKeyDictionary:
     return layers
 
 
+@torch.fx.wrap
+def kernel_factor(weight: Tensor, iterations: int) -> Tensor:
+    """Return the orthogonal factor of a weight of any shape, without the cache."""
+    return orthogonal_factor(matrix_view(weight), iterations).view(weight.shape)
+
+
 def _in_transform(weight: Tensor) -> bool:
-    """Whether the weight is not the layer's own parameter, or is being transformed or compiled."""
+    """Whether the weight is not the layer's own parameter, or is being traced, transformed or compiled."""
     return (
         not isinstance(weight, nn.Parameter)
         or torch.compiler.is_compiling()
