@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from isoplast.isometry import (
     edit_matrices_,
@@ -28,7 +29,9 @@ WAIT = "isometry_wait"  # steps until it is
 
 
 # The step is a few large products and what decides about it is plain Python: nothing to compile.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+# This is torch.compiler.disable as torch.optim uses it: it imports the compiler when first called,
+# not here, where that would cost seconds.
+@_disable_dynamo
 def apply_isometry_(
     group: Group,
     params: Sequence[Tensor],
