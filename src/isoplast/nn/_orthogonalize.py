@@ -23,7 +23,6 @@ weights (a reset, a checkpoint) can be too low for the iteration to converge.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import torch
@@ -42,7 +41,6 @@ _LAST = {torch.float32: 0.14, torch.float64: 5e-5}
 _QUINTIC = (15 / 8, -10 / 8, 3 / 8)
 
 
-@functools.cache
 def cubic_program(rows: int, iterations: int) -> tuple[tuple[float, float], ...]:
     """Return (a, b) of h(G) = a + b G for every step of the fixed program.
 
