@@ -90,8 +90,8 @@ def arms(frame: pl.DataFrame) -> list[Arm]:
         frame: one row per (run, task), as `isoplast.study.load_study` returns it.
 
     Returns:
-        One Arm per distinct setting, in the order of the frame. To a label that several settings share, what
-        tells them apart is appended.
+        One Arm per distinct setting with a finished task, in the order of the frame. To a label that several
+        settings share, what tells them apart is appended.
 
     Raises:
         IsoplastError: the frame is empty, lacks a column, or holds no accuracy at all.
@@ -101,10 +101,12 @@ def arms(frame: pl.DataFrame) -> list[Arm]:
         raise IsoplastError(
             f"the study's results lack the column {missing[0]!r}: was it written by isoplast?"
         )
-    if frame.filter((pl.col("task") >= 0) & pl.col("accuracy").is_not_null()).is_empty():
+    finished = (pl.col("task") >= 0) & pl.col("accuracy").is_not_null()
+    if frame.filter(finished).is_empty():
         raise IsoplastError("the study holds no finished task yet: run it first, then write the report")
     spec = [name for name in frame.columns if name not in {"run_id", "seed"} | _SCALARS | _LISTS]
-    groups = frame.partition_by(spec, maintain_order=True)
+    every = frame.partition_by(spec, maintain_order=True)
+    groups = [group for group in every if not group.filter(finished).is_empty()]
     labels = _distinct_labels([{name: group[name][0] for name in spec} for group in groups])
     found = enumerate(zip(labels, groups, strict=True))
     return [_arm(label, group, style(index), spec) for index, (label, group) in found]

@@ -132,7 +132,7 @@ class _Plot:
 
     def _line(self, index: int, line: Line) -> list[str]:
         points = list(zip(line.x, line.y, strict=True))
-        every = max(1, math.ceil(len(points) / _POINTS_WITH_MARKER))  # an arm may have no point yet
+        every = math.ceil(len(points) / _POINTS_WITH_MARKER)
         markers = [strokes.marker(index, line.style, self.x(x), self.y(y)) for x, y in points[::every]]
         return [strokes.line(index, line.style, f"M{self._path(points)}"), *markers]
 
