@@ -93,3 +93,14 @@ def test_weights_that_are_not_finite_are_not_called_healthy() -> None:
     found = measure(model, INPUTS, TARGETS)
     assert math.isnan(found.sigma_min[0])
     assert math.isnan(found.loss)
+
+
+def test_of_an_isometric_layer_the_applied_weight_counts() -> None:
+    model = build("mlp", input_shape=(6,), classes=3, width=8, depth=2, linear="isometric")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("weight"):
+                parameter.mul_(7.0)  # changes the raw weight, not what an isometric layer applies
+    found = measure(model, torch.randn(20, 6), torch.zeros(20, dtype=torch.int64))
+    assert found.sigma_max[:-1] == pytest.approx([1.0] * (len(found.layers) - 1), abs=1e-3)
+    assert found.sigma_max[-1] == pytest.approx(7.0, rel=1e-3)  # the head is plain

@@ -148,8 +148,8 @@ class IsometricLinear(OrthogonalWeight, nn.Linear):
     .. math:: y = Q x + b, \qquad Q = W (W^T W)^{-1/2} \ \text{or} \ (W W^T)^{-1/2} W
 
     by differentiable Newton-Schulz iterations on the raw weight W (the parameter `weight`). Singular
-    values of Q are within 1e-3 of one whenever the condition number of W is at most 10; they are never
-    above one by more than rounding, so the layer is 1-Lipschitz whatever W is.
+    values of Q are within 1e-3 of one whenever the condition number of W is at most 10, and never above
+    1 + 1e-3 whatever W is: to that accuracy the layer is 1-Lipschitz.
 
     Do not put its weight under AdamO's isometry, nor weight decay: both only change W, not Q.
 

@@ -62,11 +62,7 @@ def measure(model: nn.Module, inputs: Tensor, targets: Tensor, chunk: int = 1024
     Reference:
         Dormant units: Sokar et al., arXiv:2302.12902, Eq 1.
     """
-    matrices = {
-        name.removesuffix(".weight"): parameter
-        for name, parameter in model.named_parameters()
-        if name.endswith("weight") and is_matrix(parameter)
-    }
+    matrices = _weight_matrices(model)
     summaries = [spectrum(matrix_view(matrix)) for matrix in matrices.values()]
     activity = _Activity()
     correct = torch.zeros((), dtype=torch.int64, device=inputs.device)
@@ -89,6 +85,17 @@ def measure(model: nn.Module, inputs: Tensor, targets: Tensor, chunk: int = 1024
         dead=[activity.dead(name) for name in activity.sums],
         dormant=[activity.dormant(name) for name in activity.sums],
     )
+
+
+def _weight_matrices(model: nn.Module) -> dict[str, Tensor]:
+    """The weights by name as the layers apply them: of an isometric layer its orthogonal factor."""
+    found = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if name.endswith("weight") and is_matrix(parameter):
+                applied = module.effective_weight() if hasattr(module, "effective_weight") else parameter
+                found[name.removesuffix(".weight")] = applied
+    return found
 
 
 class _Activity:
