@@ -216,8 +216,8 @@ for k in range(3):
     print(f"   {k + 1:5d}{row.rstrip()}")
 
 print(f"""
-6. The bias barrier. No unit came near it, so {PLANTED} dead ones of layer 2 get b = -1.2 max|h|
-   That changes no output. The isometry step does not see biases; bias decay makes them
+6. The bias barrier. No unit came near it, so {PLANTED} dead ones of layer 2 are put behind it, which
+   changes no output: b = -1.2 max|h|. The isometry step does not see biases; bias decay makes them
    (1 - lr gamma)^t b.
 
                      AdamO                              AdamO, bias_decay {BIAS_DECAY:g}
