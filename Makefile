@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+# One stamp for each TORCH, so that asking for another one installs it.
+READY := $(VENV)/.ready-$(subst /,_,$(subst $() $(),_,$(TORCH)))
 
 .PHONY: test demo format clean
 
@@ -22,12 +23,14 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# torch first and pinned: a plain install on Linux would bring several GB of GPU packages.
+# torch first and pinned: whatever build of it the index serves or TORCH names (a CPU build saves several
+# GB of GPU packages on Linux), nothing installed after it brings another.
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
-	touch $(READY)
+	rm -f $(VENV)/.ready*
+	touch "$(READY)"
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

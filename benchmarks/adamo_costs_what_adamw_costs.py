@@ -3,7 +3,7 @@
 The paper's MLP (784-512-512-512-10). All variants run in one process and take turns, so that a busy
 machine slows all of them alike; the table gives ratios of medians to fused AdamW.
 
-    python benchmarks/adamo_costs_what_adamw_costs.py [--rounds 400] [--threads 2] [--batches 16 256]
+    python benchmarks/adamo_costs_what_adamw_costs.py [--rounds 1100] [--threads 2] [--batches 16 256]
 """
 
 from __future__ import annotations
@@ -120,6 +120,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 256])
     args = parser.parse_args()
+    if args.rounds < 200:
+        parser.error(f"--rounds {args.rounds}: at least 200, a block to warm up and one to measure")
     torch.set_num_threads(args.threads)
     machine = f"torch {torch.__version__}, {platform.machine()}, {args.threads} threads"
     print(f"{machine}, n={args.rounds} steps each\n")

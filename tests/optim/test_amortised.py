@@ -185,3 +185,15 @@ def test_amortised_follows_exact(every):
             optimizer.step()
         ends.append(w.detach() - torch.eye(3))
     torch.testing.assert_close(ends[1], ends[0], rtol=4 * 1e-3 * every, atol=1e-12)
+
+
+def test_a_wait_from_a_low_learning_rate_ends_when_it_rises():
+    w = Parameter(2 * torch.eye(3))
+    optimizer = AdamO([w], lr=1e-6, isometry=1.0)
+    for _ in range(3):  # the first step acts at once, then the wait is 100
+        w.grad = torch.zeros_like(w)
+        optimizer.step()
+    before = w.detach().clone()
+    optimizer.param_groups[0]["lr"] = 1e-2  # "auto" now acts in every step
+    optimizer.step()
+    assert not torch.equal(w, before)

@@ -43,7 +43,7 @@ def matrix() -> Parameter:
         ({"isometry_time": -3}, "Invalid isometry_time value: -3"),
         ({"isometry_time": math.inf}, "Invalid isometry_time value: inf"),
         ({"isometry_time": math.nan}, "Invalid isometry_time value: nan"),
-        ({"isometry_time": 10, "lr": 0.0}, "isometry_time needs lr > 0"),
+        ({"isometry_time": 10, "lr": 0.0}, "which is no finite number"),
         ({"isometry": 1e-3, "isometry_time": 10}, "isometry=0.001 and isometry_time=10 exclude each other"),
         ({"isometry": 1e-2, "isometry_time": 10}, "isometry=0.01 and isometry_time=10 exclude each other"),
         ({"isometry": 0.0, "isometry_time": 10}, "exclude each other"),
@@ -173,3 +173,24 @@ def test_report_warns_of_runs_that_are_too_short():
     found = AdamO([matrix()], lr=1e-3, isometry=1e-2).report()
     assert found.warning(12_500) is None
     assert "100 steps are fewer than the isometry time constant of 12 500 steps" in (found.warning(100) or "")
+
+
+@pytest.mark.parametrize("lr", [-1.0, math.nan, math.inf])
+def test_a_groups_own_learning_rate_is_checked_too(lr):
+    with pytest.raises(ValueError, match="Invalid learning rate"):
+        AdamO([{"params": [matrix()], "lr": lr}])
+
+
+def test_a_time_so_short_that_the_strength_overflows_is_refused():
+    with pytest.raises(ValueError, match="which is no finite number"):
+        AdamO([matrix()], lr=1e-200, isometry_time=1e-200)
+
+
+def test_a_report_without_a_learning_rate_says_so_once():
+    # Every LambdaLR warm-up starts here.
+    assert str(AdamO([matrix()], lr=0.0).report()).endswith("time constant infinitely many steps")
+
+
+def test_decay_is_decoupled_and_says_so():
+    optimizer = AdamO([matrix()], weight_decay=0.1)
+    assert optimizer.param_groups[0].get("decoupled_weight_decay", True)

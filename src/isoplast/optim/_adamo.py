@@ -142,6 +142,7 @@ class AdamO(Adam):
             capturable=capturable,
             differentiable=differentiable,
             fused=fused,
+            **_DECOUPLED,
         )
         # Adam refuses what is negative or NaN.
         for name, value in (
@@ -209,7 +210,8 @@ class AdamO(Adam):
         )
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         # Adam's update does not read the weights, so doing the isometry step first, in place, takes
-        # its gradient at the pre-step weights (Eq 20) without a copy of them.
+        # its gradient at the pre-step weights (Eq 20) without a copy of them. Weight decay does read
+        # them: its factor multiplies the isometry step too, a difference of order lr^2.
         apply_isometry_(group, params, self.state, found_inf)
         beta1, beta2 = group["betas"]
         adamw(

@@ -97,7 +97,8 @@ def _apply_amortised_(
     for index, p in enumerate(todo):
         entry = state[p]
         owed = entry.get(OWED, 0.0) + strength
-        wait = entry.get(WAIT, 1 + index * period // len(todo)) - 1
+        # A wait that was set at a lower learning rate may be longer than the present period.
+        wait = min(entry.get(WAIT, 1 + index * period // len(todo)), period) - 1
         if wait <= 0:
             _step(p, group, owed, exact=False)
             owed, wait = 0.0, period

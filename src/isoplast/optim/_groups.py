@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -81,13 +82,18 @@ def exclusive(isometry: float, time: float) -> ValueError:
 def _strength(time: float, lr: float) -> float:
     if not 0.0 < time < math.inf:
         raise ValueError(f"Invalid isometry_time value: {time} (a number of steps > 0)")
-    if lr == 0.0:
-        raise ValueError("isometry_time needs lr > 0, since the strength is 1/(8 lr time); give isometry")
+    if 8.0 * lr * time < sys.float_info.min:  # lr is 0, or the strength would overflow
+        raise ValueError(
+            f"isometry_time={time:g} at lr={lr:g} asks for the strength 1/(8 lr time), which is no finite "
+            "number: give a larger one, or isometry"
+        )
     return 1.0 / (8.0 * lr * time)
 
 
 def _check(group: Group) -> None:
-    isometry, every = group["isometry"], group["isometry_every"]
+    isometry, every, lr = group["isometry"], group["isometry_every"], group["lr"]
+    if not 0.0 <= float(lr) < math.inf:
+        raise ValueError(f"Invalid learning rate: {lr}")
     if not 0.0 <= isometry < math.inf:
         raise ValueError(f"Invalid isometry value: {isometry}")
     if not 0.0 <= group["bias_decay"] < math.inf:

@@ -77,7 +77,7 @@ class IsometryReport:
         if not self.kept:
             return "nothing is kept isometric"
         low, high = self.time_constants
-        times = _steps(low) if high < 1.005 * low else f"{_steps(low)} to {_steps(high)}"
+        times = _steps(low) if high <= 1.005 * low else f"{_steps(low)} to {_steps(high)}"
         noun = "matrix" if self.matrices == 1 else "matrices"
         return (
             f"{self.matrices} {noun}, {_count(self.parameters_kept)} of {_count(self.parameters)} parameters "
