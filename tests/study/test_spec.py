@@ -112,6 +112,7 @@ def test_the_canonical_form_is_strict_json_without_the_label() -> None:
         ({"net_options": (("widht", 3),)}, "unknown setting of network mlp 'widht': did you mean 'width'?"),
         ({"net_options": (("width", "big"),)}, "width of network mlp is 'big': it must be a whole number"),
         ({"net_options": (("width", 0),)}, "width of network mlp is 0"),
+        ({"label": 3}, "label is 3: it must be text"),
         ({"tasks": 3, "switch": Switch(3, "adam")}, "switch at task 3 of 3"),
     ],
 )
@@ -150,6 +151,21 @@ def test_wrong_documents_are_refused_in_one_line(text: str, message: str) -> Non
 def test_exponents_are_numbers_without_a_dot_as_well() -> None:
     assert Run.from_yaml("{lr: 1e-3}").lr == 1e-3
     assert Run.from_yaml("{lr: 3E-3}").lr == 3e-3
+
+
+@pytest.mark.parametrize("text", ["{net: &a {name: mlp, width: *a}}", "{lr: &a [*a]}"])
+def test_an_alias_inside_its_own_value_is_refused(text: str) -> None:
+    with pytest.raises(IsoplastError, match="an alias"):
+        Run.from_yaml(text)
+
+
+def test_merge_keys_are_merged_and_may_be_overridden() -> None:
+    text = "method: &c {name: adamo, isometry: 0.5}\nswitch: {task: 1, method: {<<: *c, isometry: 0.25}}"
+    run = Run.from_yaml(text)
+    assert run.switch is not None
+    assert (dict(run.hyper)["isometry"], dict(run.switch.hyper)["isometry"]) == (0.5, 0.25)
+    with pytest.raises(IsoplastError, match="'lr' is given twice"):
+        Run.from_yaml("{<<: {lr: 1.0}, lr: 2.0, lr: 3.0}")
 
 
 def test_a_method_object_is_made_for_every_task() -> None:

@@ -33,7 +33,7 @@ class Switch:
     hyper: Options = ()
 
     def __post_init__(self) -> None:
-        _set(self, task=_whole("task of switch", self.task, 1), hyper=_hyper(self.method, self.hyper))
+        _set(self, task=whole("task of switch", self.task, 1), hyper=_hyper(self.method, self.hyper))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,10 +89,10 @@ class Run:
         _known("stream", self.stream, streams.names())
         _known("data set", self.data, streams.data_names())
         for name in ("tasks", "epochs", "batch_size"):
-            _set(self, **{name: _whole(name, getattr(self, name), 1)})
+            _set(self, **{name: whole(name, getattr(self, name), 1)})
         if self.samples is not None:
-            _set(self, samples=_whole("samples", self.samples, 1))
-        _set(self, seed=_whole("seed", self.seed, 0), lr=_rate(self.lr), device=_device(self.device))
+            _set(self, samples=whole("samples", self.samples, 1))
+        _set(self, seed=whole("seed", self.seed, 0), lr=_rate(self.lr), device=_device(self.device))
         _set(self, net_options=_net_options(self.net, self.net_options))
         _set(self, hyper=_hyper(self.method, self.hyper))
         if self.switch is not None and self.switch.task >= self.tasks:
@@ -100,6 +100,8 @@ class Run:
                 f"switch at task {self.switch.task} of {self.tasks}: it must come before the last task ends, "
                 f"at 1 to {self.tasks - 1}"
             )
+        if not isinstance(self.label, str):
+            raise IsoplastError(f"label is {self.label!r}: it must be text, put it between quotes")
         _set(self, label=self.label or self._default_label())
 
     def _default_label(self) -> str:
@@ -183,7 +185,8 @@ def _known(kind: str, name: object, names: list[str]) -> None:
         raise unknown(kind, str(name), names)
 
 
-def _whole(name: str, value: object, low: int) -> int:
+def whole(name: str, value: object, low: int) -> int:
+    """The value if it is a whole number of at least `low`; raises IsoplastError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise IsoplastError(f"{name} is {value!r}: it must be a whole number >= {low}")
     return value
