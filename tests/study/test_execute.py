@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from isoplast import methods
 from isoplast._errors import IsoplastError
 from isoplast.methods import About, StepContext, TaskContext
-from isoplast.study import Busy, Failed, Run, RunDirectory, Switch, _files, execute
+from isoplast.study import Busy, Failed, Run, RunDirectory, Status, Switch, _files, _train, execute
 from isoplast.study._random import random_state, restore_random_state, seed_everything
 
 MakeRun = Callable[..., Run]
@@ -147,6 +148,30 @@ def test_a_torn_line_is_cut_off_before_going_on(rescue: Run, whole_rescue: Path,
     assert_same_bits(execute(rescue, tmp_path / "torn").path, whole_rescue)
 
 
+@pytest.mark.slow
+def test_released_together_they_make_one_directory(tiny: MakeRun, tmp_path: Path) -> None:
+    run = tiny()
+    for attempt in range(10):
+        gate, opener = os.pipe()
+        children = []
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                status = 99
+                try:
+                    os.close(opener)
+                    os.read(gate, 1)  # ends when the parent opens the gate
+                    RunDirectory.create(tmp_path / str(attempt), run)
+                    status = 0
+                finally:
+                    os._exit(status)
+            children.append(child)
+        os.close(gate)
+        os.close(opener)
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+        assert RunDirectory(tmp_path / str(attempt) / run.id).read_spec() == run
+
+
 @pytest.mark.parametrize("call", [2, 5, 9, 14])
 def test_a_full_disk_fails_the_run_and_loses_nothing(
     rescue: Run, whole_rescue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
@@ -218,8 +243,80 @@ def test_checkpoints_hold_no_code(rescue: Run, tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_refused(tiny: MakeRun, tmp_path: Path) -> None:
     crash_in_child(tiny(), tmp_path, kill_at_call(14, os, "fsync"))
     checkpoint = tmp_path / tiny().id / "checkpoint.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(IsoplastError, match=r"checkpoint.pt is damaged \(.*\): delete .* and run again"):
+    other = io.BytesIO()
+    torch.save([1, 2], other)
+    for contents in (checkpoint.read_bytes()[:1000], b"", b"garbage", b"\x80\x02}q\x00.", other.getvalue()):
+        checkpoint.write_bytes(contents)
+        with pytest.raises(IsoplastError, match=r"checkpoint.pt is damaged: delete \S+ and run again$"):
+            execute(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize("contents", ["", "{", "[]", '{"state": 3}'])
+def test_a_damaged_status_is_refused(tiny: MakeRun, tmp_path: Path, contents: str) -> None:
+    directory = RunDirectory.create(tmp_path, tiny())
+    (directory.path / "status.json").write_text(contents)
+    with pytest.raises(IsoplastError, match=r"status.json is damaged: delete it, and the run goes on"):
+        execute(tiny(), tmp_path)
+
+
+def test_a_status_of_a_later_version_is_read(tiny: MakeRun, tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path, tiny())
+    (directory.path / "status.json").write_text('{"state": "failed", "tasks": 2, "energy": 3.5}')
+    assert directory.status() == Status(state="failed", tasks=2)
+
+
+@pytest.mark.parametrize("contents", [b"", b"[1]", b"{a: ", b"\xff\xfe", b"{a: 1}"])
+def test_a_damaged_specification_is_refused(tiny: MakeRun, tmp_path: Path, contents: bytes) -> None:
+    directory = RunDirectory.create(tmp_path, tiny())
+    directory.spec.write_bytes(contents)
+    with pytest.raises(IsoplastError, match=r"spec.yaml is damaged: delete \S+ and run again"):
+        execute(tiny(), tmp_path)
+
+
+def test_a_specification_that_this_version_does_not_know_is_named(tiny: MakeRun, tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path, tiny())
+    directory.spec.write_text(directory.spec.read_text() + "speed: 3\n")
+    with pytest.raises(IsoplastError, match=r"spec.yaml: unknown setting of a run 'speed'"):
+        execute(tiny(), tmp_path)
+
+
+def test_a_finished_run_without_its_metrics_is_refused(tiny: MakeRun, tmp_path: Path) -> None:
+    directory = execute(tiny(), tmp_path)
+    directory.metrics.unlink()
+    with pytest.raises(IsoplastError, match=r"metrics.jsonl holds 0 of 4 rows although the run is done: del"):
+        execute(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_threads_are_refused_before_anything_is_written(
+    tiny: MakeRun, tmp_path: Path, threads: int
+) -> None:
+    with pytest.raises(IsoplastError, match=f"threads is {threads}: it must be a whole number >= 1"):
+        execute(tiny(), tmp_path, threads=threads)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_only_the_optimizer_refuses_is_one_line(
+    tiny: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **named: Any) -> None:
+        raise ValueError("Invalid eps value\nsecond line")
+
+    monkeypatch.setattr(torch.optim, "Adam", refuse)
+    with pytest.raises(IsoplastError, match=r"method adam with lr 0.003: Invalid eps value$"):
+        execute(tiny(method="adam"), tmp_path)
+
+
+def test_an_untrained_network_without_a_finite_loss_is_said_to_be_untrained(
+    tiny: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = _train.measure
+
+    def broken(model: nn.Module, inputs: Tensor, targets: Tensor) -> Any:
+        return dataclasses.replace(original(model, inputs, targets), loss=float("nan"))
+
+    monkeypatch.setattr(_train, "measure", broken)
+    with pytest.raises(Failed, match=r"the loss is nan on all of task 0 before any training"):
         execute(tiny(), tmp_path)
 
 
@@ -386,13 +483,16 @@ def test_going_on_with_other_code_is_said(tiny: MakeRun, tmp_path: Path) -> None
     directory = RunDirectory(tmp_path / tiny().id)
     status = directory.status()
     versions = {**status.provenance["versions"], "torch": "1.0"}
-    directory.write_status(
-        dataclasses.replace(status, provenance={**status.provenance, "versions": versions})
-    )
+    git = {"commit": "0123456789abcdef", "changed": True}
+    before = {**status.provenance, "versions": versions, "git": git}
+    directory.write_status(dataclasses.replace(status, provenance=before))
     said: list[str] = []
     execute(tiny(), tmp_path, say=said.append)
-    assert sum(line.startswith("warning: versions was {") for line in said) == 1
-    assert not any(line.startswith("warning: threads") for line in said)
+    torch_line, source_line = [line for line in said if line.startswith("warning: since")]
+    now = status.provenance["versions"]["torch"]
+    assert torch_line == f"warning: since the interruption, torch was 1.0 and is {now}"
+    known = "the source of isoplast was commit 0123456789ab with changed files and is "
+    assert source_line.startswith(f"warning: since the interruption, {known}")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -49,9 +49,10 @@ def test_a_line_torn_anywhere_is_dropped_and_nothing_else(
     assert _files.read_rows(file) == ROWS[:complete]
 
 
-def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['{"task"', "3", "[]"])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "metrics.jsonl"
-    file.write_text('{"task": 0}\n{"task"\n{"task": 2}\n')
+    file.write_text(f'{{"task": 0}}\n{line}\n{{"task": 2}}\n')
     with pytest.raises(IsoplastError, match=r"metrics.jsonl line 2 is damaged: delete its directory"):
         _files.read_rows(file)
 
@@ -82,10 +83,34 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_write_whole_replaces_what_a_killed_process_left_aside(tmp_path: Path) -> None:
-    (tmp_path / "status.json.tmp").write_text("half of")
-    _files.write_whole(tmp_path / "status.json", b"{}")
-    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+def test_two_processes_that_replace_the_same_file_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, original = tmp_path / "spec.yaml", os.fsync
+
+    def meanwhile(descriptor: int) -> None:  # another process writes the file while this one is at it
+        monkeypatch.setattr(os, "fsync", original)
+        _files.write_whole(file, b"theirs")
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    _files.write_whole(file, b"ours")
+    assert file.read_bytes() == b"ours"
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_what_a_killed_process_left_aside_is_dropped(tmp_path: Path) -> None:
+    for name in ("status.json", "status.json.0a1b.tmp", "status.json.tmp", "spec.yaml.0a1b.tmp"):
+        (tmp_path / name).write_text("half of")
+    _files.drop_aside(tmp_path / "status.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["spec.yaml.0a1b.tmp", "status.json"]
+
+
+@pytest.mark.parametrize("contents", [b"", b'{"a": 1', b"[1]", b"\xff"])
+def test_json_that_is_no_mapping_is_named_with_the_remedy(tmp_path: Path, contents: bytes) -> None:
+    file = tmp_path / "index.json"
+    file.write_bytes(contents)
+    with pytest.raises(IsoplastError, match=r"index.json is damaged: delete it$"):
+        _files.read_mapping(file, "delete it")
 
 
 def test_a_directory_has_one_owner(tmp_path: Path) -> None:

@@ -16,17 +16,18 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from isoplast._errors import IsoplastError
-from isoplast.study import _files
+from isoplast.study import _files, _yaml
 from isoplast.study._spec import Run
 
+_ESSENTIAL = {"stream", "data", "tasks", "net", "method", "seed"}  # what every reader relies on
 State = Literal["waiting", "running", "done", "failed", "interrupted"]
 
 
@@ -71,28 +72,75 @@ class RunDirectory:
         """The directory of a run below a parent directory, made and described if need be.
 
         Raises:
-            IsoplastError: it holds another run.
+            IsoplastError: it holds another run, or a damaged specification.
+            Busy: it must be described, and another process owns it.
         """
         directory = cls(parent / run.id)
         directory.path.mkdir(parents=True, exist_ok=True)
-        text = run.to_yaml()
-        if directory.spec.exists() and directory.read_spec() != run:
-            raise IsoplastError(f"{directory.path} holds another run: choose another directory")
-        if not directory.spec.exists() or directory.spec.read_text() != text:
-            _files.write_whole(directory.spec, text.encode())
+        if not directory._describes(run):
+            with directory.owned(patience=5.0):
+                _files.write_whole(directory.spec, run.to_yaml().encode())
         return directory
+
+    def _describes(self, run: Run) -> bool:
+        if not self.spec.exists():
+            return False
+        found = self.read_spec()
+        if found != run:
+            raise IsoplastError(f"{self.path} holds another run: choose another directory")
+        return found.to_yaml() == run.to_yaml()
+
+    @contextmanager
+    def owned(self, patience: float = 0.0) -> Iterator[None]:
+        """Own the directory while the block runs; what killed owners left half-written is removed.
+
+        Raises:
+            Busy: after so many seconds another process still owns it.
+        """
+        with _files.locked(self.path, patience):
+            for file in (self.spec, self.checkpoint, self._status):
+                _files.drop_aside(file)
+            yield
 
     def read_spec(self) -> Run:
         """The run that this directory belongs to."""
         if not self.spec.exists():
             raise IsoplastError(f"{self.path} is not the directory of a run: it has no spec.yaml")
-        return Run.from_yaml(self.spec.read_text(), str(self.spec))
+        try:
+            return Run.from_mapping(self.read_settings())
+        except IsoplastError as error:
+            prefix = "" if str(self.spec) in str(error) else f"{self.spec}: "
+            raise IsoplastError(f"{prefix}{error}") from None
+
+    def read_settings(self) -> dict[str, Any]:
+        """The specification as it was written, whether or not this version knows all it names.
+
+        Raises:
+            IsoplastError: it is damaged.
+        """
+        try:
+            settings = _yaml.parse(self.spec.read_text(encoding="utf-8"), str(self.spec))
+        except ValueError:  # what is no text, and what is no YAML
+            settings = None
+        if not isinstance(settings, dict) or not settings.keys() >= _ESSENTIAL:
+            raise IsoplastError(f"{self.spec} is damaged: delete {self.path} and run again")
+        return settings
 
     def status(self) -> Status:
-        """How far the run is; "interrupted" if it says "running" but no process owns the directory."""
+        """How far the run is; "interrupted" if it says "running" but no process owns the directory.
+
+        Raises:
+            IsoplastError: status.json is damaged.
+        """
         if not self._status.exists():
             return Status()
-        status = Status(**json.loads(self._status.read_text()))
+        remedy = "delete it, and the run goes on from its checkpoint when it is started again"
+        found = _files.read_mapping(self._status, remedy)
+        # A later version may write more.
+        known = {field.name: found[field.name] for field in dataclasses.fields(Status) if field.name in found}
+        status = Status(**known)
+        if any(not isinstance(value, type(getattr(Status(), name))) for name, value in known.items()):
+            raise IsoplastError(f"{self._status} is damaged: {remedy}")
         if status.state == "running" and not _files.is_locked(self.path):
             return dataclasses.replace(status, state="interrupted")
         return status
@@ -123,14 +171,30 @@ class RunDirectory:
         """
         if not self.checkpoint.exists():
             return None
-        try:
-            contents: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise IsoplastError(
-                f"{self.checkpoint} is damaged ({reason}): delete {self.path} and run again"
-            ) from None
+        contents = self._unpickled(self.checkpoint.read_bytes())
+        if not isinstance(contents, dict) or "format" not in contents:
+            raise IsoplastError(f"{self.checkpoint} is damaged: delete {self.path} and run again")
         return contents
+
+    @staticmethod
+    def _unpickled(contents: bytes) -> Any:
+        try:
+            return torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
+        except Exception:  # damaged bytes let an unpickler raise nearly anything
+            return None
+
+    def check_complete(self, tasks: int) -> None:
+        """Make sure that the metrics of a finished run are all there.
+
+        Raises:
+            IsoplastError: some are gone.
+        """
+        count = len(_files.read_rows(self.metrics))
+        if count != tasks + 1:
+            raise IsoplastError(
+                f"{self.metrics} holds {count} of {tasks + 1} rows although the run is done: "
+                f"delete {self.path} and run again"
+            )
 
     def rewind(self, size: int) -> None:
         """Drop all metrics after the first `size` bytes: they belong to tasks that are trained again."""

@@ -14,12 +14,11 @@ import torch
 
 from isoplast import streams
 from isoplast._errors import IsoplastError
-from isoplast.study import _files
 from isoplast.study._directory import RunDirectory, State
 from isoplast.study._instruments import Instruments
-from isoplast.study._provenance import peak_memory, provenance
+from isoplast.study._provenance import changes, peak_memory, provenance
 from isoplast.study._random import random_state, reproducible, restore_random_state, seed_everything
-from isoplast.study._spec import Run
+from isoplast.study._spec import Run, whole
 from isoplast.study._train import Diverged, Trainer
 
 FORMAT = 1  # of checkpoint.pt
@@ -60,7 +59,7 @@ def execute(
     Args:
         run: what to run.
         parent: the run's directory is parent / run.id.
-        threads: threads of torch; the bits depend on it.
+        threads: threads of torch, >= 1; the bits depend on it.
         on_progress: called after every epoch.
         say: called with lines a user should read.
 
@@ -70,12 +69,15 @@ def execute(
     Raises:
         Failed: the loss became non-finite, or a file could not be written; `status()` holds the reason.
         Busy: another process is at this run.
-        IsoplastError: the data is missing or damaged, or the device is not there.
+        IsoplastError: the data or a file of the directory is missing or damaged, the device is not there, or
+            a setting is out of range.
     """
+    whole("threads", threads, 1)
     _prepare_device(run.device)
     directory = RunDirectory.create(parent, run)
-    with _files.locked(directory.path, patience=5.0):
+    with directory.owned(patience=5.0):
         if directory.status().state == "done":
+            directory.check_complete(run.tasks)
             return directory
         with reproducible(threads):
             _Attempt(run, directory, threads, on_progress, say).execute()
@@ -162,10 +164,9 @@ class _Attempt:
     def _record_origin(self, data: streams.Dataset) -> None:
         """Write down where the result comes from; say so if an earlier attempt ran on other code."""
         origin = provenance(self.device, self.threads)
-        for what in ("versions", "git", "threads"):
-            before = self.earlier.provenance.get(what)
-            if self.earlier.provenance and before != origin[what]:
-                self.say(f"warning: {what} was {before} before this interruption and is {origin[what]} now")
+        if self.earlier.provenance:
+            for change in changes(self.earlier.provenance, origin):
+                self.say(f"warning: since the interruption, {change}")
         origin["data"] = {"note": data.note, "fingerprint": data.fingerprint}
         self._note("running", provenance=origin)
 

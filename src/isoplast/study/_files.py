@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +23,12 @@ class Busy(IsoplastError):
 def write_whole(path: Path, contents: bytes) -> None:
     """Replace a file's contents at once: written aside, forced to disk, renamed.
 
+    The file aside has a name of its own: two processes that replace the same file do not meet.
+
     Raises:
         OSError: the disk is full or the file cannot be written; the old file stays, nothing is left aside.
     """
-    aside = path.with_name(f"{path.name}.tmp")
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with aside.open("wb") as file:
             file.write(contents)
@@ -38,6 +41,12 @@ def write_whole(path: Path, contents: bytes) -> None:
     _sync(path.parent)
 
 
+def drop_aside(path: Path) -> None:
+    """Remove what killed processes left aside of a file; only for who alone may write it."""
+    for aside in path.parent.glob(f"{path.name}*.tmp"):
+        aside.unlink(missing_ok=True)
+
+
 def _sync(directory: Path) -> None:
     """Force a directory's entries to disk: until then a rename may be lost with the power."""
     descriptor = os.open(directory, os.O_RDONLY)
@@ -45,6 +54,21 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_mapping(path: Path, remedy: str) -> dict[str, Any]:
+    """The mapping in a JSON file.
+
+    Raises:
+        IsoplastError: it holds something else; ends with the remedy.
+    """
+    try:
+        contents = json.loads(path.read_bytes())
+    except ValueError:
+        contents = None
+    if not isinstance(contents, dict):
+        raise IsoplastError(f"{path} is damaged: {remedy}")
+    return contents
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -67,16 +91,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         IsoplastError: a line other than the last is damaged.
     """
+    remedy = "delete its directory and run again"
     if not path.exists():
         return []
     *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends in a newline: what follows is torn
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
-            remedy = "delete its directory and run again"
-            raise IsoplastError(f"{path} line {number} is damaged: {remedy}") from None
+            row = None
+        if not isinstance(row, dict):
+            raise IsoplastError(f"{path} line {number} is damaged: {remedy}")
+        rows.append(row)
     return rows
 
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from isoplast._errors import IsoplastError
 from isoplast.study._directory import RunDirectory
 from isoplast.study._files import read_rows
+from isoplast.study._index import read_index
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,7 +44,7 @@ def load_study(path: str | Path) -> pl.DataFrame:
     import polars as pl
 
     directories = _directories(Path(path))
-    specs = [_columns(_read_yaml(directory)) for directory in directories]
+    specs = [_columns(directory.read_settings()) for directory in directories]
     names = list(dict.fromkeys(name for spec in specs for name in spec))
     spec_columns = {name: _uniform([spec.get(name) for spec in specs]) for name in names}
     columns: dict[str, list[Any]] = {"run_id": [], **{name: [] for name in names}}
@@ -72,13 +71,13 @@ def load_runs(path: str | Path) -> pl.DataFrame:
         `provenance`, a JSON text: versions, source state, data, machine.
 
     Raises:
-        IsoplastError: there are no runs at that path.
+        IsoplastError: there are no runs at that path, or a file is damaged.
     """
     import polars as pl
 
     rows = []
     for directory in _directories(Path(path)):
-        spec, status = _read_yaml(directory), directory.status()
+        spec, status = directory.read_settings(), directory.status()
         rows.append(
             {
                 "run_id": directory.path.name,
@@ -116,20 +115,11 @@ def _directories(path: Path) -> list[RunDirectory]:
     """The runs at a path: in the study's order where there is an index, else by name."""
     if (path / "spec.yaml").exists():
         return [RunDirectory(path)]
-    index = path / "index.json"
-    if index.exists():
-        names = [run["id"] for run in json.loads(index.read_text())["runs"]]
-    else:
-        names = sorted(spec.parent.name for spec in path.glob("*/spec.yaml"))
+    index = read_index(path)
+    names = index.runs if index else sorted(spec.parent.name for spec in path.glob("*/spec.yaml"))
     if not names:
         raise IsoplastError(f"{path} holds no results: give the directory of a study or of a run")
     return [RunDirectory(path / name) for name in names if (path / name / "spec.yaml").exists()]
-
-
-def _read_yaml(directory: RunDirectory) -> dict[str, Any]:
-    """The specification as it was written, whether or not this version knows all it names."""
-    spec: dict[str, Any] = yaml.safe_load(directory.spec.read_text())
-    return spec
 
 
 def _columns(spec: Mapping[str, Any]) -> dict[str, Any]:

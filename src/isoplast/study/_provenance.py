@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,29 @@ def git_state(directory: Path) -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def git_words(state: Mapping[str, Any] | None) -> str:
+    """What `git_state` found, for people."""
+    if state is None:
+        return "installed, not a checkout"
+    return f"commit {state['commit'][:12]}" + (" with changed files" if state["changed"] else "")
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What results depend on and is not as it was: one line for each, such as "torch was 2.9 and is 2.10"."""
+    old, new = _decisive(before), _decisive(now)
+    names = dict.fromkeys((*new, *old))
+    pairs = [(name, old.get(name, "absent"), new.get(name, "absent")) for name in names]
+    return [f"{name} was {was} and is {is_now}" for name, was, is_now in pairs if was != is_now]
+
+
+def _decisive(origin: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        **origin["versions"],
+        "the source of isoplast": git_words(origin["git"]),
+        "the number of threads": str(origin["threads"]),
+    }
 
 
 def processor() -> str:

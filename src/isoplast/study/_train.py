@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
 
 from isoplast import nn
+from isoplast._errors import IsoplastError
 from isoplast.methods import StepContext, TaskContext
 from isoplast.streams import Task
 from isoplast.study._instruments import Instruments, measure
@@ -36,7 +39,7 @@ class Trainer:
         self.method = run.make_method()
         model = nn.build(run.net, input_shape=input_shape, classes=classes, **dict(run.net_options))
         self.model = self.method.prepare(model).to(self.device)
-        self.optimizer = self.method.optimizer(self.model, run.lr)
+        self.optimizer = self._fresh_optimizer()
         self.steps = 0
         self._steps_of_method = 0
         if run.switch is not None and task > run.switch.task:
@@ -46,8 +49,15 @@ class Trainer:
         assert self.run.switch is not None
         self.method = self.run.make_method(self.run.switch.task)
         self.model = self.method.prepare(self.model).to(self.device)
-        self.optimizer = self.method.optimizer(self.model, self.run.lr)
+        self.optimizer = self._fresh_optimizer()
         self._steps_of_method = 0
+
+    def _fresh_optimizer(self) -> Optimizer:
+        try:
+            return self.method.optimizer(self.model, self.run.lr)
+        except ValueError as error:  # a combination of settings that only the optimizer can judge
+            reason = str(error).partition("\n")[0]
+            raise IsoplastError(f"method {self.method.name} with lr {self.run.lr:g}: {reason}") from error
 
     def begin(self, task: Task) -> bool:
         """Get ready to train on a task; returns whether another method takes over."""
@@ -88,16 +98,16 @@ class Trainer:
             context.step += 1
             method.after_step(context)
             losses.append(context.loss)
-        self._check(torch.stack(losses), self._task, epoch)  # one synchronisation per epoch, not per step
+        self._check(torch.stack(losses), epoch)  # one synchronisation per epoch, not per step
         self.steps += len(losses)
         self._steps_of_method += len(losses)
 
-    def _check(self, losses: Tensor, task: int, epoch: int) -> None:
+    def _check(self, losses: Tensor, epoch: int) -> None:
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
             first = int(bad[0])
             raise Diverged(
-                f"the loss is {losses[first].item()} at task {task}, epoch {epoch}, "
+                f"the loss is {losses[first].item()} at task {self._task}, epoch {epoch}, "
                 f"step {self.steps + first} (lr {self.run.lr:g}): lower the learning rate"
             )
 
@@ -108,7 +118,14 @@ class Trainer:
             Diverged: the loss is not finite.
         """
         found = measure(self.model, task.inputs.to(self.device), task.targets.to(self.device))
-        self._check(torch.tensor([found.loss]), task.index, self.run.epochs - 1)
+        if not math.isfinite(found.loss):
+            if self.steps == 0:
+                where, remedy = "before any training", "choose another network or initialisation"
+            else:
+                where, remedy = f"after the last epoch of task {task.index}", "lower the learning rate"
+            raise Diverged(
+                f"the loss is {found.loss} on all of task {task.index} {where} (lr {self.run.lr:g}): {remedy}"
+            )
         return found
 
     def state(self) -> dict[str, Any]:
