@@ -72,6 +72,11 @@ def options(instance: Any) -> Options:
     return tuple(sorted((name, value) for name, value in values.items() if name not in absent))
 
 
+def takes_list(cls: type, name: str) -> bool:
+    """Whether a field of a dataclass takes a list of values; False for a name that is no field."""
+    return any(get_origin(choice) is tuple for choice in _choices(get_type_hints(cls).get(name)))
+
+
 def _convert(value: Any, hint: Any, what: str) -> Any:
     for choice in _choices(hint):
         fits, result = _fit(value, choice)

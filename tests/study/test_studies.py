@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from isoplast._errors import IsoplastError
-from isoplast.study import Study, Switch, builtin_studies, find_study
+from isoplast.study import Study, Switch, builtin_studies, find_study, load_runs, load_study
 
 
 def test_streams_times_methods_times_seeds_times_swept_values() -> None:
@@ -89,6 +89,19 @@ def test_the_ready_made_studies_are_found_by_name_and_named_like_their_file(name
         ("{name: a, methods: [{method: {name: adamo, isometri: 1}}]}", "did you mean 'isometry'?"),
         ("{methods: [adam]}", "name is None"),
         ("{name: a/b}", "name is 'a/b'"),
+        ("{name: .}", "name is '.'"),
+        ("{name: ..}", "name is '..'"),
+        ("{name: a, run: {lr: 2024-01-01}}", r"lr is datetime.date\(2024, 1, 1\)"),
+        ("{name: a, run: {lr: !!set {1, 2}}}", r"lr is \{1, 2\}"),
+        ("{name: a, run: {tasks: !!binary aGk=}}", "tasks is b'hi'"),
+        ("{name: a, run: {net: &a {name: mlp, width: *a}}}", "an alias"),
+        ("{name: a, run: {label: 3}}", "label is 3: it must be text"),
+        ("{name: a, run: {net: {name: mlp, 3: []}}}", "net.3 is an empty list"),
+        ("{name: a, streams: [random-label]}", "did you mean 'random-labels'?"),
+        (
+            "{name: a, methods: [{method: {name: adam, betas: [0.9]}}]}",
+            "betas of method adam is .* list of 2",
+        ),
         ("{name: a, methods: []}", r"methods is \[\]: it must be a list that is not empty"),
         ("{name: a, seeds: 3}", "seeds is 3"),
         ("{name: a, seeds: [0, 0]}", "'AdamO' and 'AdamO' with seed 0 are the same run"),
@@ -112,6 +125,24 @@ def test_wrong_studies_are_refused_in_one_line_that_names_the_file(text: str, me
     assert "\n" not in str(caught.value)
 
 
+def test_a_stream_may_be_just_its_name() -> None:
+    (run,) = Study.parse("{name: a, streams: [random-labels], methods: [adam]}").runs
+    assert run.stream == "random-labels"
+
+
+def test_a_list_for_a_setting_that_is_a_list_is_one_value() -> None:
+    (run,) = Study.parse("{name: a, run: {method: {name: adam, betas: [0.8, 0.99]}}}").runs
+    assert dict(run.hyper)["betas"] == (0.8, 0.99)
+    assert run.label == "Adam"
+    swept = Study.parse(
+        "{name: a, run: {tasks: 3}, methods:"
+        " [{method: {name: [adam, adamw], betas: [[0.8, 0.99], [0.9, 0.95]]}},"
+        " {label: late, switch: {task: 1, method: {name: adamo, betas: [0.7, 0.9]}}}]}"
+    )
+    assert [dict(run.hyper)["betas"] for run in swept.runs[:4]] == [(0.8, 0.99), (0.9, 0.95)] * 2
+    assert len(swept.runs) == 5
+
+
 def test_labels_tell_equal_methods_apart() -> None:
     study = Study.parse("{name: a, methods: [adam, {method: adam, lr: 1.0, label: fast}]}")
     assert [run.label for run in study.runs] == ["Adam", "fast"]
@@ -133,3 +164,13 @@ def test_a_directory_belongs_to_one_study(tmp_path: Path) -> None:
     assert Study.load(tmp_path / "study.yaml").name == "one"
     with pytest.raises(IsoplastError, match="holds the results of study 'one': choose another --out"):
         Study.parse("{name: two}").describe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "contents", ["", "[]", "{", '{"name": "one"}', '{"name": 1, "about": "", "runs": []}']
+)
+def test_a_damaged_index_is_refused(tmp_path: Path, contents: str) -> None:
+    (tmp_path / "index.json").write_text(contents)
+    for read in (Study.parse("{name: one}").describe, load_study, load_runs):
+        with pytest.raises(IsoplastError, match=r"index.json is damaged: delete it, and the same"):
+            read(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -10,8 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from isoplast import methods, nn
 from isoplast._errors import IsoplastError, unknown
+from isoplast._options import takes_list
 from isoplast.study import _files, _yaml
+from isoplast.study._index import read_index
 from isoplast.study._spec import Run
 
 _KeyPath: TypeAlias = tuple[str, ...]
@@ -39,9 +43,10 @@ class Study:
         """The study that a YAML document describes.
 
         The keys: `name`; `about`; `run`, the settings that all runs share; `streams` and `methods`, lists of
-        settings that replace some of those, every entry of the one with every entry of the other (an entry of
-        `methods` may be just the name of a method); `seeds`. A list of values where one is expected is swept:
-        one run for each. What was swept is appended to the label.
+        settings that replace some of those, every entry of the one with every entry of the other (an entry
+        may be just the name of a stream or a method); `seeds`. A list of values where one is expected is
+        swept: one run for each. What was swept is appended to the label. A setting that is a list itself,
+        such as `betas`, is swept by a list of lists.
 
         Args:
             text: the document.
@@ -63,8 +68,10 @@ class Study:
                 if key not in _KEYS:
                     raise unknown("key of a study", str(key), _KEYS)
             name = document.get("name")
-            if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
-                raise IsoplastError(f"name is {name!r}: use letters, digits, '_', '-' and '.'")
+            if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+                raise IsoplastError(
+                    f"name is {name!r}: use letters, digits, '_', '-' and '.', no '-' or '.' in front"
+                )
             return cls(name, str(document.get("about", "")), _runs(document), text)
         except IsoplastError as error:
             raise IsoplastError(f"{source}: {error}") from None
@@ -85,16 +92,22 @@ class Study:
     def describe(self, directory: Path) -> None:
         """Write study.yaml and index.json (the runs in their order) into the directory of the results.
 
+        The caller owns the directory.
+
         Raises:
             IsoplastError: the directory holds the results of another study.
         """
-        index = directory / "index.json"
-        if index.exists() and (name := json.loads(index.read_text())["name"]) != self.name:
-            raise IsoplastError(f"{directory} holds the results of study {name!r}: choose another --out")
+        found = read_index(directory)
+        if found is not None and found.name != self.name:
+            raise IsoplastError(
+                f"{directory} holds the results of study {found.name!r}: choose another --out"
+            )
         runs = [{"id": run.id, "label": run.label} for run in self.runs]
         contents = {"name": self.name, "about": self.about, "runs": runs}
-        _files.write_whole(directory / "study.yaml", self.text.encode())
-        _files.write_whole(index, json.dumps(contents, indent=1).encode())
+        documents = {"study.yaml": self.text, "index.json": json.dumps(contents, indent=1)}
+        for name, text in documents.items():
+            _files.drop_aside(directory / name)
+            _files.write_whole(directory / name, text.encode())
 
 
 def builtin_studies() -> dict[str, Path]:
@@ -124,18 +137,15 @@ def find_study(name: str) -> Path:
 
 def _runs(document: Mapping[str, Any]) -> tuple[Run, ...]:
     shared = _settings("run", document.get("run", {}))
-    streams = [_settings("streams", entry) for entry in _list(document, "streams", [{}])]
-    methods = [
-        _settings("methods", {"method": entry} if isinstance(entry, str) else entry)
-        for entry in _list(document, "methods", [{}])
-    ]
+    streams = [_entry("stream", entry) for entry in _list(document, "streams", [{}])]
+    remedies = [_entry("method", entry) for entry in _list(document, "methods", [{}])]
     seeds = _list(document, "seeds", [0])
-    for settings in (shared, *streams, *methods):
+    for settings in (shared, *streams, *remedies):
         if "seed" in settings:
             raise IsoplastError("seed is set for some of the runs: list all seeds under 'seeds'")
     labels: dict[tuple[int, str], int] = {}
     arms: list[Mapping[str, Any]] = []
-    for (place, stream), (number, method) in itertools.product(enumerate(streams), enumerate(methods)):
+    for (place, stream), (number, method) in itertools.product(enumerate(streams), enumerate(remedies)):
         for arm, swept in _sweep(_merge(_merge(shared, stream), method)):
             values = [f"{key} {_short(value)}" for key, value in swept]
             label = ", ".join([Run.from_mapping(arm).label, *values])
@@ -155,6 +165,11 @@ def _settings(key: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise IsoplastError(f"{key} holds {value!r}: it must be a mapping of settings")
     return value
+
+
+def _entry(kind: str, entry: object) -> Mapping[str, Any]:
+    """An entry of `streams` or `methods`: settings, or just a name."""
+    return {kind: entry} if isinstance(entry, str) else _settings(f"{kind}s", entry)
 
 
 def _list(document: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> Sequence[Any]:
@@ -180,7 +195,7 @@ def _sweep(settings: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], list[t
     """All combinations of the values of settings that are lists, each with what was chosen for them."""
     axes = list(_axes(settings))
     for values in itertools.product(*(choices for _, choices in axes)):
-        arm: dict[str, Any] = json.loads(json.dumps(settings))  # a deep copy; YAML held plain values only
+        arm = copy.deepcopy(dict(settings))
         for (path, _), value in zip(axes, values, strict=True):
             inner = arm
             for key in path[:-1]:
@@ -196,8 +211,19 @@ def _axes(settings: Mapping[str, Any], path: _KeyPath = ()) -> Iterator[tuple[_K
             yield from _axes(value, (*path, key))
         elif isinstance(value, list):
             if not value:
-                raise IsoplastError(f"{'.'.join((*path, key))} is an empty list: give the values to sweep")
-            yield (*path, key), value
+                where = ".".join(map(str, (*path, key)))
+                raise IsoplastError(f"{where} is an empty list: give the values to sweep")
+            if isinstance(value[0], list) or not (path and _takes_list(path[-1], settings.get("name"), key)):
+                yield (*path, key), value
+
+
+def _takes_list(kind: str, name: Any, key: str) -> bool:
+    """Whether a setting of a network or a method is a list itself, such as `betas`."""
+    if isinstance(name, list):  # swept
+        return any(_takes_list(kind, one, key) for one in name)
+    if not isinstance(name, str) or kind not in ("net", "method"):
+        return False
+    return takes_list(type(nn.spec(name) if kind == "net" else methods.get(name)), key)
 
 
 def _short(value: Any) -> str:
