@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from same_bits import assert_same_bits
 
+from isoplast import streams
 from isoplast._errors import IsoplastError
 from isoplast.study import Busy, Outcome, Progress, Run, RunDirectory, Study, _files, execute, run_study
 from isoplast.study._cores import usable_cores
@@ -291,9 +292,29 @@ def test_a_disk_that_fills_up_fails_the_run_with_the_reason_and_loses_nothing(
 
 @pytest.mark.parametrize(("jobs", "threads"), [(0, 1), (-1, 1), (1, 0)])
 def test_no_workers_or_threads_are_refused(tmp_path: Path, jobs: int, threads: int) -> None:
-    with pytest.raises(IsoplastError, match="must be at least 1"):
+    with pytest.raises(IsoplastError, match="it must be a whole number >= 1"):
         run_study(Study.parse(TWO), tmp_path, jobs=jobs, threads=threads)
     assert not list(tmp_path.iterdir())
+
+
+def test_each_data_set_is_read_once_before_any_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int | None]] = []
+
+    def load(name: str, *, samples: int | None = None) -> None:
+        asked.append((name, samples))
+        assert _files.is_locked(tmp_path)
+        if name == "mnist":
+            raise IsoplastError("mnist is damaged")
+
+    monkeypatch.setattr(streams, "load_data", load)
+    recorder = Recorder()
+    study = Study.parse("{name: a, streams: [{samples: 100}, {data: mnist}], methods: [adam, adamo]}")
+    with pytest.raises(IsoplastError, match="mnist is damaged"):
+        run_study(study, tmp_path, display=recorder)
+    assert asked == [("digits", 100), ("mnist", None)]
+    assert recorder.events == []
 
 
 def test_a_directory_in_use_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -35,8 +35,11 @@ def display(console: Console, runs: Sequence[Run]) -> Iterator[Display]:
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    progress = Progress(*columns, console=console, transient=True)
+    try:
         yield _Live(console, progress, len(runs))
+    finally:
+        progress.stop()
 
 
 def _name(run: Run) -> str:
@@ -66,7 +69,7 @@ class _Lines:
 
 
 class _Live(_Lines):
-    """A bar for each run at work and one for all of them."""
+    """A bar for each run at work and one for all of them, from the first start on, after any download."""
 
     def __init__(self, console: Console, progress: Progress, total: int) -> None:
         super().__init__(console, total)
@@ -75,6 +78,7 @@ class _Live(_Lines):
         self.all = progress.add_task("all runs", total=total, note="")
 
     def started(self, run: Run) -> None:
+        self.progress.start()
         self.bars[run] = self.progress.add_task(escape(_name(run)), total=run.tasks, note="starting")
 
     def progressed(self, run: Run, progress: Place) -> None:

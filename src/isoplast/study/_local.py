@@ -11,16 +11,16 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from isoplast._errors import IsoplastError
+from isoplast import streams
 from isoplast.study._cores import usable_cores
 from isoplast.study._directory import RunDirectory
 from isoplast.study._execute import Progress
 from isoplast.study._files import Busy, locked
-from isoplast.study._spec import Run
+from isoplast.study._spec import Run, whole
 from isoplast.study._study import Study
 
 DONE, FAILED, BUSY, ORPHANED = 0, 1, 75, 76  # exit status of a worker
@@ -89,21 +89,36 @@ def run_study(
 
     Raises:
         Busy: another process runs a study in this directory.
-        IsoplastError: the directory holds another study, or jobs or threads are out of range.
+        IsoplastError: the directory holds another study or a damaged file, data cannot be had, or jobs or
+            threads are out of range. No run has been started then.
     """
     for name, value in (("jobs", jobs), ("threads", threads)):
-        if value is not None and value < 1:
-            raise IsoplastError(f"{name} is {value}: it must be at least 1")
+        if value is not None:
+            whole(name, value, 1)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         study.describe(out)
         directories = {run: RunDirectory.create(out, run) for run in study.runs}
         outcomes = {run: Outcome(run, directory) for run, directory in directories.items()}
-        missing = [run for run, directory in directories.items() if directory.status().state != "done"]
+        missing = _missing(directories)
+        # Here, once: a download is seen and not made by every worker, a bad file stops nothing half-way.
+        for data, samples in dict.fromkeys((run.data, run.samples) for run in missing):
+            streams.load_data(data, samples=samples)
         pool = _Pool(jobs or max(1, usable_cores() // threads), threads, display or Silent())
         for outcome in pool.work_through(Outcome(run, directories[run]) for run in missing):
             outcomes[outcome.run] = outcome
     return [outcomes[run] for run in study.runs]
+
+
+def _missing(directories: Mapping[Run, RunDirectory]) -> list[Run]:
+    """The runs that are not done; those that are must be complete."""
+    missing = []
+    for run, directory in directories.items():
+        if directory.status().state == "done":
+            directory.check_complete(run.tasks)
+        else:
+            missing.append(run)
+    return missing
 
 
 class _Worker:
@@ -167,7 +182,7 @@ class _Worker:
 
     def _mark(self, failure: str) -> None:
         # On a full disk this may fail as well; the run then reads as interrupted.
-        with contextlib.suppress(Busy, OSError), locked(self.directory.path, patience=1.0):
+        with contextlib.suppress(Busy, OSError), self.directory.owned(patience=1.0):
             status = dataclasses.replace(self.directory.status(), state="failed", reason=failure)
             self.directory.write_status(status)
 
