@@ -30,6 +30,17 @@ def test_help_fits_eighty_columns(
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80
     assert "None" not in said
+    if not command:
+        assert "--version" in said
+    if command == ["run"]:
+        words = " ".join(said.replace("│", " ").split())
+        for names in (
+            "random-labels",
+            "cifar10, digits, mnist",
+            "cnn, mlp, resnet18, vit",
+            "adam, adamo, adamw",
+        ):
+            assert names in words
 
 
 def test_a_run_says_what_it_found_and_is_not_done_again(
@@ -72,6 +83,10 @@ def test_a_run_says_what_it_found_and_is_not_done_again(
         ("run --hyper isometry", "--hyper got 'isometry': write KEY=VALUE"),
         ("run --hyper isometry=nan", "isometry of method adamo is 'nan': it must be a finite number"),
         ("run --hyper isometry=1 isometry_time=2", "method adamo got isometry=1.0 and isometry_time=2.0"),
+        ("run --hyper isometry=1 isometry=2", "--hyper got 'isometry=2', but isometry is given already"),
+        ("run --width 8 --net-options width=9", "--net-options got 'width=9', but width is given already"),
+        ("run --threads 0", "threads is 0: it must be a whole number >= 1"),
+        ("run --hyper isometry_time=1e-320", "method adamo with lr 0.001: "),
         ("run --samples 100000", "samples=100000 of data 'digits'"),
         ("run --device cuda:9", "device 'cuda:9' is not there"),
         ("study demmo", "unknown study 'demmo': did you mean 'demo'?"),

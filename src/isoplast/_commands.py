@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from isoplast import methods, nn, streams
 from isoplast._errors import IsoplastError
 from isoplast._options import Options
 from isoplast.study import (
@@ -35,13 +36,26 @@ _File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help_
 _Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
 
+def _named(text: str, names: Sequence[str]) -> Any:
+    """Help that lists what there is, from the registries."""
+    return tyro.conf.arg(help=f"{text}: {', '.join(names)}.")
+
+
+_Stream = Annotated[str, _named("Stream of tasks", streams.names())]
+_Data = Annotated[str, _named("Data set", streams.data_names())]
+# gpt reads tokens, and every stream is one of images.
+_Net = Annotated[str, _named("Network", [name for name in nn.names() if name != "gpt"])]
+_Method = Annotated[str, _named("Remedy", methods.names())]
+
+
 def run_command(words: Sequence[str]) -> int:
     """Parse the words of a command line and do what they say; returns the exit status."""
     commands: dict[str, Callable[..., int]] = {"demo": demo, "run": run, "study": study, "report": report}
     status: int = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="isoplast",
-        description="isoplast keeps neural networks able to learn (arXiv:2606.09762).",
+        description="isoplast keeps neural networks able to learn (arXiv:2606.09762).\n"
+        "`isoplast --version` prints the version.",
         args=list(words),
         config=(tyro.conf.OmitArgPrefixes,),
     )
@@ -77,20 +91,20 @@ def study(file: _File, *, out: _Path = None, jobs: _Number = None, threads: int 
 
 def run(
     *,
-    stream: str = Run.stream,
-    data: str = Run.data,
+    stream: _Stream = Run.stream,
+    data: _Data = Run.data,
     samples: _Number = None,
     tasks: int = Run.tasks,
     epochs: int = Run.epochs,
     batch_size: int = Run.batch_size,
-    net: str = Run.net,
+    net: _Net = Run.net,
     width: _Number = None,
     depth: _Number = None,
     activation: _Word = None,
     normalization: _Word = None,
     linear: _Word = None,
     net_options: _Settings = (),
-    method: str = Run.method,
+    method: _Method = Run.method,
     hyper: _Settings = (),
     lr: float = Run.lr,
     seed: int = Run.seed,
@@ -101,21 +115,17 @@ def run(
     """Do one run: one method on one stream with one seed.
 
     Args:
-        stream: Stream of tasks.
-        data: Data set: digits, mnist or cifar10.
         samples: Number of images; by default all.
         tasks: Number of tasks.
         epochs: Passes over each task.
         batch_size: Images per optimizer step.
-        net: Network.
         width: Units of a hidden layer.
         depth: Number of hidden layers.
         activation: Hidden nonlinearity, such as relu or maxmin.
         normalization: What stands in front of it, such as layernorm; by default nothing.
         linear: plain or isometric layers.
         net_options: Further settings of the network, such as gain=1.5.
-        method: Remedy: adam, adamw or adamo.
-        hyper: Its hyper-parameters, such as isometry=0.03.
+        hyper: The method's hyper-parameters, such as isometry=0.03.
         lr: Learning rate.
         seed: Seed of everything random.
         device: cpu or cuda.
@@ -138,7 +148,7 @@ def run(
         epochs=epochs,
         batch_size=batch_size,
         net=net,
-        net_options=given + _key_values("--net-options", net_options),
+        net_options=given + _key_values("--net-options", net_options, dict(given)),
         method=method,
         hyper=_key_values("--hyper", hyper),
         lr=lr,
@@ -210,12 +220,14 @@ def _conclude(directory: RunDirectory) -> None:
     )
 
 
-def _key_values(flag: str, words: Sequence[str]) -> Options:
-    """KEY=VALUE words as settings; a value is read as YAML reads it."""
-    pairs: list[tuple[str, Any]] = []
+def _key_values(flag: str, words: Sequence[str], taken: Collection[str] = ()) -> Options:
+    """KEY=VALUE words as settings, none of them there twice or taken; a value is read as YAML reads it."""
+    pairs: dict[str, Any] = {}
     for word in words:
         key, separator, value = word.partition("=")
         if not separator or not key:
             raise IsoplastError(f"{flag} got {word!r}: write KEY=VALUE")
-        pairs.append((key, parse(value, f"{flag} {key}")))
-    return tuple(pairs)
+        if key in pairs or key in taken:
+            raise IsoplastError(f"{flag} got {word!r}, but {key} is given already: give it once")
+        pairs[key] = parse(value, f"{flag} {key}")
+    return tuple(pairs.items())
