@@ -70,7 +70,13 @@ def row(run: Run, task: int, curve: Curve) -> dict[str, Any]:
 
 
 def write_run(
-    parent: Path, run: Run, curve: Curve, state: str = "done", reason: str = "", done: int = -1
+    parent: Path,
+    run: Run,
+    curve: Curve,
+    state: str = "done",
+    reason: str = "",
+    done: int = -1,
+    threads: int = 1,
 ) -> None:
     """Write one run's directory; `done` tasks of it, all by default."""
     finished = run.tasks if done < 0 else done
@@ -93,7 +99,7 @@ def write_run(
                 "processor": "Some CPU <at> 3 GHz",
                 "cores": 2,
                 "device": "cpu",
-                "threads": 1,
+                "threads": threads,
                 "data": {"note": "handwritten digits (scikit-learn)", "fingerprint": "ab" * 32},
             },
         )

@@ -126,20 +126,38 @@ def test_a_single_run_gets_a_page_and_its_command_makes_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tasks=2, samples=100, lr=1e-4, seed=3, hyper=(("isometry", 0.03), ("betas", (0.8, 0.99))))
-    synthetic.write_run(tmp_path, run, synthetic.staying)
+    synthetic.write_run(tmp_path, run, synthetic.staying, threads=2)
     target = write_report(tmp_path / run.id, tmp_path / "pages" / "one.html")
     assert target == tmp_path / "pages" / "one.html"
     (command,) = re.findall(r"<pre[^>]*>(isoplast run [^<]+)</pre>", target.read_text())
-    asked: list[Run] = []
+    asked: list[tuple[Run, int]] = []
 
-    def execute(chosen: Run, *rest: Any, **more: Any) -> None:
-        asked.append(chosen)
+    def execute(chosen: Run, *rest: Any, threads: int, **more: Any) -> None:
+        asked.append((chosen, threads))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_commands, "execute", execute)
     with pytest.raises(KeyboardInterrupt):
         _commands.run_command(shlex.split(html.unescape(command))[1:])
-    assert asked == [run]
+    assert asked == [(run, 2)]
+
+
+def test_the_command_of_a_study_names_its_threads(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=1)
+    status = next(study.glob("*/status.json"))
+    status.write_text(status.read_text().replace('"threads": 1', '"threads": 2'))
+    assert "isoplast study made-up.yaml --threads 2" in write_report(study).read_text()
+
+
+def test_a_damaged_file_is_one_clear_line(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=1)
+    for name in ("index.json", "status.json", "spec.yaml"):
+        file = next(study.rglob(name))
+        whole = file.read_bytes()
+        file.write_bytes(b"[")
+        with pytest.raises(IsoplastError, match=rf"{name} is damaged: delete \S+"):
+            write_report(study)
+        file.write_bytes(whole)
 
 
 def test_one_seed_one_task_and_no_instruments(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from isoplast.report.arms import Arm, varying
 from isoplast.report.markup import NONE, Markup, pairs, table, tag
 from isoplast.report.source import RunRecord, Source
+from isoplast.study._provenance import git_words
 
 Path = tuple[str, ...]
 # The seed tells the runs of an arm apart, the label is a name: neither is a setting of the arm.
@@ -106,6 +107,8 @@ def _run_command(record: RunRecord) -> str:
             words += [f"--{key}", value["name"], *([option, *settings] if settings else [])]
         elif key != "label":
             words += [f"--{key.replace('_', '-')}", str(value)]
+    if record.provenance:
+        words += ["--threads", str(record.provenance["threads"])]
     return shlex.join(words)
 
 
@@ -116,7 +119,7 @@ def _origin(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
     names = dict.fromkeys(name for one in versions for name in one)
     return [
         ("versions", "; ".join(f"{name} {_distinct(versions, name)}" for name in names)),
-        ("isoplast source", ", ".join(dict.fromkeys(_commit(one["git"]) for one in origins))),
+        ("isoplast source", ", ".join(dict.fromkeys(git_words(one["git"]) for one in origins))),
         ("data", _distinct(data, "note")),
         ("data fingerprint (sha256)", ", ".join(dict.fromkeys(one["fingerprint"][:16] for one in data))),
         ("processor", _distinct(origins, "processor")),
@@ -137,12 +140,6 @@ def _cost(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
 
 def _distinct(origins: Sequence[Mapping[str, Any]], name: str) -> str:
     return ", ".join(dict.fromkeys(_shown(one.get(name)) for one in origins))
-
-
-def _commit(git: Mapping[str, Any] | None) -> str:
-    if git is None:
-        return "installed, not a checkout"
-    return f"commit {git['commit'][:12]}" + (" with changed files" if git["changed"] else "")
 
 
 def _duration(seconds: float) -> str:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from isoplast.study import builtin_studies, load_runs
+from isoplast.study import RunDirectory, builtin_studies, load_runs
+from isoplast.study._index import read_index
 
 
 @dataclass(frozen=True)
@@ -54,32 +53,31 @@ class Source:
     def command(self) -> str:
         """The command that makes the results again; its file, where it needs one, is `document`."""
         known = builtin_studies().get(self.name)
-        if known is not None and known.read_text(encoding="utf-8") == self.document:
-            return f"isoplast study {self.name}"
-        return f"isoplast study {self.name}.yaml"
+        ready_made = known is not None and known.read_text(encoding="utf-8") == self.document
+        threads = {record.provenance["threads"] for record in self.records.values() if record.provenance}
+        option = f" --threads {threads.pop()}" if len(threads) == 1 and threads != {1} else ""
+        return f"isoplast study {self.name}{'' if ready_made else '.yaml'}{option}"
 
 
 def read_source(study_dir: Path) -> Source:
     """Read what describes a study, or a single run.
 
     Raises:
-        IsoplastError: there are no runs at that path.
+        IsoplastError: there are no runs at that path, or a file is damaged.
     """
-    index = study_dir / "index.json"
-    described = (
-        json.loads(index.read_text()) if index.exists() else {"name": study_dir.resolve().name, "about": ""}
-    )
+    index = read_index(study_dir)
+    name, about = (index.name, index.about) if index else (study_dir.resolve().name, "")
     document = study_dir / "study.yaml"
     single = (study_dir / "spec.yaml").exists()
     records = {}
     for row in load_runs(study_dir).iter_rows(named=True):
         folder = study_dir if single else study_dir / row["run_id"]
-        records[row["run_id"]] = _record(row, (folder / "spec.yaml").read_text())
+        records[row["run_id"]] = _record(row, RunDirectory(folder))
     text = document.read_text(encoding="utf-8") if document.exists() else ""
-    return Source(described["name"], described["about"], records, text)
+    return Source(name, about, records, text)
 
 
-def _record(row: dict[str, Any], text: str) -> RunRecord:
+def _record(row: dict[str, Any], directory: RunDirectory) -> RunRecord:
     return RunRecord(
         id=row["run_id"],
         **{
@@ -87,8 +85,8 @@ def _record(row: dict[str, Any], text: str) -> RunRecord:
             for key in ("label", "seed", "state", "reason", "tasks", "steps", "seconds", "peak_memory")
         },
         provenance=json.loads(row["provenance"]),
-        text=text,
-        spec=yaml.safe_load(text),
+        text=directory.spec.read_text(encoding="utf-8"),
+        spec=directory.read_settings(),
     )
 
 
