@@ -185,8 +185,11 @@ def test_attention_projections_are_four_matrices_or_one_per_head():
     table = str(param_groups(net))
     for part in ("query", "key", "value", "output"):
         assert f"blocks.0.attention.{part}.weight" in table
-    split = {f"*.{part}.weight": 4 for part in ("query", "key", "value")}
-    opt = AdamO(param_groups(net, isometry=100.0, split=split), lr=1e-2, isometry_every=1)
+    groups = param_groups(net, isometry=100.0, per_head=True)
+    splits = {d.name: d.split for d in groups.decisions}
+    for part, blocks in (("query", 4), ("key", 4), ("value", 4), ("output", 1)):
+        assert splits[f"blocks.0.attention.{part}.weight"] == blocks
+    opt = AdamO(groups, lr=1e-2, isometry_every=1)
     with torch.no_grad():
         net.blocks[0].attention.query.weight.mul_(1.05)
     for _ in range(20):

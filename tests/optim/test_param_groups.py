@@ -219,6 +219,32 @@ def test_heads_of_attention_one_by_one():
     assert {apart[f"it.{name}_proj_weight"].split for name in "qkv"} == {4}
 
 
+def test_heads_of_attention_written_by_hand():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.num_heads = 2
+            self.qkv = nn.Linear(8, 24)
+            self.q_proj = nn.Linear(8, 8)
+            self.to_kv = nn.Linear(8, 16)
+            self.out_proj = nn.Linear(8, 8)
+
+    found = decisions(last(Attention()), per_head=True)
+    assert [found[f"it.{name}.weight"].split for name in ("qkv", "q_proj", "to_kv", "out_proj")] == [
+        6,
+        2,
+        4,
+        1,
+    ]
+    whole = decisions(last(Attention()))
+    assert [whole[f"it.{name}.weight"].split for name in ("qkv", "q_proj", "to_kv", "out_proj")] == [
+        3,
+        1,
+        2,
+        1,
+    ]
+
+
 def test_stacks_of_matrices():
     model = last(Named(experts=torch.ones(3, 4, 5)))
     groups = param_groups(model, batch_dims={"*experts": 1})

@@ -46,8 +46,8 @@ class TransformerSpec(ResidualSpec):
 class Attention(nn.Module):
     """Multi-head self-attention whose four projections are matrices of their own.
 
-    Under AdamO each is kept isometric as a whole; `isoplast.param_groups(model, split={"*.query.weight":
-    heads, ...})` keeps every head's block isometric instead.
+    Under AdamO each is kept isometric as a whole; `isoplast.param_groups(model, per_head=True)` keeps every
+    head's block of query, key and value isometric instead.
     """
 
     def __init__(self, width: int, heads: int, style: Style, *, causal: bool) -> None:

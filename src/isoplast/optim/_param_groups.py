@@ -17,6 +17,8 @@ from isoplast.isometry._views import Split
 
 _FUSED = re.compile(r"(qkv|c_attn|query_key_value|in_proj|to_kv)", re.IGNORECASE)
 _POSITIONAL = re.compile(r"(embed|token|pos_|position)", re.IGNORECASE)
+_PROJECTION = re.compile(r"(to_)?(q|k|v|query|key|value)(_proj|_lin)?$", re.IGNORECASE)
+_HEADS = ("num_heads", "heads", "n_heads", "n_head", "num_attention_heads")
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
@@ -100,9 +102,10 @@ def param_groups(
         exclude: shell patterns of parameter names that are left alone, such as "encoder.*".
         split: row blocks by name pattern, such as {"*.kv": 2, "*.qkv": (512, 128, 128)}.
         batch_dims: leading dimensions that count matrices, by name pattern, such as {"*.experts": 1}.
-        per_head: whether the q, k and v of ``nn.MultiheadAttention`` are one matrix per head, (d/h, d),
-            each with orthonormal rows, instead of one (d, d) for all heads. The output projection,
-            which mixes the heads, stays one matrix.
+        per_head: whether the q, k and v projections of attention are one matrix per head, (d/h, d),
+            each with orthonormal rows, instead of one (d, d) for all heads; known are
+            ``nn.MultiheadAttention`` and linear layers named like q, q_proj, query or qkv in a module
+            that says its number of heads. The output projection, which mixes the heads, stays one.
         convolution: what of a convolution is to be isometric: its flattened kernel, as in the paper, or
             the operator that it is on images (:func:`isoplast.isometry.operator_penalty`).
 
@@ -201,7 +204,7 @@ def decide(
     decisions = []
     for p, found in owners.items():
         name, module = found[0]
-        wanted_split = _match(split, name, _heads(name, module) if per_head else None)
+        wanted_split = _match(split, name, _heads(model, name, module) if per_head else None)
         wanted_dims = _match(batch_dims, name, 0)
         if any(fnmatch(name, pattern) for pattern in exclude):
             decisions.append(Decision(name, p, "excluded", False, "named in exclude"))
@@ -213,11 +216,24 @@ def decide(
     return decisions
 
 
-def _heads(name: str, module: nn.Module) -> int | None:
-    """The row blocks of a projection of attention when every head is a matrix of its own."""
-    if not isinstance(module, nn.MultiheadAttention):
+def _heads(model: nn.Module, name: str, module: nn.Module) -> int | None:
+    """The row blocks of a q, k or v projection when every head is a matrix of its own, or None."""
+    if isinstance(module, nn.MultiheadAttention):
+        return int(module.num_heads) * (3 if name.endswith("in_proj_weight") else 1)
+    owner, _, own = name.removesuffix(".weight").rpartition(".")
+    attention = model.get_submodule(owner)
+    heads = next((h for h in _HEADS if isinstance(getattr(attention, h, None), int)), None)
+    if heads is None or not isinstance(module, nn.Linear) or not name.endswith(".weight"):
         return None
-    return int(module.num_heads) * (3 if name.endswith("in_proj_weight") else 1)
+    fused = _fused(own)
+    return int(getattr(attention, heads)) * fused if fused > 1 or _PROJECTION.match(own) else None
+
+
+def _fused(name: str) -> int:
+    """How many projections a linear layer of that name holds in its rows."""
+    if not _FUSED.search(name):
+        return 1
+    return 2 if "to_kv" in name.lower() else 3
 
 
 def _match(settings: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
@@ -308,9 +324,8 @@ def _matrix(name: str, p: Tensor, module: nn.Module) -> tuple[str, str, int]:
             else ("matrix", out, 1)
         )
     if isinstance(module, nn.Linear):
-        if _FUSED.search(name):
-            blocks = 2 if "to_kv" in name.lower() else 3
-            if p.shape[0] % blocks == 0:
-                return "matrix", f"named like a fused projection: {blocks} matrices", blocks
+        blocks = _fused(name)
+        if blocks > 1 and p.shape[0] % blocks == 0:
+            return "matrix", f"named like a fused projection: {blocks} matrices", blocks
         return "matrix", "linear layer", 1
     return "matrix", f"2-d parameter of {type(module).__name__}" if p.ndim == 2 else "stack of matrices", 1
