@@ -7,8 +7,6 @@ and leaves the second rank with one row of the last layer.
 from __future__ import annotations
 
 import copy
-import os
-import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -55,21 +53,18 @@ def train(every: Any, rank: int, folder: str) -> None:
     Path(folder, f"{rank}").write_text(repr(apart))
 
 
-def work(rank: int, every: Any, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def work(rank: int, every: Any, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    # They meet in a file: a free port found beforehand may be taken by another test by then.
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
     train(every, rank, folder)
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("every", [1, "auto", 3])
 def test_fsdp2_is_one_process(every: Any) -> None:
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        mp.spawn(work, (every, port, folder), WORLD)
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(work, (every, folder), WORLD)
         apart = [float(Path(folder, str(rank)).read_text()) for rank in range(WORLD)]
     # The gathered gradients are averages of two equal ones: exact. So is everything after.
     assert apart == [0.0, 0.0]
