@@ -52,7 +52,10 @@ def test_every_network_takes_every_setting(name, linear, activation):
 @pytest.mark.parametrize("name", names())
 def test_every_activation_fits_every_network(name):
     for activation in ACTIVATIONS:
-        small(name, activation=activation, width=16)(batch(name))
+        plain = small(name, width=16)(batch(name))
+        outputs = small(name, activation=activation, width=16)(batch(name))
+        assert outputs.shape == plain.shape, activation
+        assert outputs.isfinite().all(), activation
 
 
 @pytest.mark.parametrize("name", names())

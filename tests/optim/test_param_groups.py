@@ -409,5 +409,10 @@ def test_only_the_chosen_move(every):
 
 
 def test_works_with_any_optimizer_without_isometry():
-    groups = param_groups(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))
-    torch.optim.SGD(copy.deepcopy(list(groups)), lr=0.1).step()
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    torch.optim.SGD(param_groups(model), lr=0.5).step()
+    for p, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(p, old - 0.5)

@@ -28,8 +28,8 @@ NEUTRAL: Mapping[str, Any] = {
 }
 
 # "auto" waits so long that the equilibrium moves by 1 % of its distance from isometry (the relative
-# bias of waiting T steps is 4 c T), and at most 100 steps: there a 512-wide layer costs a few per
-# cent of AdamW's step on a CPU, and waiting longer would save nothing more.
+# bias of waiting T steps is 4 c T), and at most 100 steps: there the paper's MLP pays 3 % (batch
+# 256) to 7 % (batch 16) of a training step on a CPU (benchmarks/adamo_costs_what_adamw_costs.py).
 AUTO_TOLERANCE = 0.01
 AUTO_LONGEST = 100
 
