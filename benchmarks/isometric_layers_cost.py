@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from isoplast.nn import IsometricLinear, MaxMin
-from isoplast.nn._orthogonalize import orthogonal_factor
+from isoplast.nn.layers._orthogonalize import orthogonal_factor
 
 
 class ByAutograd(nn.Linear):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from isoplast import methods
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.methods import Combination, Method, TaskContext, announce, train_step
 from isoplast.nn import build
 

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from isoplast.diagnostics._ntk_exact import kernel
-from isoplast.diagnostics._ntk_plan import plan
+from isoplast.diagnostics.ntk._exact import kernel
+from isoplast.diagnostics.ntk._plan import plan
 from isoplast.nn import build
 
 OUTPUTS = 10

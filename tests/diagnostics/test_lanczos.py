@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._lanczos import lanczos
 
 # A few thousand float64 operations on numbers of size one.

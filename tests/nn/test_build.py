@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.nn import ACTIVATIONS, build, names, spec
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics import conv_singular_values
 from isoplast.isometry import operator_penalty, penalty, penalty_gradient
 from isoplast.nn import delta_orthogonal_

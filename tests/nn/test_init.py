@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics import conv_singular_values
 from isoplast.isometry import matrix_views
 from isoplast.nn import isometric_init_

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.isometry import polar_factor
-from isoplast.nn import IsometricConv2d, IsometricLinear, _orthogonalize, build, to_plain
-from isoplast.nn import _isometric as module_under_test
-from isoplast.nn._orthogonalize import cubic_program, orthogonal_factor
+from isoplast.nn import IsometricConv2d, IsometricLinear, build, to_plain
+from isoplast.nn.layers import _isometric as module_under_test
+from isoplast.nn.layers import _orthogonalize
+from isoplast.nn.layers._orthogonalize import cubic_program, orthogonal_factor
 
 SHAPES = [(8, 8), (4, 12), (12, 4), (2, 2), (64, 64), (16, 300)]
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from isoplast import AdamO, param_groups
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics import conv_singular_values
 from isoplast.nn import ACTIVATIONS, IsometricConv2d, IsometricLinear, build, names, to_plain
 

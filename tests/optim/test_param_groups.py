@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from isoplast import AdamO, attach, param_groups
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 
 
 class Named(nn.Module):

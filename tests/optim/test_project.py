@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from isoplast import isometry_penalty, orthogonalize_
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.isometry import matrix_views, penalty, singular_values
 
 

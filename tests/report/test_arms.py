@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 import synthetic
 
-from isoplast._errors import IsoplastError
-from isoplast.report.arms import Switch, arms, band_words, over_seeds
+from isoplast._core.errors import IsoplastError
+from isoplast.report.data._arms import Switch, arms, band_words, over_seeds
 from isoplast.study import load_study
 
 

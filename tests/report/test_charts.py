@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import synthetic
 
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.report import accuracy_chart, arms, sweep_chart
 from isoplast.study import load_study
 

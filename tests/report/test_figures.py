@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import synthetic
 
-from isoplast.report import figures
-from isoplast.report.arms import Arm, arms
+from isoplast.report.data._arms import Arm, arms
+from isoplast.report.figures import _plotly as figures
 from isoplast.study import load_study
 
 

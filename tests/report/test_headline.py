@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from isoplast.report.arms import Arm, arms
-from isoplast.report.headline import headline
+from isoplast.report.data._arms import Arm, arms
+from isoplast.report.data._headline import headline
 from isoplast.study import load_study
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from isoplast.diagnostics import Inspection, inspect
-from isoplast.diagnostics._inspection import Moment
-from isoplast.report import inspection_figures as figures
-from isoplast.report.inspection import inspection_page
+from isoplast.diagnostics.health._inspection import Moment
+from isoplast.report.figures import _inspection as figures
+from isoplast.report.pages._inspection import inspection_page
 
 BINARY = browser.find()
 

@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 import synthetic
 
-from isoplast._errors import IsoplastError
-from isoplast._lens_command import write_lens
-from isoplast.report.lens import Reading, page, readings, table
-from isoplast.report.lens_figure import histograms
+from isoplast._core.errors import IsoplastError
+from isoplast.cli._spectra import write_lens
+from isoplast.report.figures._spectra import histograms
+from isoplast.report.pages._spectra import Reading, page, readings, table
 
 START = (1.0, 1.0, 1.0)
 Spectrum = tuple[float, float, float]  # of every hidden matrix: smallest, middle and largest singular value

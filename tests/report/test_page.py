@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import synthetic
 
-from isoplast import _commands
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
+from isoplast.cli import _commands
 from isoplast.report import write_report
-from isoplast.report.arms import PROBES
+from isoplast.report.data._arms import PROBES
 from isoplast.study import Run
 
 

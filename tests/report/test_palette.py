@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from isoplast.report.palette import SHADES, light_to_dark, style
+from isoplast.report.figures._palette import SHADES, light_to_dark, style
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 VISION = {

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import synthetic
 
-from isoplast.report.arms import Arm, arms
-from isoplast.report.numbers import accuracies
-from isoplast.report.results import isometry, results_table, troubles
-from isoplast.report.source import read_source
+from isoplast.report.data._arms import Arm, arms
+from isoplast.report.data._numbers import accuracies
+from isoplast.report.data._source import read_source
+from isoplast.report.pages._results import isometry, results_table, troubles
 from isoplast.study import load_study
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.streams import Dataset, Stream, Task, names, stream
 
 TASKS = 6

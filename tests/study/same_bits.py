@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from isoplast.study import RunDirectory
-from isoplast.study._files import read_rows
+from isoplast.study.store._files import read_rows
 
 
 def rows_without_seconds(directory: RunDirectory) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.study import Study, Switch, builtin_studies, find_study, load_runs, load_study
 
 

@@ -1,20 +1,15 @@
 """Instruments: what a network's weights, Jacobians and activity say about its plasticity."""
 
-from isoplast.diagnostics._activity import Activity, LayerActivity, activity
-from isoplast.diagnostics._conv import ConvSpectrum, conv_singular_values
-from isoplast.diagnostics._curvature import Curvature, curvature
-from isoplast.diagnostics._diagnose import Diagnosis, diagnose
-from isoplast.diagnostics._findings import Finding
-from isoplast.diagnostics._gradients import Gradients, LayerGradient, gradients
-from isoplast.diagnostics._inspection import Inspection, inspect
-from isoplast.diagnostics._jacobian import Jacobian, jacobian
-from isoplast.diagnostics._jacobian_spectrum import JacobianSpectrum
-from isoplast.diagnostics._monitor import Monitor, PlasticityWarning
-from isoplast.diagnostics._ntk import ntk
-from isoplast.diagnostics._ntk_result import NTK
-from isoplast.diagnostics._plasticity import Plasticity, Progress, plasticity
-from isoplast.diagnostics._repair import Repair, RepairedLayer, repair_
-from isoplast.diagnostics._updates import (
+from isoplast.diagnostics.activity._activity import Activity, LayerActivity, activity
+from isoplast.diagnostics.health._diagnose import Diagnosis, diagnose
+from isoplast.diagnostics.health._findings import Finding
+from isoplast.diagnostics.health._inspection import Inspection, inspect
+from isoplast.diagnostics.health._repair import Repair, RepairedLayer, repair_
+from isoplast.diagnostics.jacobian._jacobian import Jacobian, jacobian
+from isoplast.diagnostics.jacobian._spectrum import JacobianSpectrum
+from isoplast.diagnostics.loss._curvature import Curvature, curvature
+from isoplast.diagnostics.loss._gradients import Gradients, LayerGradient, gradients
+from isoplast.diagnostics.loss._updates import (
     Churn,
     LayerUpdate,
     OutputChange,
@@ -22,7 +17,12 @@ from isoplast.diagnostics._updates import (
     Updates,
     update_ratio,
 )
-from isoplast.diagnostics._weights import LayerSpectrum, WeightSpectra, weight_spectra
+from isoplast.diagnostics.monitor._monitor import Monitor, PlasticityWarning
+from isoplast.diagnostics.ntk._ntk import ntk
+from isoplast.diagnostics.ntk._result import NTK
+from isoplast.diagnostics.plasticity._plasticity import Plasticity, Progress, plasticity
+from isoplast.diagnostics.weights._convolutions import ConvSpectrum, conv_singular_values
+from isoplast.diagnostics.weights._spectra import LayerSpectrum, WeightSpectra, weight_spectra
 
 __all__ = [
     "NTK",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 
 Product = Callable[[Tensor], Tensor]
 

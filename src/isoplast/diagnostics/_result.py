@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from isoplast._errors import unknown
+from isoplast._core.errors import unknown
 
 V = TypeVar("V")
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoplast._errors import IsoplastError
-from isoplast.diagnostics._rows import count, take
+from isoplast._core.errors import IsoplastError
+from isoplast.model._batches import count, take
 
 # A kernel of fewer samples says little.
 _FEWEST = 4

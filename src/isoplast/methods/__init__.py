@@ -16,45 +16,52 @@ from isoplast.methods._protocol import (
     train_step,
 )
 from isoplast.methods._registry import get, names, register
-from isoplast.methods._units import UnitGroup, Units, declare_units, head_name, trace_units
-from isoplast.methods.activations import AdaLin, CReLU, Fourier, IntervalDropout, MaxMin, SmoothLeaky
-from isoplast.methods.adam import Adam
-from isoplast.methods.adamo import AdamO
-from isoplast.methods.adamw import AdamW
-from isoplast.methods.c_chain import CChain
-from isoplast.methods.cbp import ContinualBackprop
-from isoplast.methods.dash import DASH
-from isoplast.methods.dropout import Dropout
-from isoplast.methods.equal_betas import EqualBetas
-from isoplast.methods.feature_norm import FeatureNorm
-from isoplast.methods.fire import Fire
-from isoplast.methods.hare_tortoise import HareTortoise
-from isoplast.methods.isometry_penalty import IsometryPenalty
-from isoplast.methods.l2 import L2
-from isoplast.methods.l2_init import L1Init, L2Init, L2InitResampled
-from isoplast.methods.l2er import L2ER
-from isoplast.methods.muon import Muon
-from isoplast.methods.muono import MuonO
-from isoplast.methods.nap import NaP
-from isoplast.methods.newton_schulz import NewtonSchulz
-from isoplast.methods.normalization import BatchNorm, LayerNorm
-from isoplast.methods.orthogonal_init import OrthogonalInit
-from isoplast.methods.parseval import Parseval
-from isoplast.methods.perturbed_gradient import PerturbedGradient
-from isoplast.methods.plasticity_injection import PlasticityInjection
-from isoplast.methods.redo import ReDo
-from isoplast.methods.sam import SAM
-from isoplast.methods.schedule_free import ScheduleFree
-from isoplast.methods.sgdo import SGDO
-from isoplast.methods.shrink_perturb import ShrinkPerturb, ShrinkPerturbTasks
-from isoplast.methods.snr import SelfNormalizedResets
-from isoplast.methods.spectral_norm import SpectralNorm
-from isoplast.methods.spectral_regularization import SpectralRegularization
-from isoplast.methods.swr import SelectiveWeights
-from isoplast.methods.upgd import UPGD
-from isoplast.methods.wasserstein import Wasserstein
-from isoplast.methods.weight_clipping import WeightClipping
-from isoplast.methods.whole_resets import FullReset, HeadReset, LastLayersReset, OptimizerReset
+from isoplast.methods.architecture.activations import (
+    AdaLin,
+    CReLU,
+    Fourier,
+    IntervalDropout,
+    MaxMin,
+    SmoothLeaky,
+)
+from isoplast.methods.architecture.dropout import Dropout
+from isoplast.methods.architecture.normalization import BatchNorm, LayerNorm
+from isoplast.methods.churn.c_chain import CChain
+from isoplast.methods.initial_state.adamw import AdamW
+from isoplast.methods.initial_state.dash import DASH
+from isoplast.methods.initial_state.feature_norm import FeatureNorm
+from isoplast.methods.initial_state.l2 import L2
+from isoplast.methods.initial_state.l2_init import L1Init, L2Init, L2InitResampled
+from isoplast.methods.initial_state.l2er import L2ER
+from isoplast.methods.initial_state.nap import NaP
+from isoplast.methods.initial_state.shrink_perturb import ShrinkPerturb, ShrinkPerturbTasks
+from isoplast.methods.initial_state.wasserstein import Wasserstein
+from isoplast.methods.initial_state.weight_clipping import WeightClipping
+from isoplast.methods.isometry.adamo import AdamO
+from isoplast.methods.isometry.fire import Fire
+from isoplast.methods.isometry.isometry_penalty import IsometryPenalty
+from isoplast.methods.isometry.muono import MuonO
+from isoplast.methods.isometry.newton_schulz import NewtonSchulz
+from isoplast.methods.isometry.orthogonal_init import OrthogonalInit
+from isoplast.methods.isometry.parseval import Parseval
+from isoplast.methods.isometry.sgdo import SGDO
+from isoplast.methods.isometry.spectral_norm import SpectralNorm
+from isoplast.methods.isometry.spectral_regularization import SpectralRegularization
+from isoplast.methods.optimizers.adam import Adam
+from isoplast.methods.optimizers.equal_betas import EqualBetas
+from isoplast.methods.optimizers.muon import Muon
+from isoplast.methods.optimizers.perturbed_gradient import PerturbedGradient
+from isoplast.methods.optimizers.sam import SAM
+from isoplast.methods.optimizers.schedule_free import ScheduleFree
+from isoplast.methods.optimizers.upgd import UPGD
+from isoplast.methods.resets.cbp import ContinualBackprop
+from isoplast.methods.resets.hare_tortoise import HareTortoise
+from isoplast.methods.resets.plasticity_injection import PlasticityInjection
+from isoplast.methods.resets.redo import ReDo
+from isoplast.methods.resets.snr import SelfNormalizedResets
+from isoplast.methods.resets.swr import SelectiveWeights
+from isoplast.methods.resets.whole_resets import FullReset, HeadReset, LastLayersReset, OptimizerReset
+from isoplast.model.units._units import UnitGroup, Units, declare_units, head_name, trace_units
 
 __all__ = [
     "DASH",

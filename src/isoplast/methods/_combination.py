@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from isoplast._errors import IsoplastError
-from isoplast._options import Options
+from isoplast._core.errors import IsoplastError
+from isoplast._core.settings import Options
 from isoplast.methods._protocol import About, Method, StepContext, TaskContext
 
 _CLAIMS = {

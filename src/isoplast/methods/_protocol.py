@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from isoplast._errors import IsoplastError
-from isoplast._options import Options, check_fields, options
+from isoplast._core.errors import IsoplastError
+from isoplast._core.settings import Options, check_fields, options
 
 Family = Literal["isometry", "initial state", "resets", "optimizers", "architecture", "churn"]
 Spectrum = Literal["all", "mean square", "largest", "activations", "none"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeVar
 
-from isoplast._errors import IsoplastError, unknown
-from isoplast._options import converted
+from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.settings import converted
 from isoplast.methods._combination import Combination
 from isoplast.methods._protocol import Method
 

@@ -1,16 +1,16 @@
 """Isometric layers, nonlinearities, initialisation, and the networks of the benchmarks."""
 
-from isoplast.nn._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
-from isoplast.nn._cnn import CNN, CNNSpec
-from isoplast.nn._gpt import GPT, GPTSpec
-from isoplast.nn._init import delta_orthogonal_, isometric_init_
-from isoplast.nn._interval_dropout import IntervalDropout
-from isoplast.nn._isometric import IsometricConv2d, IsometricLinear, to_plain
-from isoplast.nn._layers import ACTIVATIONS
-from isoplast.nn._mlp import MLP, MLPSpec
-from isoplast.nn._resnet import ResNet18, ResNet18Spec
-from isoplast.nn._spec import NetSpec, build, names, spec
-from isoplast.nn._vit import ViT, ViTSpec
+from isoplast.nn._initialisation import delta_orthogonal_, isometric_init_
+from isoplast.nn.layers._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
+from isoplast.nn.layers._interval_dropout import IntervalDropout
+from isoplast.nn.layers._isometric import IsometricConv2d, IsometricLinear, to_plain
+from isoplast.nn.networks._cnn import CNN, CNNSpec
+from isoplast.nn.networks._gpt import GPT, GPTSpec
+from isoplast.nn.networks._mlp import MLP, MLPSpec
+from isoplast.nn.networks._resnet import ResNet18, ResNet18Spec
+from isoplast.nn.networks._spec import NetSpec, build, names, spec
+from isoplast.nn.networks._style import ACTIVATIONS
+from isoplast.nn.networks._vit import ViT, ViTSpec
 
 __all__ = [
     "ACTIVATIONS",

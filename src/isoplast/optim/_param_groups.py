@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from isoplast._errors import IsoplastError, unknown
+from isoplast._core.errors import IsoplastError, unknown
 from isoplast.isometry import is_matrix, matrix_views
 from isoplast.isometry._views import Split
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 from isoplast.isometry import edit_matrices_, is_matrix, matrix_views, penalty, polar_factor
 from isoplast.optim._param_groups import decide
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isoplast._write import write_whole
-from isoplast.report.arms import Arm, arms
-from isoplast.report.charts import accuracy_chart, sweep_chart
-from isoplast.report.headline import headline
-from isoplast.report.page import render
-from isoplast.report.source import read_source
+from isoplast._core.files import write_whole
+from isoplast.report.data._arms import Arm, arms
+from isoplast.report.data._headline import headline
+from isoplast.report.data._source import read_source
+from isoplast.report.figures._charts import accuracy_chart, sweep_chart
+from isoplast.report.pages._study import render
 from isoplast.study import load_study
 
 __all__ = ["Arm", "accuracy_chart", "arms", "headline", "sweep_chart", "write_report"]

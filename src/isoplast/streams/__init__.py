@@ -8,9 +8,9 @@ Example:
 
 from __future__ import annotations
 
-from isoplast.streams.base import DataStream, Stream, Task, names, register, stream
-from isoplast.streams.data import Dataset, data_names, load_data
-from isoplast.streams.random_labels import RandomLabels
+from isoplast.data._load import Dataset, data_names, load_data
+from isoplast.streams._base import DataStream, Stream, Task, names, register, stream
+from isoplast.streams._random_labels import RandomLabels
 
 __all__ = [
     "DataStream",

@@ -6,13 +6,13 @@ Example:
     True
 """
 
-from isoplast.study._directory import RunDirectory, Status
-from isoplast.study._execute import Failed, Progress, execute
-from isoplast.study._files import Busy
-from isoplast.study._frame import load_runs, load_study
-from isoplast.study._local import Display, Outcome, run_study
 from isoplast.study._spec import Run, Switch
 from isoplast.study._study import Study, builtin_studies, find_study
+from isoplast.study.executors._local import Display, Outcome, run_study
+from isoplast.study.run._execute import Failed, Progress, execute
+from isoplast.study.store._directory import RunDirectory, Status
+from isoplast.study.store._files import Busy
+from isoplast.study.store._frame import load_runs, load_study
 
 __all__ = [
     "Busy",

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from isoplast import methods, nn, streams
-from isoplast._errors import IsoplastError, unknown
-from isoplast._options import Options, converted, options
+from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.settings import Options, converted, options
 from isoplast.methods import Method
 from isoplast.study import _yaml
 

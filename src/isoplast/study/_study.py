@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from isoplast import methods, nn
-from isoplast._errors import IsoplastError, unknown
-from isoplast._options import takes_list
-from isoplast.study import _files, _yaml
-from isoplast.study._index import read_index
+from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.settings import takes_list
+from isoplast.study import _yaml
 from isoplast.study._spec import Run
+from isoplast.study.store import _files
+from isoplast.study.store._index import read_index
 
 _KeyPath: TypeAlias = tuple[str, ...]
 _KEYS = ("name", "about", "run", "streams", "methods", "seeds")

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from isoplast._errors import IsoplastError
+from isoplast._core.errors import IsoplastError
 
 _MERGE = "tag:yaml.org,2002:merge"
 

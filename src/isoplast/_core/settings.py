@@ -1,0 +1,113 @@
+"""Settings as plain values: checked against the fields of a dataclass, in one canonical form."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+from isoplast._core.errors import IsoplastError, unknown
+
+Options: TypeAlias = tuple[tuple[str, Any], ...]
+"""Names and values, sorted by name: the hashable form of a mapping of settings."""
+
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "a word",
+    type(None): "nothing",
+}
+
+
+def converted(cls: type, owner: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the fields of a dataclass want them: 1 becomes 1.0 for a float, a list a tuple.
+
+    So that equal settings are equal values however they were written, and a wrong one is found before
+    anything starts.
+
+    Args:
+        cls: a dataclass whose fields are annotated with bool, int, float, str, None, Literal, fixed-length
+            tuples and unions of them.
+        owner: what has these settings, for the error message ("method adamo").
+        values: some of the fields by name.
+
+    Raises:
+        IsoplastError: for a name that is no field, and for a value of another type or not finite.
+
+    Example:
+        >>> @dataclasses.dataclass
+        ... class Adam:
+        ...     eps: float = 1e-8
+        >>> converted(Adam, "method adam", {"eps": 1})
+        {'eps': 1.0}
+    """
+    hints = get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    for name in values:
+        if name not in known:
+            raise unknown(f"setting of {owner}", name, known)
+    return {name: _convert(value, hints[name], f"{name} of {owner}") for name, value in values.items()}
+
+
+def check_fields(instance: Any, owner: str) -> None:
+    """Convert all fields of a (frozen) dataclass instance in place; for its `__post_init__`."""
+    fields = [field.name for field in dataclasses.fields(instance) if field.init]
+    values = {name: getattr(instance, name) for name in fields}
+    for name, value in converted(type(instance), owner, values).items():
+        object.__setattr__(instance, name, value)
+
+
+def options(instance: Any) -> Options:
+    """All settings of a dataclass instance in canonical form.
+
+    A setting that is None by default and None here is left out, so that a new optional setting does not
+    change what older specifications are called.
+    """
+    fields = [field for field in dataclasses.fields(instance) if field.init]
+    values = {field.name: getattr(instance, field.name) for field in fields}
+    absent = {field.name for field in fields if values[field.name] is None and field.default is None}
+    return tuple(sorted((name, value) for name, value in values.items() if name not in absent))
+
+
+def takes_list(cls: type, name: str) -> bool:
+    """Whether a field of a dataclass takes a list of values; False for a name that is no field."""
+    return any(get_origin(choice) is tuple for choice in _choices(get_type_hints(cls).get(name)))
+
+
+def _convert(value: Any, hint: Any, what: str) -> Any:
+    for choice in _choices(hint):
+        fits, result = _fit(value, choice)
+        if fits:
+            return result
+    wanted = " or ".join(_describe(choice) for choice in _choices(hint) if choice is not type(None))
+    raise IsoplastError(f"{what} is {value!r}: it must be {wanted}")
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind), value
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+            return False, value
+        fits = [_fit(item, item_kind) for item, item_kind in zip(value, kinds, strict=True)]
+        return all(good for good, _ in fits), tuple(item for _, item in fits)
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return number, float(value) if number else value
+    return type(value) is kind, value
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(value) for value in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a list of {len(get_args(kind))}"
+    return _WORDS[kind]

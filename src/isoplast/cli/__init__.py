@@ -1,0 +1,5 @@
+"""The command line: `isoplast demo | run | study | report | methods | inspect | repair | lens`."""
+
+from isoplast.cli._main import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""What the hidden units do on given inputs."""

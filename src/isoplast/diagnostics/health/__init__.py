@@ -1,0 +1,1 @@
+"""From numbers to findings, and what can be done about them."""

@@ -1,0 +1,1 @@
+"""How a network and its layers stretch small changes of their inputs."""

@@ -1,0 +1,1 @@
+"""The loss around the weights: curvature, gradients, what a step changes."""

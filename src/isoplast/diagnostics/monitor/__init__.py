@@ -1,0 +1,1 @@
+"""Instruments inside a training loop."""

@@ -1,0 +1,370 @@
+"""The monitor: instruments in a training loop, at a cost that the user sets."""
+
+from __future__ import annotations
+
+import functools
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from isoplast._core.errors import IsoplastError, unknown
+from isoplast.diagnostics._result import Result, table
+from isoplast.diagnostics.health._findings import Finding
+from isoplast.diagnostics.health._optimizer_findings import optimizer_findings
+from isoplast.diagnostics.monitor._account import Account, divide
+from isoplast.diagnostics.monitor._measures import STANDARD, Setting, judge, setting
+from isoplast.diagnostics.monitor._sinks import Write, sink
+from isoplast.model._batches import count
+from isoplast.model._preserve_state import undisturbed
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Measure: TypeAlias = Callable[[nn.Module, Any], Result | Mapping[str, float]]
+
+_DEFAULT = ("weights", "activity", "ntk", "plasticity")
+_OWN_GUESS = 20  # training steps that a measure of the user's is taken to cost before it has run
+# Looks come after each hundredth of the steps so far: they cost nothing, and a history grows with the
+# logarithm of a long run, to 1300 records in 10 million steps.
+_LOOKS = 100
+_SEVERITY = {"note": 0, "warning": 1, "ill": 2}
+
+
+class PlasticityWarning(UserWarning):
+    """A network is losing its ability to learn, or its remedy does nothing."""
+
+
+class Monitor:
+    """Watches a network while it trains: `monitor.step()` after every optimizer step.
+
+    Every measure has a share of the budget and runs as soon as the training so far has paid for it: cheap
+    ones often, expensive ones rarely; `print(monitor)` says how often. The network, its gradients, modes
+    and hooks, the optimizer and torch's random generators stay as they are, to the bit. A measure that a
+    network does not allow (a kernel of too many outputs, say) is left out, and that is said.
+
+    The plasticity measure trains copies on two tasks of random labels for 25 steps of Adam, the kernel is
+    that of up to 24 samples on centred logits: comparable in one history, not with longer probes.
+
+    Args:
+        model: any module; compiled and data-parallel ones are looked into.
+        optimizer: what trains it. Given, what silently disables a remedy is looked for, too: trainable
+            parameters that it does not hold, isometry that cannot act.
+        every: steps between two looks at what is due, >= 1.
+        measures: names out of "weights", "activity", "jacobian", "ntk" and "plasticity", or a mapping from
+            names of your own to functions (model, inputs) -> Result or mapping from names to numbers. By
+            default all but the Jacobian, or the weights alone where there are no inputs.
+        inputs: what the network takes, some hundred samples: a tensor, a tuple or a dict of tensors, or a
+            function that returns such, called before measures so that the data may change; it may draw from
+            torch's generators, which are put back.
+        budget: measuring time over training time, in (0, 1).
+        steps: length of the run in optimizer steps, for the check of the isometry's time constant.
+        lr: learning rate of the plasticity probe's Adam; None takes that of the optimizer if it is of
+            Adam's family, else 1e-3.
+        sinks: where numbers go besides the history: paths that end in .csv (rows are appended), TensorBoard
+            writers, Weights & Biases runs, functions of (step, record).
+        warn: whether a new finding becomes a `PlasticityWarning`; `findings` holds them in any case.
+
+    Attributes:
+        records: a dict for every step with measures: "step", "seconds" (of training) and the numbers, named
+            "measure/number" or "measure/layer/number".
+        findings: (step, finding), each finding once until it goes away, and once more if it becomes worse.
+        left_out: measures that could not be taken, with the reason.
+        total_steps: how many steps it has watched.
+
+    Raises:
+        IsoplastError: for an unknown measure or sink, one that needs inputs where there are none, values out
+            of range, and, at the first step, inputs that do not fit the model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> monitor = Monitor(model, inputs=torch.randn(64, 8), measures=["weights"])
+        >>> for _ in range(3):
+        ...     monitor.step()  # after optimizer.step()
+        >>> monitor.total_steps
+        3
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        every: int = 1,
+        measures: Iterable[str] | Mapping[str, Measure] | None = None,
+        inputs: Any = None,
+        budget: float = 0.02,
+        steps: int | None = None,
+        lr: float | None = None,
+        sinks: Iterable[Any] = (),
+        warn: bool = True,
+    ) -> None:
+        _check(every, budget, lr)
+        if inputs is not None and not callable(inputs):
+            count(inputs)
+        self._model, self._optimizer, self._inputs, self._lr = model, optimizer, inputs, lr
+        self._every, self._budget, self._horizon, self._warn = every, budget, steps, warn
+        self._measures, self._accounts = self._open(measures)
+        divide(budget, self._accounts.values())
+        self._sinks: list[Write] = [sink(target) for target in sinks]
+        self._known: dict[tuple[str, str, str], int] = {}
+        self._untold: list[tuple[type[Warning], str]] = []
+        self._last: float | None = None
+        self._next_look = 1
+        self._elapsed = self._spent = 0.0
+        self._setting: Setting | None = None
+        self.records: list[dict[str, float]] = []
+        self.findings: list[tuple[int, Finding]] = []
+        self.left_out: dict[str, str] = {}
+        self.total_steps = 0
+
+    def _open(
+        self, measures: Iterable[str] | Mapping[str, Measure] | None
+    ) -> tuple[dict[str, Measure], dict[str, Account]]:
+        if measures is None:
+            measures = _DEFAULT if self._inputs is not None else _DEFAULT[:1]
+        if isinstance(measures, Mapping):
+            return dict(measures), {name: Account(_OWN_GUESS) for name in measures}
+        if isinstance(measures, str):
+            raise IsoplastError(f"measures is the string {measures!r}: give a list, [{measures!r}]")
+        found: dict[str, Measure] = {}
+        for name in measures:
+            if name not in STANDARD:
+                raise unknown("measure", name, STANDARD)
+            if name != "weights" and self._inputs is None:
+                raise IsoplastError(f"measure {name!r} needs inputs: pass inputs=, some hundred samples")
+            found[name] = functools.partial(self._standard, name)
+        return found, {name: Account(STANDARD[name].guess) for name in found}
+
+    def _standard(self, name: str, model: nn.Module, inputs: Any) -> Result:
+        return STANDARD[name].measure(model, inputs, self._known_setting())
+
+    def step(self) -> None:
+        """Count an optimizer step, and measure what the training so far has paid for."""
+        self.total_steps += 1
+        if self.total_steps >= self._next_look:  # else it costs no more than this, not even a clock
+            self._look()
+            self._tell()
+            self._last = perf_counter()
+
+    def _look(self) -> None:
+        self._count_time()
+        steps, elapsed = self.total_steps, self._elapsed
+        if self._setting is None:
+            self._known_setting()
+            self._check_optimizer()
+        due = [name for name, account in self._accounts.items() if account.due(steps, elapsed)]
+        if due:
+            self._run(due)
+        pause = max(self._every, steps // _LOOKS)
+        self._next_look = steps - steps % pause + pause
+
+    def pause(self) -> None:
+        """Leave the time until the next `step` out of the training time: an evaluation, say."""
+        self._count_time()
+        self._last, self._next_look = None, 0
+
+    def measure(self, *names: str) -> dict[str, float]:
+        """Measure now, whatever the budget; the time counts as spent.
+
+        Args:
+            names: of measures; all if none is given.
+
+        Returns:
+            The record, which is also in `records`.
+
+        Raises:
+            IsoplastError: for a measure that this monitor has not.
+        """
+        for name in names:
+            if name not in self._measures:
+                raise unknown("measure", name, self._measures)
+        self._count_time()
+        record = self._run([name for name in names or self._accounts if name in self._accounts])
+        self._tell()
+        self._last = None if self._last is None else perf_counter()
+        return record
+
+    @property
+    def training_seconds(self) -> float:
+        """The time since the first step, without pauses and its own time."""
+        return self._elapsed + (perf_counter() - self._last if self._last is not None else 0.0)
+
+    def _count_time(self) -> None:
+        if self._last is not None:
+            now = perf_counter()
+            self._elapsed += now - self._last
+            self._last = now
+
+    def _run(self, due: Iterable[str]) -> dict[str, float]:
+        # Work that a GPU still has to do belongs to the training, not to the measure.
+        _synchronize(self._model)
+        self._count_time()
+        record: dict[str, float] = {"step": float(self.total_steps), "seconds": self._elapsed}
+        start = perf_counter()
+        inputs = self._sample()
+        self._check_optimizer()
+        bill: dict[str, float] = {}
+        for name in due:
+            begun = perf_counter()
+            record |= self._take(name, inputs)
+            _synchronize(self._model)
+            bill[name] = perf_counter() - begun
+        self._keep(record)
+        # Drawing inputs and writing records cost as well; the measures of this time share that.
+        whole = perf_counter() - start
+        self._spent += whole
+        rest = whole - sum(bill.values())
+        for name, seconds in bill.items():
+            if name in self._accounts:
+                self._accounts[name].charge(seconds + rest / len(bill), self._elapsed)
+        return record
+
+    def _take(self, name: str, inputs: Any) -> dict[str, float]:
+        """The numbers of one measure, or none if the network does not allow it."""
+        try:
+            result = self._measures[name](self._model, inputs)
+        except (IsoplastError, torch.OutOfMemoryError) as error:
+            # A training that has run for days must not end because an instrument does not fit it.
+            self._leave_out(name, str(error).partition("\n")[0])
+            return {}
+        self._note(name, judge(result, self._known_setting()))
+        numbers = result.as_dict() if isinstance(result, Result) else result
+        return {f"{name}/{key}": float(value) for key, value in numbers.items()}
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.left_out[name] = reason
+        del self._accounts[name]
+        divide(self._budget, self._accounts.values())
+        self._untold.append((UserWarning, f"the monitor leaves {name} out: {reason}"))
+
+    def _keep(self, record: dict[str, float]) -> None:
+        if self.records and self.records[-1]["step"] == record["step"]:
+            self.records[-1] |= record
+        else:
+            self.records.append(dict(record))
+        for write in self._sinks:
+            write(self.total_steps, record)
+
+    def _sample(self) -> Any:
+        if not callable(self._inputs):
+            return self._inputs
+        with undisturbed(self._model):
+            return self._inputs()
+
+    def _known_setting(self) -> Setting:
+        """What the measures need to know of the model, found out when it is ready to run."""
+        if self._setting is None:
+            fixed = not callable(self._inputs)
+            self._setting = setting(self._model, self._sample(), self._optimizer, self._lr, fixed)
+        return self._setting
+
+    def _check_optimizer(self) -> None:
+        if self._optimizer is not None:
+            self._note("optimizer", optimizer_findings(self._model, self._optimizer, self._horizon))
+
+    def _note(self, measure: str, findings: Iterable[Finding]) -> None:
+        """Keep what is new or worse, forget what this measure does not find any more."""
+        before = self._known
+        self._known = {key: rank for key, rank in before.items() if key[0] != measure}
+        for finding in findings:
+            # The same words with other numbers, or with a conclusion added, are the same finding.
+            words = re.sub(r"[\d.]+(e[+-]?\d+)?|inf", "", finding.what).partition(":")[0]
+            key = (measure, finding.where, words)
+            rank = _SEVERITY[finding.severity]
+            if rank > before.get(key, -1):
+                self.findings.append((self.total_steps, finding))
+                if rank:
+                    message = f"step {self.total_steps}: {finding}"
+                    self._untold.append((PlasticityWarning, message))
+            self._known[key] = max(rank, before.get(key, rank))
+
+    def _tell(self) -> None:
+        """Warn of what is new, at the line that called `step` or `measure`."""
+        untold, self._untold = self._untold, []
+        for category, message in untold if self._warn else ():
+            warnings.warn(message, category, stacklevel=3)
+
+    @property
+    def history(self) -> pl.DataFrame:
+        """All records as a polars frame: one row per step with measures, null where one did not run.
+
+        Raises:
+            ModuleNotFoundError: polars is not installed (it comes with isoplast[bench]).
+        """
+        import polars as pl
+
+        names = dict.fromkeys(name for record in self.records for name in record)
+        columns = {name: [record.get(name) for record in self.records] for name in names or ("step",)}
+        frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
+        return frame.with_columns(pl.col("step").cast(pl.Int64))
+
+    @property
+    def overhead(self) -> float:
+        """Measuring time over training time so far."""
+        seconds = self.training_seconds
+        return self._spent / seconds if seconds else 0.0
+
+    def __str__(self) -> str:
+        rows = [(name, *self._often(account)) for name, account in self._accounts.items()]
+        head = (
+            f"{self.total_steps} steps in {self.training_seconds:.3g} s, "
+            f"measuring {self.overhead:.2%} of that (budget {self._budget:.2%})"
+        )
+        lines = [head, table(("measure", "times", "each", "on average"), rows)]
+        return "\n".join([*lines, *(f"{name} is left out: {why}" for name, why in self.left_out.items())])
+
+    def _often(self, account: Account) -> tuple[str, str, str]:
+        if account.runs:
+            each = f"{1e3 * account.spent / account.runs:.3g} ms"
+            return str(account.runs), each, f"every {self.total_steps / account.runs:,.0f} steps"
+        return "0", "", f"first at step {account.first:,.0f}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the monitor remembers, as plain numbers and strings, for a checkpoint."""
+        return {
+            "total_steps": self.total_steps,
+            "training_seconds": self.training_seconds,
+            "spent": self._spent,
+            "records": [dict(record) for record in self.records],
+            "findings": [(step, vars(finding).copy()) for step, finding in self.findings],
+            "known": [[*key, rank] for key, rank in self._known.items()],
+            "accounts": {name: vars(account).copy() for name, account in self._accounts.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another monitor of the same training stopped; the time in between does not count.
+
+        Args:
+            state: from `state_dict`. Measures that only one of the two has start anew or are dropped.
+        """
+        self.total_steps, self._elapsed = state["total_steps"], state["training_seconds"]
+        self._spent, self._last, self._next_look = state["spent"], None, 0
+        self.records = [dict(record) for record in state["records"]]
+        self.findings = [(step, Finding(**fields)) for step, fields in state["findings"]]
+        self._known = {(measure, where, words): rank for measure, where, words, rank in state["known"]}
+        for name, account in self._accounts.items():
+            if name in state["accounts"]:
+                saved = state["accounts"][name]
+                for field in ("spent", "runs", "at"):
+                    setattr(account, field, saved[field])
+
+
+def _check(every: int, budget: float, lr: float | None) -> None:
+    if every < 1:
+        raise IsoplastError(f"every is {every}: it must be at least 1 step")
+    if not 0 < budget < 1:
+        raise IsoplastError(f"budget is {budget}: it is a share of the training time, in (0, 1)")
+    if lr is not None and not lr > 0:
+        raise IsoplastError(f"lr of the plasticity probe is {lr}: it must be positive")
+
+
+def _synchronize(model: nn.Module) -> None:
+    device = next((parameter.device for parameter in model.parameters()), None)
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,82 @@
+"""Gradients of every output of every sample, for parameters whose layers have no known formula."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from isoplast.diagnostics.ntk._terms import Explicit
+from isoplast.model._batches import count, take
+from isoplast.model._preserve_state import outputs
+
+
+def applied(network: nn.Module, parameters: dict[str, Tensor], inputs: Any) -> Tensor:
+    """Return the outputs of the network with some of its parameters replaced."""
+    args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, dict) else (inputs,)
+    kwargs = inputs if isinstance(inputs, dict) else {}
+    found = functional_call(network, parameters, args, kwargs)
+    return getattr(found, "logits", found)  # type: ignore[no-any-return]
+
+
+def sample_gradients(
+    network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter], chunk: int
+) -> dict[str, Explicit]:
+    """Return the gradients of every output of every sample, by parameter.
+
+    All samples at once by `torch.func`; a network that `vmap` cannot trace takes a pass per output of
+    each sample.
+
+    Args:
+        network: in evaluation mode.
+        inputs: a batch.
+        parameters: those to differentiate by.
+        chunk: samples to differentiate at a time.
+    """
+    if not parameters:
+        return {}
+    try:
+        return _vectorised(network, inputs, parameters, chunk)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # what vmap raises for code that depends on values, draws numbers, works in place
+        return _looped(network, inputs, parameters)
+
+
+def _vectorised(
+    network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter], chunk: int
+) -> dict[str, Explicit]:
+    n = count(inputs)
+    leaves, spec = tree_flatten(inputs)
+    dims = tuple(0 if isinstance(leaf, Tensor) else None for leaf in leaves)
+
+    def one(values: dict[str, Tensor], *parts: Any) -> Tensor:
+        rows = [part.unsqueeze(0) if isinstance(part, Tensor) else part for part in parts]
+        return applied(network, values, tree_unflatten(rows, spec)).flatten()
+
+    values = {name: parameter.detach() for name, parameter in parameters.items()}
+    # The parameters that stay need no graph. Operations without a rule for vmap are slow, not wrong.
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        found = vmap(jacrev(one), (None, *dims), chunk_size=chunk)(values, *leaves)
+    return {name: Explicit(gradient.reshape(n, gradient.shape[1], -1)) for name, gradient in found.items()}
+
+
+def _looped(network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter]) -> dict[str, Explicit]:
+    found: dict[str, list[Tensor]] = {name: [] for name in parameters}
+    for index in range(count(inputs)):
+        values = outputs(network, take(inputs, slice(index, index + 1))).flatten()
+        gradients = [
+            torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
+            for value in values
+        ]
+        for name, parameter, column in zip(
+            parameters, parameters.values(), zip(*gradients, strict=True), strict=True
+        ):
+            rows = [torch.zeros_like(parameter) if g is None else g for g in column]
+            found[name].append(torch.stack(rows).flatten(1))
+    return {name: Explicit(torch.stack(samples)) for name, samples in found.items()}

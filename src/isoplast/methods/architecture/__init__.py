@@ -1,0 +1,1 @@
+"""Methods that change activations or add normalisation."""

@@ -1,0 +1,1 @@
+"""Methods that reduce the change of outputs on other data."""

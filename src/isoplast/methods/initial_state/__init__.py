@@ -1,0 +1,1 @@
+"""Methods that keep a network near its initial state."""

@@ -1,0 +1,64 @@
+"""A penalty on the norm of the features."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from isoplast.methods._protocol import About
+from isoplast.methods._registry import register
+from isoplast.methods._tools._checks import at_least
+from isoplast.methods._tools._features import FeatureMethod
+from isoplast.model.units._units import head_name
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class FeatureNorm(FeatureMethod):
+    r"""Adam with a penalty on the norm of what the output layer is fed.
+
+    .. math:: L(\theta) + \lambda\, \mathbb{E}_x \frac{\|\phi(x)\|^2}{d}, \qquad \phi(x) \in \mathbb{R}^d
+
+    Bounds the scale of the last features, and of the weights only as far as they make it: a layer's growth
+    can hide in front of a normalisation, or in the head. Is not told of tasks; costs next to nothing, as
+    the features are those of the forward pass of the loss.
+
+    Args:
+        strength: lambda, >= 0.
+
+    Deviations: the source gives neither the layer nor the reduction nor the strength. Here: the input of the
+    head, the mean over its entries (so that the strength does not depend on the width), and 1e-2.
+
+    Reference:
+        Lyle et al., "Disentangling the causes of plasticity loss in neural networks", arXiv:2402.18762,
+        section 4.1.
+    """
+
+    name: ClassVar[str] = "feature-norm"
+    about: ClassVar[About] = About(
+        title="Feature-norm penalty",
+        source="Lyle et al., arXiv:2402.18762, section 4.1",
+        controls="the scale of the last features",
+        spectrum="activations",
+        family="initial state",
+        cost="a mean over the last features",
+        strength="strength",
+    )
+
+    strength: float = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0.0, "strength")
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Listen to the head."""
+        if self.strength > 0:
+            self.tap([model.get_submodule(head_name(model))])
+        return model
+
+    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+        """Return the strength times the mean square of the features."""
+        return None if self.strength == 0 else self.strength * self.features()[0].square().mean()

@@ -1,0 +1,114 @@
+"""FIRE: every weight projected to the nearest scaled isometry where a task begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from isoplast.isometry import newton_schulz
+from isoplast.methods._protocol import About, TaskContext, TaskMethod
+from isoplast.methods._registry import register
+from isoplast.methods._tools._checks import at_least
+from isoplast.optim._param_groups import Decision, decide
+
+_QUERY_OR_KEY = re.compile(r"(^|[._])(q|k|query|key)(_proj|_lin)?[._]weight$", re.IGNORECASE)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Fire(TaskMethod):
+    r"""Adam, and a projection of the weights to scaled isometries where a task begins (arXiv:2602.08040).
+
+    .. math:: W \leftarrow \sqrt{m / n} \; NS_{10}(W / \|W\|_F), \qquad
+              NS: X \leftarrow \tfrac32 X - \tfrac12 X X^T X
+
+    for W of shape (m, n), about the nearest isometry; the m x n matrix of each tap of a convolution kernel is
+    projected by itself and divided by the number of taps. Controls every singular value (all become
+    :math:`\sqrt{m/n}`), once per task; of those below 1/30 of the Frobenius norm the iterations leave a part
+    missing (1/100 comes out as 0.53). Must be told of tasks: it acts before every task but the first. Costs
+    nothing in a step, the iterations once per task.
+
+    Args:
+        iterations: of Newton-Schulz, >= 1. The source's 10 (5 for its language model).
+        attention: what is projected in a network with attention: the "query-key" projections alone, as in the
+            source's vision transformer, or "all", as in its language model. Queries and keys are known by
+            name (q, to_q, query_proj, qkv, ...) in modules that have both.
+        reset_optimizer: whether the optimizer's state is cleared at the same time, as in the source's vision
+            runs.
+
+    Deviations: kernels of depthwise convolutions, tied weights and weights that are computed from other
+    parameters are left alone.
+    """
+
+    name: ClassVar[str] = "fire"
+    about: ClassVar[About] = About(
+        title="FIRE",
+        source="Han et al., arXiv:2602.08040, and its code",
+        controls="every singular value (made equal), once per task",
+        spectrum="all",
+        family="isometry",
+        cost="nothing in a step; ten Newton-Schulz iterations on each weight matrix per task",
+        told_of_tasks=True,
+    )
+
+    iterations: int = 10
+    attention: Literal["query-key", "all"] = "query-key"
+    reset_optimizer: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "iterations")
+
+    @torch.no_grad()
+    def at_task(self, task: TaskContext, first: bool) -> None:
+        """Project the weights of the model in place, unless the task is the first."""
+        if first:
+            return
+        for block in self._blocks(task.model):
+            block.copy_(self._projected(block))
+        if self.reset_optimizer:
+            task.optimizer.state.clear()
+
+    def _blocks(self, model: nn.Module) -> list[Tensor]:
+        """The parts of the parameters that are projected, each a weight (m, n) or a kernel (m, n, ...)."""
+        kept = [d for d in decide(model) if d.isometric]
+        if self.attention == "query-key":
+            queries_and_keys = _queries_and_keys(kept)
+            if queries_and_keys:
+                return queries_and_keys
+        return [block for d in kept for block in _row_blocks(d)]
+
+    def _projected(self, weight: Tensor) -> Tensor:
+        taps = weight[0, 0].numel()
+        # (m, n, ...) -> (taps, m, n)
+        matrices = weight.reshape(*weight.shape[:2], taps).movedim(-1, 0)
+        scale = math.sqrt(weight.shape[0] / weight.shape[1]) / taps
+        return (scale * newton_schulz(matrices, self.iterations)).movedim(0, -1).reshape(weight.shape)
+
+
+def _row_blocks(decision: Decision) -> list[Tensor]:
+    """The matrices or kernels that a parameter's rows hold."""
+    parameter, split = decision.parameter.detach(), decision.split
+    return list(parameter.chunk(split) if isinstance(split, int) else torch.split(parameter, list(split)))
+
+
+def _queries_and_keys(kept: list[Decision]) -> list[Tensor]:
+    """The query and key projections of a network, found by name in modules that have both.
+
+    The head of a Q-network may be named q as well, and stands alone.
+    """
+    owners: dict[str, list[tuple[str, Tensor]]] = {}
+    for decision in kept:
+        found = owners.setdefault(decision.name.removesuffix(".weight").rpartition(".")[0], [])
+        blocks, named = _row_blocks(decision), _QUERY_OR_KEY.search(decision.name)
+        if named:
+            found += [(named[2][0].lower(), block) for block in blocks]
+        elif "named like a fused projection" in decision.reason or "fused q, k, v" in decision.reason:
+            found += zip("kv" if len(blocks) == 2 else "qkv", blocks, strict=True)
+    both = [found for found in owners.values() if {"q", "k"} <= {role for role, _ in found}]
+    return [block for found in both for role, block in found if role != "v"]

@@ -1,0 +1,1 @@
+"""Methods that are optimizers, or change the optimizer's step."""

@@ -1,0 +1,1 @@
+"""Methods that reset units, layers or the optimizer."""

@@ -1,0 +1,198 @@
+"""Resets of whole layers where tasks begin: the head, the last layers, the network, the optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from torch import nn
+from torch.optim import Optimizer
+
+from isoplast.methods._protocol import About, TaskContext, TaskMethod
+from isoplast.methods._registry import register
+from isoplast.methods._tools._checks import at_least
+from isoplast.methods._tools._execution import last_layers, names_within
+from isoplast.methods._tools._fresh import drawn, forget, put, remember, tensors
+from isoplast.model.units._units import head_name
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reset(TaskMethod):
+    """What the resets share: fresh values and no optimizer state for some tensors, but for the first task."""
+
+    def reset_names(self, model: nn.Module) -> Iterable[str]:
+        """Names of the parameters and buffers to be reset."""
+        raise NotImplementedError
+
+    def at_task(self, task: TaskContext, first: bool) -> None:
+        """Reset, but not before the first task."""
+        if first:
+            remember(self, task.model)
+            _keep_counters(self.state, task.optimizer)
+            return
+        names = list(self.reset_names(task.model))
+        put(task.model, drawn(self, task.model), names)
+        present = tensors(task.model)
+        forget(task.optimizer, [present[name] for name in names])
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class HeadReset(_Reset):
+    """Adam, whose output layer is drawn anew where a task begins.
+
+    Makes the spectrum of the head a fresh one, and leaves all other weights alone. Is told of tasks; costs
+    one initialisation per task. The optimizer's state of the head starts anew with it; a frozen head stays
+    frozen.
+
+    The head is the module `head` of the network, else its last linear layer.
+
+    Deviations: the source resets every 20 000 updates (SPR on Atari), here where tasks begin.
+
+    Reference:
+        Nikishin et al., "The primacy bias in deep reinforcement learning", ICML 2022, arXiv:2205.07802,
+        section 5.
+    """
+
+    name: ClassVar[str] = "head-reset"
+    about: ClassVar[About] = About(
+        title="Head reset",
+        source="Nikishin et al., arXiv:2205.07802, section 5",
+        controls="the spectrum of the head (a fresh one), where tasks begin",
+        family="resets",
+        cost="one initialisation per task",
+        told_of_tasks=True,
+        claims=frozenset({"layers"}),
+    )
+
+    def reset_names(self, model: nn.Module) -> Iterable[str]:
+        """Names of all tensors of the head."""
+        return names_within(model, [head_name(model)])
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class LastLayersReset(_Reset):
+    """Adam, whose last layers are drawn anew where a task begins.
+
+    Makes the spectra of these layers fresh ones, and leaves all other weights alone. Is told of tasks;
+    costs one initialisation per task. Layers are counted in the order of execution, which is traced (of
+    registration where a network cannot be traced); normalisations between and behind the counted layers go
+    with them, statistics too. The optimizer's state of all of these starts anew.
+
+    Args:
+        layers: number of layers with a weight, >= 1, the head among them. The source resets the last 3 of 7
+            in image-based control.
+
+    Deviations: the source resets every 200 000 steps, here where tasks begin.
+
+    Reference:
+        Nikishin et al., arXiv:2205.07802, section 5.
+    """
+
+    name: ClassVar[str] = "last-layers-reset"
+    about: ClassVar[About] = About(
+        title="Reset of the last layers",
+        source="Nikishin et al., arXiv:2205.07802, section 5",
+        controls="the spectra of the last layers (fresh ones), where tasks begin",
+        family="resets",
+        cost="one initialisation per task",
+        told_of_tasks=True,
+        claims=frozenset({"layers"}),
+    )
+
+    layers: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "layers")
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Return the model, if it has that many layers."""
+        last_layers(self, model, self.layers)
+        return model
+
+    def reset_names(self, model: nn.Module) -> Iterable[str]:
+        """Names of all tensors of the last layers."""
+        return names_within(model, last_layers(self, model, self.layers))
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class FullReset(_Reset):
+    """Adam on a fresh network for every task: the control that nothing learned can spoil, or help.
+
+    Makes every spectrum a fresh one. Is told of tasks; costs one initialisation per task. All parameters are
+    drawn anew, buffers such as the statistics of normalisations start anew, and so does the optimizer. What
+    is frozen is drawn anew as well: it was part of the fresh network.
+
+    Reference:
+        the control of all studies, e.g. Dohare et al., arXiv:2306.13812; Nikishin et al., arXiv:2205.07802.
+    """
+
+    name: ClassVar[str] = "full-reset"
+    about: ClassVar[About] = About(
+        title="Full reset",
+        source="the control of all studies, e.g. Dohare et al., arXiv:2306.13812",
+        controls="every singular value (a fresh network's), where tasks begin",
+        spectrum="all",
+        family="resets",
+        cost="one initialisation per task",
+        told_of_tasks=True,
+        claims=frozenset({"layers"}),
+    )
+
+    def reset_names(self, model: nn.Module) -> Iterable[str]:
+        """Names of everything."""
+        return tensors(model)
+
+    def at_task(self, task: TaskContext, first: bool) -> None:
+        """Reset network and optimizer, but not before the first task."""
+        super().at_task(task, first)
+        if not first:
+            _restart(self.state, task.optimizer)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class OptimizerReset(TaskMethod):
+    """Adam, which forgets its moments where a task begins.
+
+    Controls no singular value. Is told of tasks; costs nothing. All state of the optimizer is dropped,
+    whatever optimizer it is, and what its groups count starts anew; learning rates stay.
+
+    Reference:
+        Asadi, Fakoor and Sabach, "Resetting the optimizer in deep RL", NeurIPS 2023, arXiv:2306.17833.
+    """
+
+    name: ClassVar[str] = "optimizer-reset"
+    about: ClassVar[About] = About(
+        title="Optimizer reset",
+        source="Asadi, Fakoor and Sabach, arXiv:2306.17833",
+        controls="nothing (the step size of Adam)",
+        family="resets",
+        told_of_tasks=True,
+    )
+
+    def at_task(self, task: TaskContext, first: bool) -> None:
+        """Drop the optimizer's state, but not before the first task."""
+        if first:
+            _keep_counters(self.state, task.optimizer)
+        else:
+            _restart(self.state, task.optimizer)
+
+
+def _keep_counters(state: dict[str, Any], optimizer: Optimizer) -> None:
+    """Note the numbers in the groups of a fresh optimizer: some optimizers count steps there."""
+    state["groups"] = [
+        {key: value for key, value in group.items() if type(value) in (int, float) and key != "lr"}
+        for group in optimizer.param_groups
+    ]
+
+
+def _restart(state: dict[str, Any], optimizer: Optimizer) -> None:
+    """Make an optimizer as good as new, but for its learning rates."""
+    forget(optimizer, list(optimizer.state))
+    for group, fresh in zip(optimizer.param_groups, state["groups"], strict=True):
+        group.update(fresh)

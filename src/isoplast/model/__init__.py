@@ -1,0 +1,1 @@
+"""Looking at and rebuilding somebody's network: its state preserved, its matrices by name, its units."""

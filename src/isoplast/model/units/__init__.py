@@ -1,0 +1,1 @@
+"""The hidden units of a network: which weights enter and leave each of them."""

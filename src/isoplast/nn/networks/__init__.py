@@ -1,0 +1,1 @@
+"""The networks of the benchmarks, and how they are specified and built."""

@@ -1,0 +1,80 @@
+"""The convolutional network of the label-shuffling benchmark."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from isoplast.nn.networks._spec import NetSpec, image_shape, positive, register
+from isoplast.nn.networks._style import Style
+
+_STRIDES = (1, 1, 2)
+
+
+class CNN(nn.Module):
+    """Convolutions `convs.i`, hidden layers `layers.i`, nonlinearities `activations.i`, and `head`."""
+
+    def __init__(self, shape: tuple[int, int, int], outputs: int, spec: CNNSpec) -> None:
+        super().__init__()
+        style = Style(spec)
+        features, height, width = shape
+        self.convs = nn.ModuleList()
+        self.layers = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        self.activations = nn.ModuleList()
+        for stride in _STRIDES:
+            self.convs.append(style.conv(features, spec.channels, 3, stride))
+            self.norms.append(style.normalization(spec.channels, images=True))
+            self.activations.append(style.activation(spec.channels, dim=1))
+            features = spec.channels * style.expansion
+            height, width = -(-height // stride), -(-width // stride)
+        features *= height * width
+        for _ in range(2):
+            self.layers.append(style.linear(features, spec.width))
+            self.norms.append(style.normalization(spec.width))
+            self.activations.append(style.activation(spec.width))
+            features = spec.width * style.expansion
+        self.head = style.head(features, outputs)
+        style.initialize(self)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the outputs (n, classes) for images (n, channels, height, width)."""
+        hidden = inputs
+        stages = zip([*self.convs, *self.layers], self.norms, self.activations, strict=True)
+        for index, (layer, norm, activation) in enumerate(stages):
+            if index == len(self.convs):
+                hidden = hidden.flatten(1)
+            hidden = activation(norm(layer(hidden)))
+        return self.head(hidden)  # type: ignore[no-any-return]
+
+
+@register
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CNNSpec(NetSpec):
+    """The paper's CNN: three 3 x 3 convolutions (strides 1, 1, 2), two hidden layers and a head.
+
+    The paper names neither padding nor pooling; ours pads by one pixel and does not pool.
+
+    Args:
+        channels: of each convolution, >= 1.
+        width: units of each of the two fully connected hidden layers, >= 1.
+        others: see `NetSpec`.
+
+    Reference:
+        arXiv:2606.09762, appendix B.1.
+    """
+
+    name: ClassVar[str] = "cnn"
+
+    channels: int = 32
+    width: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "channels", "width")
+
+    def build(self, input_shape: tuple[int, ...], classes: int) -> CNN:
+        """Return the network for images of any size."""
+        return CNN(image_shape(self, input_shape), classes, self)

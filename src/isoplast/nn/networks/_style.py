@@ -1,0 +1,82 @@
+"""How the settings of a specification become layers: one place for all networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from isoplast.nn._initialisation import isometric_init_
+from isoplast.nn.layers._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
+from isoplast.nn.layers._isometric import IsometricConv2d, IsometricLinear
+
+if TYPE_CHECKING:
+    from isoplast.nn.networks._spec import NetSpec
+
+# name -> (features, dim) -> module; a class with `expansion` 2 doubles the features.
+ACTIVATIONS: dict[str, Callable[[int, int], nn.Module]] = {
+    "relu": lambda features, dim: nn.ReLU(),
+    "leaky-relu": lambda features, dim: nn.LeakyReLU(),
+    "smooth-leaky": lambda features, dim: SmoothLeaky(),
+    "gelu": lambda features, dim: nn.GELU(),
+    "tanh": lambda features, dim: nn.Tanh(),
+    "linear": lambda features, dim: nn.Identity(),
+    "maxmin": lambda features, dim: MaxMin(dim),
+    "groupsort4": lambda features, dim: GroupSort(4, dim),
+    "groupsort8": lambda features, dim: GroupSort(8, dim),
+    "crelu": lambda features, dim: CReLU(dim),
+    "fourier": lambda features, dim: FourierFeatures(dim),
+    "adalin": lambda features, dim: AdaLin(features, "relu", dim),
+    "adalin-tanh": lambda features, dim: AdaLin(features, "tanh", dim),
+    "adalin-gelu": lambda features, dim: AdaLin(features, "gelu", dim),
+}
+LINEARS = ("plain", "isometric")
+INITS = ("orthogonal", "delta", "torch")
+NORMALIZATIONS = ("layernorm", "batchnorm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """The settings all networks share, as factories of layers."""
+
+    spec: NetSpec
+
+    @property
+    def expansion(self) -> int:
+        """Output features of the nonlinearity per input feature."""
+        return int(getattr(self.activation(8), "expansion", 1))
+
+    def linear(self, inputs: int, outputs: int) -> nn.Module:
+        """Return a hidden linear layer."""
+        kind = IsometricLinear if self.spec.linear == "isometric" else nn.Linear
+        return kind(inputs, outputs, bias=self.spec.bias)
+
+    def conv(self, inputs: int, outputs: int, taps: int, stride: int) -> nn.Module:
+        """Return a convolution that keeps the size at stride 1."""
+        kind = IsometricConv2d if self.spec.linear == "isometric" else nn.Conv2d
+        return kind(inputs, outputs, taps, stride=stride, padding=taps // 2, bias=self.spec.bias)
+
+    def head(self, inputs: int, outputs: int) -> nn.Linear:
+        """Return the output layer: always plain, so that the network's Lipschitz constant is free."""
+        return nn.Linear(inputs, outputs, bias=self.spec.bias)
+
+    def normalization(self, features: int, *, images: bool = False) -> nn.Module:
+        """Return the normalisation over the features, or over channels, height and width of images."""
+        if self.spec.normalization is None:
+            return nn.Identity()
+        if self.spec.normalization == "batchnorm":
+            return nn.BatchNorm2d(features) if images else nn.BatchNorm1d(features)
+        return nn.GroupNorm(1, features) if images else nn.LayerNorm(features)
+
+    def activation(self, features: int, dim: int = -1) -> nn.Module:
+        """Return a nonlinearity for inputs with `features` entries along `dim`."""
+        return ACTIVATIONS[self.spec.activation](features, dim)
+
+    def initialize(self, model: nn.Module) -> None:
+        """Initialise the finished network in place."""
+        spec = self.spec
+        if spec.init != "torch":
+            conv = "delta" if spec.init == "delta" else "kernel"
+            isometric_init_(model, spec.gain, head_gain=spec.head_gain, conv=conv)

@@ -1,0 +1,1 @@
+"""The results of a study, prepared for pages and figures."""

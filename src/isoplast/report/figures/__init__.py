@@ -1,0 +1,1 @@
+"""Figures: interactive ones for pages, static ones for documents."""

@@ -1,0 +1,283 @@
+"""Plotly figures of a study.
+
+Every trace says in its `meta` which arm it belongs to and which view (all layers, or one) it is part of; the
+page's script shows and hides traces by it. Colours here are for a light page; the script swaps them on a dark
+one.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from isoplast.report.data._arms import Arm, Array, over_seeds
+from isoplast.report.figures._palette import SHADES
+
+ALL = "all"
+_LIGHT = SHADES["light"]
+# Singular values below this are rounding noise of a float32 decomposition; the log axis ends here.
+SMALLEST_DRAWN = 1e-10
+_HEIGHT = {"tall": 400, "short": 300}
+
+
+def accuracy_figure(arms: Sequence[Arm]) -> go.Figure:
+    """Accuracy after each task: a line and band per arm, the chance line, a marker where a method changes."""
+    figure = blank_figure("tall")
+    for index, arm in enumerate(arms):
+        _add_curve(figure, index, arm, arm.tasks[arm.trained], arm.accuracy[:, arm.trained], ".3f")
+    figure.update_yaxes(range=[-0.02, 1.04], tickformat=".1f", dtick=0.2)
+    _set_task_axis(figure, arms, first=1)
+    for chance in sorted({arm.chance for arm in arms if not math.isnan(arm.chance)}):
+        # below the line there is room for a word only if it is not at the very bottom
+        reference(figure, chance, f"chance {chance:.2g}", "below" if chance > 0.07 else "above")
+    _mark_switches(figure, arms)
+    return figure
+
+
+def singular_value_figure(arms: Sequence[Arm], metric: str) -> go.Figure:
+    """Largest (`sigma_max`) or smallest (`sigma_min`) singular value, log scale; a view per layer."""
+    worst = np.nanmax if metric == "sigma_max" else np.nanmin
+    figure = blank_figure("short")
+    drawn = [1.0]
+    for view, index, arm, values in _views(arms, metric):
+        picked = _reduce(worst, values) if view == ALL else values[:, :, 0]
+        picked = np.maximum(picked, SMALLEST_DRAWN)
+        _add_curve(figure, index, arm, arm.tasks, picked, ".3~g", view)
+        drawn += picked[np.isfinite(picked)].tolist()
+    set_log_axis(figure, min(drawn), max(drawn))
+    _set_task_axis(figure, arms, first=0)
+    reference(figure, 1.0, "isometry", "below" if metric == "sigma_max" else "above")
+    _mark_switches(figure, arms)
+    return figure
+
+
+def unit_figure(arms: Sequence[Arm], metric: str) -> go.Figure:
+    """Fraction of dead or dormant units per task: mean over the hidden layers; a view per layer."""
+    figure = blank_figure("short")
+    for view, index, arm, values in _views(arms, metric):
+        picked = _reduce(np.nanmean, values) if view == ALL else values[:, :, 0]
+        _add_curve(figure, index, arm, arm.tasks, picked, ".1%", view)
+    figure.update_yaxes(range=[-0.02, 1.04], tickformat=".0%", dtick=0.25)
+    _set_task_axis(figure, arms, first=0)
+    _mark_switches(figure, arms)
+    return figure
+
+
+def probe_figure(arms: Sequence[Arm], metric: str) -> go.Figure:
+    """A measure of the whole network per task: the plasticity probe on a linear, others on a log scale.
+
+    An infinite condition number is drawn on a line of its own, above the largest finite one.
+    """
+    figure = blank_figure("short")
+    every = np.concatenate([arm.probes[metric].ravel() for arm in arms if metric in arm.probes])
+    drawn = every[np.isfinite(every)].tolist() or [1.0]
+    infinite = bool(np.isposinf(every).any())
+    top = 10.0 ** (math.floor(math.log10(max(*drawn, SMALLEST_DRAWN))) + 2) if infinite else max(drawn)
+    for index, arm in enumerate(arms):
+        if metric in arm.probes:
+            values = np.where(np.isposinf(arm.probes[metric]), top, arm.probes[metric])
+            digits = ".3f" if metric == "plasticity_learned" else ".3~g"
+            _add_curve(figure, index, arm, arm.tasks, values, digits)
+    if metric == "plasticity_learned":
+        figure.update_yaxes(range=[min(-0.02, *drawn) * 1.05, max(0.2, *drawn) * 1.05], tickformat=".2f")
+    else:
+        set_log_axis(figure, max(min(drawn), SMALLEST_DRAWN), top)
+        if infinite:
+            reference(figure, top, "infinite", "below")
+    _set_task_axis(figure, arms, first=0)
+    _mark_switches(figure, arms)
+    return figure
+
+
+def views(arms: Sequence[Arm], metric: str) -> list[str]:
+    """The layers that at least one arm has this metric for, in order of appearance."""
+    return list(dict.fromkeys(name for arm in arms if metric in arm.per_layer for name in arm.names(metric)))
+
+
+def last_values(arms: Sequence[Arm], metric: str) -> str:
+    """Where each arm ends, over all layers, in words: for readers who do not see the figure."""
+    said = []
+    for arm in arms:
+        if metric in arm.probes:
+            values = arm.probes[metric]
+            last = values[:, ~np.isnan(values).all(axis=0)][:, -1]
+            end = float(np.mean(last[~np.isnan(last)]))  # infinite where one of the seeds is
+            said.append(f"{arm.label}: {'infinite' if math.isinf(end) else f'{end:.3g}'}")
+    how = {"sigma_max": np.nanmax, "sigma_min": np.nanmin}.get(metric, np.nanmean)
+    for view, _, arm, values in _views(arms, metric):
+        if view == ALL:
+            mean, _, _ = over_seeds(_reduce(how, values))
+            known = mean[np.isfinite(mean)]
+            said += [f"{arm.label}: {known[-1]:.3g}"] if len(known) else []
+    return f"After the last task, {'; '.join(said)}." if said else ""
+
+
+def _views(arms: Sequence[Arm], metric: str) -> list[tuple[str, int, Arm, Array]]:
+    known = [(index, arm, arm.per_layer[metric]) for index, arm in enumerate(arms) if metric in arm.per_layer]
+    found = [(ALL, index, arm, values) for index, arm, values in known if values.size]
+    for name in views(arms, metric):
+        for index, arm, values in known:
+            if name in arm.names(metric):
+                at = arm.names(metric).index(name)
+                found.append((name, index, arm, values[:, :, at : at + 1]))
+    return found
+
+
+def _reduce(how: np.ufunc | object, values: Array) -> Array:
+    """`how` over the layers; NaN where no layer has a value (numpy would warn)."""
+    result = np.full(values.shape[:2], np.nan)
+    known = np.isfinite(values).any(axis=2)
+    result[known] = how(values[known], axis=1)  # type: ignore[operator]
+    return result
+
+
+def blank_figure(size: str) -> go.Figure:
+    """An empty figure in the page's style, "tall" or "short"."""
+    axis = {
+        "gridcolor": _LIGHT["grid"],
+        "linecolor": _LIGHT["grid"],
+        "zeroline": False,
+        "automargin": True,
+        "fixedrange": True,
+        "tickfont": {"color": _LIGHT["muted"], "size": 12},
+    }
+    return go.Figure(
+        layout={
+            "template": "none",
+            "height": _HEIGHT[size],
+            "margin": {"l": 8, "r": 8, "t": 30, "b": 8},
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": _LIGHT["ink"]},
+            "paper_bgcolor": _LIGHT["paper"],
+            "plot_bgcolor": _LIGHT["paper"],
+            "showlegend": False,
+            "hovermode": "x unified",
+            "hoverlabel": {
+                "bgcolor": _LIGHT["paper"],
+                "bordercolor": _LIGHT["muted"],
+                "font": {"size": 12, "color": _LIGHT["ink"]},
+                "namelength": 28,
+            },
+            "xaxis": axis | {"title": {"text": "tasks trained on", "font": {"size": 13}}},
+            "yaxis": axis,
+        }
+    )
+
+
+def _add_curve(
+    figure: go.Figure,
+    index: int,
+    arm: Arm,
+    tasks: npt.NDArray[np.int64],
+    values: Array,
+    digits: str,
+    view: str = ALL,
+) -> None:
+    """The mean over seeds of `values` (seeds, tasks), over a band where there is more than one seed."""
+    mean, low, high = over_seeds(values)
+    known = np.isfinite(mean)
+    x = (tasks[known] + 1).tolist()
+    shared = {"x": x, "meta": {"arm": index, "view": view}, "visible": view == ALL}
+    if len(arm.seeds) > 1 and view == ALL:
+        # On a log axis a lower edge of mean - sd <= 0 has no place; the axis' floor stands in for it.
+        low = np.maximum(low, SMALLEST_DRAWN)
+        outline = short(np.concatenate([high[known], low[known][::-1]]))
+        figure.add_scatter(
+            **(shared | {"x": x + x[::-1]}),
+            y=outline,
+            mode="lines",
+            fill="toself",
+            fillcolor=arm.style.light + "26",
+            line={"width": 0, "color": arm.style.light},
+            hoverinfo="skip",
+        )
+    figure.add_scatter(
+        **shared,
+        y=short(mean[known]),
+        name=html.escape(arm.label, quote=False),
+        mode="lines+markers",
+        line={"color": arm.style.light, "dash": arm.style.dash, "width": 2.5},
+        marker={"symbol": arm.style.marker, "size": 7, "maxdisplayed": 13, "color": arm.style.light},
+        hovertemplate=f"%{{y:{digits}}}",
+    )
+
+
+def short(values: Array) -> list[float]:
+    """Four significant digits: all that a screen shows, at a third of the page's weight."""
+    return [float(f"{value:.4g}") for value in values]
+
+
+def _last_task(arms: Sequence[Arm]) -> int:
+    return max(int(arm.tasks.max()) for arm in arms) + 1
+
+
+def _set_task_axis(figure: go.Figure, arms: Sequence[Arm], first: int) -> None:
+    last = _last_task(arms)
+    pad = max(0.02 * (last - first), 0.2)
+    figure.update_xaxes(range=[first - pad, last + pad], title_standoff=6)
+    if last <= 10:
+        figure.update_xaxes(dtick=1)
+    if first == 0:
+        figure.update_xaxes(title_text="tasks trained on (0: untrained)")
+
+
+def set_log_axis(figure: go.Figure, low: float, high: float) -> None:
+    """A log axis over at least a decade, labelled at powers of ten or, if these are few, at 1, 2 and 5.
+
+    Plotly's own labels would print exponents and the digits between decades too small to read on a phone.
+    """
+    bottom, top = math.log10(low), math.log10(high)
+    room = max(0.1 * (top - bottom), (1 - (top - bottom)) / 2)
+    bottom, top = bottom - room, top + room
+    step, digits = math.ceil((top - bottom) / 7), (1, 2, 5) if top - bottom < 2 else (1,)
+    powers = range(step * math.floor(bottom / step), math.ceil(top) + 1, step)
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
+    figure.update_yaxes(
+        type="log", range=[bottom, top], tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]
+    )
+
+
+def reference(figure: go.Figure, y: float, words: str, side: str) -> None:
+    """A thin dotted line across, named above or below its right end, wherever curves are less likely."""
+    figure.add_hline(y=y, line={"color": _LIGHT["muted"], "width": 1.5, "dash": "2px,3px"})
+    figure.add_annotation(
+        text=words,
+        font={"size": 12, "color": _LIGHT["muted"]},
+        showarrow=False,
+        x=1,
+        xref="paper",
+        xanchor="right",
+        # plotly places shapes on a log axis by the value, annotations by its exponent
+        y=math.log10(y) if figure.layout.yaxis.type == "log" else y,
+        yanchor="bottom" if side == "above" else "top",
+    )
+
+
+def _mark_switches(figure: go.Figure, arms: Sequence[Arm]) -> None:
+    """A vertical line between the last task of the old method and the first of the new one."""
+    last = _last_task(arms)
+    found: dict[tuple[int, str], list[Arm]] = {}
+    for arm in arms:
+        for switch in arm.switches:
+            found.setdefault((switch.task, f"{switch.old} → {switch.new}"), []).append(arm)
+    for (task, words), switching in found.items():
+        color = switching[0].style.light if len(switching) == 1 else _LIGHT["muted"]
+        figure.add_vline(
+            x=task + 0.5,
+            line={"color": color, "width": 1.5, "dash": "6px,4px"},
+            annotation={
+                "text": html.escape(words, quote=False),
+                "font": {"size": 12, "color": color},
+                "y": 1,
+                "yanchor": "bottom",
+                "xanchor": "center"
+                if 0.15 < task / last < 0.85
+                else "left"
+                if task / last < 0.5
+                else "right",
+            },
+        )

@@ -1,0 +1,150 @@
+"""What exactly was run, on what, and how to run it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from isoplast.report.data._arms import Arm, varying
+from isoplast.report.data._source import RunRecord, Source
+from isoplast.report.html._markup import NONE, Markup, pairs, table, tag
+from isoplast.study.run._provenance import git_words
+
+Path = tuple[str, ...]
+# The seed tells the runs of an arm apart, the label is a name: neither is a setting of the arm.
+_NOT_SETTINGS = {("seed",), ("label",)}
+
+
+def configuration(source: Source, arms: Sequence[Arm]) -> Markup:
+    """What differs between the arms, what is common, and every specification in full."""
+    records = [source.records[arm.runs[0]] for arm in arms]
+    settings = [_flat(record.spec) for record in records]
+    differing = varying(settings)
+    parts = [tag("h2", "Configuration", id="configuration-heading")]
+    if differing:
+        columns = list(dict.fromkeys(path[0] for path in differing))
+        rows = [
+            [arm.label, *(_cell(column, differing, one) for column in columns)]
+            for arm, one in zip(arms, settings, strict=True)
+        ]
+        parts.append(table("What differs between the arms", ["Arm", *columns], rows))
+    common = [(_words(path), _shown(value)) for path, value in settings[0].items() if path not in differing]
+    parts.append(pairs("Common to all arms", common))
+    parts += [_full(arm, record) for arm, record in zip(arms, records, strict=True)]
+    return tag("section", parts, aria_labelledby="configuration-heading")
+
+
+def _flat(spec: Mapping[str, Any], prefix: Path = ()) -> dict[Path, Any]:
+    """The settings by their path; a name stands for what holds it: ("method", "name") becomes ("method",)."""
+    found: dict[Path, Any] = {}
+    for key, value in spec.items():
+        path = prefix if key == "name" and prefix else (*prefix, key)
+        found |= _flat(value, path) if isinstance(value, Mapping) else {path: value}
+    return {path: value for path, value in found.items() if path not in _NOT_SETTINGS}
+
+
+def _cell(column: str, differing: Sequence[Path], settings: Mapping[Path, Any]) -> str:
+    """What an arm has below a setting, in one line: "adamo, isometry 0.01, weight_decay 0"."""
+    said = []
+    for path, value in settings.items():
+        if path[0] == column and path in differing:
+            said.append(f"{path[-1]} {_shown(value)}" if path[1:] else _shown(value))
+    return ", ".join(said) or NONE
+
+
+def _words(path: Path) -> str:
+    return ": ".join(path)
+
+
+def _full(arm: Arm, record: RunRecord) -> Markup:
+    seeds = ", ".join(map(str, arm.seeds))
+    text = f"# run with seeds {seeds}; this is seed {record.seed}\n{record.text}"
+    return tag(
+        "details", [tag("summary", f"Full specification: {arm.label}"), tag("pre", text, tabindex="0")]
+    )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return NONE
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def provenance(source: Source) -> Markup:
+    """Where the results come from, what they cost, and how to make them again."""
+    records = list(source.records.values())
+    parts = [tag("h2", "Provenance", id="provenance-heading"), *_again(source)]
+    parts.append(
+        pairs("Where the results come from, and what they cost", [*_origin(records), *_cost(records)])
+    )
+    return tag("section", parts, aria_labelledby="provenance-heading")
+
+
+def _again(source: Source) -> list[Markup]:
+    commands = [source.command] if source.document else [_run_command(one) for one in source.records.values()]
+    parts = [
+        tag("p", "What makes these results again:"),
+        tag("pre", "\n".join(commands), tabindex="0"),
+    ]
+    if source.document:
+        parts.append(
+            tag("details", [tag("summary", f"{source.name}.yaml"), tag("pre", source.document, tabindex="0")])
+        )
+    return parts
+
+
+def _run_command(record: RunRecord) -> str:
+    """The command line of a single run; a change of method can only be written in a study."""
+    spec = dict(record.spec)
+    if "switch" in spec:
+        return f"# {record.label}, seed {record.seed}: put its specification below into a study's methods"
+    words = ["isoplast", "run"]
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            option = {"net": "--net-options", "method": "--hyper"}[key]
+            settings = [f"{name}={setting}" for name, setting in value.items() if name != "name"]
+            words += [f"--{key}", value["name"], *([option, *settings] if settings else [])]
+        elif key != "label":
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    if record.provenance:
+        words += ["--threads", str(record.provenance["threads"])]
+    return shlex.join(words)
+
+
+def _origin(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    origins = [record.provenance for record in records if record.provenance]
+    versions = [one["versions"] for one in origins]
+    data = [one["data"] for one in origins]
+    names = dict.fromkeys(name for one in versions for name in one)
+    return [
+        ("versions", "; ".join(f"{name} {_distinct(versions, name)}" for name in names)),
+        ("isoplast source", ", ".join(dict.fromkeys(git_words(one["git"]) for one in origins))),
+        ("data", _distinct(data, "note")),
+        ("data fingerprint (sha256)", ", ".join(dict.fromkeys(one["fingerprint"][:16] for one in data))),
+        ("processor", _distinct(origins, "processor")),
+        ("cores; threads of a run", f"{_distinct(origins, 'cores')}; {_distinct(origins, 'threads')}"),
+        ("device", _distinct(origins, "device")),
+        ("system", _distinct(origins, "system")),
+    ]
+
+
+def _cost(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    return [
+        ("optimizer steps, all runs", f"{sum(record.steps for record in records):,}"),
+        ("wall time, all runs", _duration(sum(record.seconds for record in records))),
+        ("wall time, longest run", _duration(max(record.seconds for record in records))),
+        ("peak memory of a run", f"{max(record.peak_memory for record in records) / 2**20:,.0f} MiB"),
+    ]
+
+
+def _distinct(origins: Sequence[Mapping[str, Any]], name: str) -> str:
+    return ", ".join(dict.fromkeys(_shown(one.get(name)) for one in origins))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

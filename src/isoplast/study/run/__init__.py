@@ -1,0 +1,1 @@
+"""One run: its learner, what is measured, where its result comes from."""

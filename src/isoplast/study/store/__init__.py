@@ -1,0 +1,1 @@
+"""The directories of runs and studies, and reading them back."""

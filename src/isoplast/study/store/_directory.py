@@ -1,0 +1,202 @@
+"""The directory of a run: what lies in it, and in which order it is written.
+
+    spec.yaml        what was run
+    metrics.jsonl    one line per finished task, and one for the untrained network (task -1)
+    checkpoint.pt    everything needed to go on after the last finished task
+    status.json      running, done, failed (why) or interrupted; where the result comes from; what it cost
+    log.txt          what the workers said
+
+After a task its row is appended and forced to disk, then the checkpoint, which knows the size of
+metrics.jsonl, is renamed into place. A process killed in between leaves a row that the checkpoint does not
+know: resuming cuts it off and trains that task again, to the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from isoplast._core.errors import IsoplastError
+from isoplast.study import _yaml
+from isoplast.study._spec import Run
+from isoplast.study.store import _files
+
+_ESSENTIAL = {"stream", "data", "tasks", "net", "method", "seed"}  # what every reader relies on
+State = Literal["waiting", "running", "done", "failed", "interrupted"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """How far a run is, and what it took.
+
+    Args:
+        state: "waiting" before the first start; "interrupted" when it was stopped, or its process is gone.
+        reason: why it failed, in one line.
+        tasks: number of finished tasks.
+        steps: optimizer steps so far.
+        seconds: wall time so far, all attempts together.
+        peak_memory: bytes, of the attempt that used most.
+        attempts: how often it was started.
+        provenance: versions, source state, data and machine of the last attempt.
+    """
+
+    state: State = "waiting"
+    reason: str = ""
+    tasks: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    peak_memory: int = 0
+    attempts: int = 0
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class RunDirectory:
+    """Reads and writes the directory of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec = path / "spec.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoint = path / "checkpoint.pt"
+        self.log = path / "log.txt"
+        self._status = path / "status.json"
+
+    @classmethod
+    def create(cls, parent: Path, run: Run) -> RunDirectory:
+        """The directory of a run below a parent directory, made and described if need be.
+
+        Raises:
+            IsoplastError: it holds another run, or a damaged specification.
+            Busy: it must be described, and another process owns it.
+        """
+        directory = cls(parent / run.id)
+        directory.path.mkdir(parents=True, exist_ok=True)
+        if not directory._describes(run):
+            with directory.owned(patience=5.0):
+                _files.write_whole(directory.spec, run.to_yaml().encode())
+        return directory
+
+    def _describes(self, run: Run) -> bool:
+        if not self.spec.exists():
+            return False
+        found = self.read_spec()
+        if found != run:
+            raise IsoplastError(f"{self.path} holds another run: choose another directory")
+        return found.to_yaml() == run.to_yaml()
+
+    @contextmanager
+    def owned(self, patience: float = 0.0) -> Iterator[None]:
+        """Own the directory while the block runs; what killed owners left half-written is removed.
+
+        Raises:
+            Busy: after so many seconds another process still owns it.
+        """
+        with _files.locked(self.path, patience):
+            for file in (self.spec, self.checkpoint, self._status):
+                _files.drop_aside(file)
+            yield
+
+    def read_spec(self) -> Run:
+        """The run that this directory belongs to."""
+        if not self.spec.exists():
+            raise IsoplastError(f"{self.path} is not the directory of a run: it has no spec.yaml")
+        try:
+            return Run.from_mapping(self.read_settings())
+        except IsoplastError as error:
+            prefix = "" if str(self.spec) in str(error) else f"{self.spec}: "
+            raise IsoplastError(f"{prefix}{error}") from None
+
+    def read_settings(self) -> dict[str, Any]:
+        """The specification as it was written, whether or not this version knows all it names.
+
+        Raises:
+            IsoplastError: it is damaged.
+        """
+        try:
+            settings = _yaml.parse(self.spec.read_text(encoding="utf-8"), str(self.spec))
+        except ValueError:  # what is no text, and what is no YAML
+            settings = None
+        if not isinstance(settings, dict) or not settings.keys() >= _ESSENTIAL:
+            raise IsoplastError(f"{self.spec} is damaged: delete {self.path} and run again")
+        return settings
+
+    def status(self) -> Status:
+        """How far the run is; "interrupted" if it says "running" but no process owns the directory.
+
+        Raises:
+            IsoplastError: status.json is damaged.
+        """
+        if not self._status.exists():
+            return Status()
+        remedy = "delete it, and the run goes on from its checkpoint when it is started again"
+        found = _files.read_mapping(self._status, remedy)
+        # A later version may write more.
+        known = {field.name: found[field.name] for field in dataclasses.fields(Status) if field.name in found}
+        status = Status(**known)
+        if any(not isinstance(value, type(getattr(Status(), name))) for name, value in known.items()):
+            raise IsoplastError(f"{self._status} is damaged: {remedy}")
+        if status.state == "running" and not _files.is_locked(self.path):
+            return dataclasses.replace(status, state="interrupted")
+        return status
+
+    def write_status(self, status: Status) -> None:
+        """Replace the status."""
+        _files.write_whole(self._status, json.dumps(dataclasses.asdict(status), indent=1).encode())
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Append rows of metrics; returns the size of the file."""
+        return _files.append_rows(self.metrics, rows)
+
+    def save_checkpoint(self, contents: dict[str, Any]) -> None:
+        """Replace the checkpoint.
+
+        It is put together in memory first: torch's own writer turns a full disk into an error about
+        positions.
+        """
+        buffer = io.BytesIO()
+        torch.save(contents, buffer)
+        _files.write_whole(self.checkpoint, buffer.getvalue())
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The checkpoint, or None if no task has been finished.
+
+        Raises:
+            IsoplastError: it is damaged.
+        """
+        if not self.checkpoint.exists():
+            return None
+        contents = self._unpickled(self.checkpoint.read_bytes())
+        if not isinstance(contents, dict) or "format" not in contents:
+            raise IsoplastError(f"{self.checkpoint} is damaged: delete {self.path} and run again")
+        return contents
+
+    @staticmethod
+    def _unpickled(contents: bytes) -> Any:
+        try:
+            return torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
+        except Exception:  # damaged bytes let an unpickler raise nearly anything
+            return None
+
+    def check_complete(self, tasks: int) -> None:
+        """Make sure that the metrics of a finished run are all there.
+
+        Raises:
+            IsoplastError: some are gone.
+        """
+        count = len(_files.read_rows(self.metrics))
+        if count != tasks + 1:
+            raise IsoplastError(
+                f"{self.metrics} holds {count} of {tasks + 1} rows although the run is done: "
+                f"delete {self.path} and run again"
+            )
+
+    def rewind(self, size: int) -> None:
+        """Drop all metrics after the first `size` bytes: they belong to tasks that are trained again."""
+        _files.truncate(self.metrics, size)

@@ -1,0 +1,176 @@
+"""The command line: what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import isoplast
+from isoplast.cli import main
+
+TINY = ["--samples", "128", "--tasks", "2", "--epochs", "1", "--width", "16"]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"isoplast {isoplast.__version__}\n"
+
+
+COMMANDS = ("", "demo", "run", "study", "report", "methods", "lens")
+
+
+@pytest.mark.parametrize("command", [name.split() for name in COMMANDS], ids=" ".join)
+def test_help_fits_eighty_columns(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    assert "None" not in said
+    if not command:
+        assert "--version" in said
+    if command == ["run"]:
+        words = " ".join(said.replace("│", " ").split())
+        for names in (
+            "random-labels",
+            "cifar10, digits, mnist",
+            "cnn, mlp, resnet18, vit",
+            "`isoplast methods` lists them",
+        ):
+            assert names in words
+
+
+def test_a_run_says_what_it_found_and_is_not_done_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "run",
+        *TINY,
+        "--out",
+        str(tmp_path),
+        "--hyper",
+        "isometry=1e-1",
+        "betas=[0.8, 0.99]",
+        "--seed",
+        "3",
+    ]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "4 matrices, 1.7 k of 1.75 k parameters under isometry, time constant 1 250 steps" in said
+    assert "warning: 4 steps are fewer than the isometry time constant" in said
+    assert re.search(r"task 1: accuracy 0\.\d{4}, loss \d\.\d{4}", said)
+    last = said.splitlines()[-1]
+    assert re.fullmatch(r"accuracy: first task 0\.\d\d, worst 0\.\d\d, last 0\.\d\d; results in .*", last)
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines() == [last]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("run --lr nan", "lr is nan: the learning rate must be a finite number > 0"),
+        ("run --lr -1", "lr is -1.0: the learning rate must be a finite number > 0"),
+        ("run --epochs 0", "epochs is 0: it must be a whole number >= 1"),
+        ("run --method admo", "unknown method 'admo': did you mean 'adamo'?"),
+        ("run --stream labels", "unknown stream 'labels': "),
+        ("run --data cifar", "unknown data set 'cifar': did you mean 'cifar10'?"),
+        ("run --net mpl", "unknown network 'mpl': did you mean 'mlp'?"),
+        ("run --activation rely", "unknown activation 'rely': did you mean 'relu'?"),
+        ("run --hyper isometri=1", "unknown setting of method adamo 'isometri': did you mean 'isometry'?"),
+        ("run --hyper isometry", "--hyper got 'isometry': write KEY=VALUE"),
+        ("run --hyper isometry=nan", "isometry of method adamo is 'nan': it must be a finite number"),
+        ("run --hyper isometry=1 isometry_time=2", "method adamo got isometry=1.0 and isometry_time=2.0"),
+        ("run --hyper isometry=1 isometry=2", "--hyper got 'isometry=2', but isometry is given already"),
+        ("run --width 8 --net-options width=9", "--net-options got 'width=9', but width is given already"),
+        ("run --threads 0", "threads is 0: it must be a whole number >= 1"),
+        ("run --hyper isometry_time=1e-320", "method adamo with lr 0.001: "),
+        ("run --samples 100000", "samples=100000 of data 'digits'"),
+        ("run --device cuda:9", "device 'cuda:9' is not there"),
+        ("study demmo", "unknown study 'demmo': did you mean 'demo'?"),
+        ("study gone.yaml", "there is no file gone.yaml; ready-made studies: demo, "),
+        ("report gone", "gone holds no results: "),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_two(
+    words: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"isoplast: {message}")
+    assert complaint.count("\n") == 1
+
+
+def test_a_loss_that_is_not_finite_is_one_line_and_status_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", *TINY, "--epochs", "9", "--lr", "1e30", "--method", "adam", "--out", str(tmp_path)]
+    assert main(words) == 1
+    complaint = capsys.readouterr().err
+    assert re.fullmatch(r"isoplast: failed: the loss is \w+ at task 0, epoch \d, step \d+ .*\n", complaint)
+
+
+def test_a_place_that_cannot_be_written_is_one_line_and_status_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["run", *TINY, "--out", str(tmp_path / "file")]) == 1
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"isoplast: Not a directory: {tmp_path}/file/random-labels-digits-mlp-adamo")
+    assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize("package", ["tyro", "rich", "yaml"])
+def test_a_missing_extra_says_what_to_install(
+    package: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(sys.modules):
+        if name.split(".")[0] == package or name.startswith(("isoplast.cli._commands", "isoplast.study")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == f'isoplast: {package} is not installed: pip install "isoplast[bench]"\n'
+
+
+def test_ctrl_c_is_one_line_and_status_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("isoplast.cli._commands.run_command", interrupt)
+    assert main(["demo"]) == 130
+    assert (
+        capsys.readouterr().err
+        == "isoplast: interrupted: finished tasks are complete; the same command goes on\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_study_ends_with_a_table_a_report_and_the_failures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "{name: both, run: {samples: 128, tasks: 2, epochs: 9, net: {name: mlp, width: 16}},"
+        " methods: [adamo, {method: adam, lr: 1e30, label: too fast}]}"
+    )
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", str(file)]) == 1
+    said = capsys.readouterr().out
+    assert "both: 2 of 2 runs to do, results in runs/both" in said
+    assert re.search(r"│ AdamO +│ +1 │ +2 │", said)
+    assert (tmp_path / "runs" / "both" / "report.html").stat().st_size > 1000
+    assert re.search(r"failed: too fast, seed 0: the loss is \w+ at task 0.*; see .*log.txt", said)
+    assert "1 of 2 runs failed; the same command tries them again" in said

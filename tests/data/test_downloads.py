@@ -1,0 +1,135 @@
+"""The download path, on file:// addresses: urllib, the write aside, the check and the rename are real."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from isoplast._core.errors import IsoplastError
+from isoplast.data import _cifar, _files, _mnist
+from isoplast.data._files import KnownFile, download
+from isoplast.streams import load_data
+
+CONTENT = {
+    "train-images-idx3-ubyte": struct.pack(">4I", 0x803, 2, 1, 3) + bytes(range(6)),
+    "train-labels-idx1-ubyte": struct.pack(">2I", 0x801, 2) + b"\x07\x02",
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that plays the official MNIST site; nothing can be fetched from anywhere else."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    files = []
+    for name, content in CONTENT.items():
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        files.append(KnownFile(name, len(content), f"sha256:{hashlib.sha256(content).hexdigest()}"))
+    monkeypatch.setitem(_mnist.FILES, "train", (files[0], files[1]))
+    monkeypatch.setattr(_mnist, "URL", f"{folder.as_uri()}/")
+    monkeypatch.setattr(_cifar, "URL", f"{folder.as_uri()}/")
+    return folder
+
+
+def kept(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.rglob("*") if path.is_file())
+
+
+def test_downloads_once_and_says_so(cache: Path, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = load_data("mnist")
+    assert first.targets.tolist() == [7, 2]
+    assert kept(cache) == [f"{name}.gz" for name in CONTENT]
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("isoplast: downloading file://") == 2
+
+    for path in site.iterdir():
+        path.unlink()
+    assert load_data("mnist").fingerprint == first.fingerprint
+    assert capsys.readouterr().err == ""
+
+
+def test_shows_progress_on_a_terminal(
+    cache: Path, site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    load_data("mnist")
+    assert "MB\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: gzip.compress(b"other")])
+def test_a_wrong_download_is_refused_and_not_kept(
+    cache: Path, site: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = site / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(
+        IsoplastError, match=r"train-images-idx3-ubyte\.gz: truncated.*nothing of it was kept"
+    ):
+        load_data("mnist")
+    assert kept(cache) == []
+
+
+def test_a_wrong_cifar_archive_is_refused_and_not_kept(cache: Path, site: Path) -> None:
+    (site / "cifar-10-binary.tar.gz").write_bytes(b"an error page")
+    with pytest.raises(IsoplastError, match=r"cifar-10-binary\.tar\.gz: truncated, 13 of 170,052,171 bytes"):
+        load_data("cifar10")
+    assert kept(cache) == []
+
+
+def test_no_connection_says_what_to_do(cache: Path, site: Path) -> None:
+    (site / "train-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(IsoplastError, match=r"cannot download file://.*ISOPLAST_DATA names$") as error:
+        load_data("mnist")
+    assert "\n" not in str(error.value)
+    assert kept(cache) == []
+
+
+def test_an_interruption_leaves_nothing_behind(
+    cache: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_files, "_show", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_data("mnist")
+    assert kept(cache) == []
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, cache: Path, site: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(IsoplastError, match="cannot download"):
+        load_data("mnist")
+
+
+def test_many_at_once_all_succeed(tmp_path: Path) -> None:
+    """Each writes under a name of its own: whoever renames last leaves the same complete file."""
+    source, target = tmp_path / "source", tmp_path / "cache" / "target"
+    source.write_bytes(bytes(3_000_000))
+    results: list[bytes] = []
+
+    def fetch() -> None:
+        results.append(download(source.as_uri(), target, lambda data: None))
+
+    threads = [threading.Thread(target=fetch) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    assert target.read_bytes() == source.read_bytes()
+    assert kept(target.parent) == ["target"]
+
+
+def test_official_addresses() -> None:
+    assert _mnist.URL.startswith("https://")
+    assert (
+        _cifar.URL + _cifar.OFFICIAL.archive.name == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    )

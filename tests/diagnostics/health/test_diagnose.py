@@ -1,0 +1,298 @@
+"""Everything at once: healthy networks raise no alarm, ill ones hear the name of their illness."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from isoplast import AdamO, diagnose
+from isoplast._core.errors import IsoplastError
+from isoplast.diagnostics._selection import for_jacobian, for_kernel
+from isoplast.diagnostics.health import _diagnose
+from isoplast.diagnostics.health._judgement import probe_numbers
+from isoplast.nn import build
+
+NETWORKS = {
+    "mlp": ((64,), {"width": 64}),
+    "cnn": ((3, 8, 8), {}),
+    "resnet18": ((3, 8, 8), {"width": 4}),
+    "vit": ((3, 8, 8), {"width": 16, "depth": 2, "heads": 2}),
+}
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A probe that is short enough for networks with convolutions."""
+    monkeypatch.setattr(_diagnose, "_PROBE_TASKS", 2)
+    monkeypatch.setattr(_diagnose, "_PROBE_STEPS", 20)
+
+
+def network(**options):
+    torch.manual_seed(0)
+    return build("mlp", input_shape=(16,), classes=4, **{"width": 32, "depth": 3, **options})
+
+
+def inputs(samples=96):
+    return torch.randn(samples, 16, generator=torch.Generator().manual_seed(1))
+
+
+def said(found):
+    return [(one.severity, one.where, one.what) for one in found.findings]
+
+
+class TestHealthy:
+    @pytest.mark.parametrize("init", ["orthogonal", "torch"])
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_fresh_networks_raise_no_alarm(self, short, name, init):
+        shape, options = NETWORKS[name]
+        torch.manual_seed(0)
+        model = build(name, input_shape=shape, classes=10, init=init, **options)
+        found = diagnose(model, torch.randn(64, *shape), optimizer=AdamO(model.parameters()), steps=100_000)
+        assert found.healthy
+        assert not found.left_out
+        if (
+            init == "orthogonal"
+        ):  # torch's lets signals fade in 18 layers without normalisation, rightly found
+            assert said(found) == []
+            assert "healthy: nothing found" in str(found)
+
+    def test_a_network_that_is_sure_of_its_labels_is_not_called_ill(self):
+        """Its loss on other labels is high, and falls at once when it becomes unsure: that is no learning."""
+        torch.manual_seed(0)
+        model, x, y = network(width=64), inputs(256), torch.randint(4, (256,))
+        optimizer = AdamO(model.parameters(), lr=3e-3)
+        for _ in range(150):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        found = diagnose(model, x, y, optimizer=optimizer)
+        assert found.healthy
+        twin = found.plasticity.fresh
+        # 4.5 and 1.8 on other labels at the start: by the share of that it would seem the better learner.
+        assert found.plasticity.losses[:, 0].mean() > 2 * twin.losses[:, 0].mean()
+        numbers = probe_numbers(found.plasticity)
+        assert numbers == {"plasticity": found.plasticity.learned, "plasticity_fresh": twin.learned}
+
+    def test_a_probe_in_which_nobody_learns_says_nothing(self, short):
+        found = diagnose(network(), inputs(), lr=1e-9)
+        assert found.healthy
+        assert probe_numbers(found.plasticity) == {}
+
+    def test_a_head_that_starts_at_zero_is_worth_a_note(self):
+        model = network()
+        nn.init.zeros_(model.head.weight)
+        found = diagnose(model, inputs(), probe=False)
+        assert found.healthy
+        assert ("note", "head", "the weight is all zero") in said(found)
+        assert not any("same for all" in what for _, _, what in said(found))
+
+
+class TestIll:
+    def test_a_dead_layer_is_named(self):
+        model = network()
+        nn.init.constant_(model.layers[1].bias, -50.0)
+        found = diagnose(model, inputs())
+        assert not found.healthy
+        whats = dict((where, what) for severity, where, what in said(found) if severity == "ill")
+        assert whats["activations.1"].startswith("100% of 32 units are dead")
+        assert whats["head"] == "the outputs are the same for all 96 inputs"
+        assert "where a fresh network removes" in whats["network"]
+        assert found.findings[0].severity == "ill"
+        assert "dead" in str(found)
+
+    def test_stretched_layers_make_an_ill_conditioned_network(self):
+        model = network(activation="tanh")
+        with torch.no_grad():
+            for layer in model.layers:
+                layer.weight.copy_(
+                    torch.outer(layer.weight[:, 0], layer.weight[0]) * 30 + 0.01 * layer.weight
+                )
+        found = diagnose(model, inputs(), probe=False)
+        whats = " ".join(what for _, _, what in said(found))
+        assert "the largest singular value is" in whats
+        assert "the condition number of the empirical NTK" in whats
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_non_finite_weights_are_reported_and_nothing_else_is_tried(self, value):
+        model = network()
+        model.layers[2].weight.data[0, 0] = value
+        found = diagnose(model, inputs(), optimizer=AdamO(model.layers.parameters()))
+        assert ("ill", "layers.2", "the weight holds non-finite values") in said(found)
+        assert any("head.weight, head.bias" in what for _, _, what in said(found))
+        assert set(found.left_out) == {"activity", "jacobian", "ntk", "plasticity"}
+        assert found.ntk is None
+        assert math.isnan(found.as_dict()["weights/largest"])
+
+    def test_outputs_that_overflow_are_ill(self):
+        model = network()
+        with torch.no_grad():
+            for layer in model.layers:
+                layer.weight.mul_(1e20)
+        found = diagnose(model, inputs(), probe=False)
+        assert ("ill", "activations.1", "the activations are not finite") in said(found)
+        assert ("ill", "network", "the empirical NTK is not finite") in said(found)
+
+    def test_what_disables_a_remedy_is_found_too(self):
+        model = network()
+        optimizer = AdamO(model.layers.parameters(), lr=1e-4, isometry=1e-4)
+        found = diagnose(model, inputs(), optimizer=optimizer, steps=1000, probe=False)
+        whats = " ".join(what for _, _, what in said(found))
+        assert "head.weight, head.bias" in whats
+        assert "time constant" in whats
+
+    def test_a_frozen_network_learns_nothing(self):
+        found = diagnose(network().requires_grad_(False), inputs())
+        assert ("ill", "network", "no parameter requires a gradient: nothing can be learned") in said(found)
+        assert "no trainable parameter" in found.left_out["ntk"]
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.head = nn.Linear(8, 16), nn.Linear(4, 16), nn.Linear(16, 3)
+
+    def forward(self, first, second):
+        return self.head(torch.relu(self.one(first) + self.other(second)))
+
+
+class TestModels:
+    @pytest.mark.parametrize("kind", [tuple, dict])
+    def test_of_several_inputs(self, kind):
+        torch.manual_seed(0)
+        parts = {"first": torch.randn(64, 8), "second": torch.randn(64, 4)}
+        found = diagnose(Pair(), parts if kind is dict else tuple(parts.values()), probe=False)
+        assert found.healthy
+        assert list(found.left_out) == ["jacobian"]
+        assert "jacobian is left out: the Jacobian is by inputs that are one tensor" in str(found)
+
+    def test_of_language(self, short):
+        torch.manual_seed(0)
+        model = build("gpt", input_shape=(6,), classes=12, width=16, depth=1, heads=2)
+        tokens = torch.randint(12, (64, 7))
+        found = diagnose(model, tokens[:, :-1], tokens[:, 1:])
+        assert said(found) == []
+        assert list(found.left_out) == ["jacobian"]
+        assert found.ntk.size == 28 * 6 * 11  # samples, positions, centred outputs; 2048 rows at most
+        assert found.gradients.norm > 0
+        assert found.curvature.sharpness > 0
+
+    @pytest.mark.parametrize("shape", [(96,), (96, 1)])
+    def test_of_one_number(self, shape):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 1))
+        found = diagnose(model, inputs(), torch.randn(shape))
+        assert found.healthy
+        assert list(found.left_out) == ["plasticity"]
+        assert "no classes for random labels: give task=" in found.left_out["plasticity"]
+        reference = torch.autograd.grad(_mean_square(model, shape), model[0].weight)[0].norm()
+        assert found.gradients["0"].norm == pytest.approx(
+            math.hypot(float(reference), _bias_norm(model, shape)), rel=1e-5
+        )
+
+    def test_that_returns_a_plain_vector(self):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 1), nn.Flatten(0))
+        found = diagnose(model, inputs(), torch.randn(96), probe=False)
+        assert found.healthy
+        assert not found.left_out
+
+    def test_without_hidden_layers(self):
+        found = diagnose(nn.Linear(16, 4), inputs())
+        assert said(found) == []
+        assert found.left_out == {"activity": "no hidden layer was seen"}
+        assert found.ntk.condition_number == math.inf  # 68 parameters, 96 rows: it has to be
+
+    def test_with_dropout_and_batchnorm_is_left_as_it_was(self):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 4)
+        )
+        x, y = inputs(), torch.randint(4, (96,))
+        optimizer = torch.optim.Adam(model.parameters())
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        before, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+        grads, random = [p.grad.clone() for p in model.parameters()], torch.get_rng_state()
+        found = diagnose(torch.compile(model, backend="eager"), x, y, optimizer=optimizer)
+        assert found.healthy
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), grads, strict=True))
+        assert all(module.training for module in model.modules())
+        assert torch.equal(torch.get_rng_state(), random)
+        assert str(optimizer.state_dict()) == str(state)
+
+    def test_that_a_twin_cannot_be_made_of(self):
+        class Own(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body, self.w = nn.Linear(16, 8), nn.Parameter(torch.randn(8, 8))
+
+            def forward(self, x):
+                return torch.relu(self.body(x)) @ self.w
+
+        found = diagnose(Own(), inputs())
+        assert "nothing knows how to draw w" in found.left_out["plasticity"]
+
+
+def _mean_square(model, shape):
+    torch.manual_seed(0)
+    nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 1))  # the draws before the targets
+    targets = torch.randn(shape).flatten()[:64]
+    return (model(inputs()[:64]).flatten() - targets).square().mean()
+
+
+def _bias_norm(model, shape):
+    return float(torch.autograd.grad(_mean_square(model, shape), model[0].bias)[0].norm())
+
+
+def test_every_number_has_a_name_of_its_own():
+    x, y = inputs(), torch.arange(96) % 4
+    found = diagnose(network(), x, y, initial=network(), probe=False)
+    numbers = found.as_dict()
+    groups = {name.partition("/")[0] for name in numbers}
+    assert groups == {"weights", "activity", "jacobian", "ntk", "gradients", "curvature"}
+    assert all(isinstance(value, float) for value in numbers.values())
+    assert numbers["weights/distance_from_initialisation"] == 0
+    assert max(map(len, str(found).splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        (torch.randn(8, 15), None, r"inputs of shape \(8, 15\) do not fit"),
+        (torch.zeros(0, 16), None, "at least one"),
+        ([1.0], None, "must be tensors"),
+        (torch.full((8, 16), math.nan), None, "the inputs hold NaN or infinities"),
+        (torch.randn(8, 16), torch.zeros(7, dtype=torch.long), r"\(7,\) do not fit outputs \(8, 4\)"),
+        (torch.randn(8, 16), torch.zeros(8), r"torch.float32 \(8,\) do not fit"),
+        (torch.randn(8, 16), torch.full((8,), 4), r"classes outside 0\.\.3"),
+    ],
+    ids=["width", "none", "list", "nan", "too few targets", "numbers for classes", "class"],
+)
+def test_bad_input_is_refused_in_one_line(x, y, words):
+    with pytest.raises(IsoplastError, match=words) as raised:
+        diagnose(network(), x, y)
+    assert "\n" not in str(raised.value)
+
+
+class TestSelection:
+    def test_repeated_samples_count_once(self):
+        x = torch.arange(6.0).repeat_interleave(5)[:, None]
+        assert for_kernel(x, 2, 4, 1000).flatten().tolist() == [0, 1, 2, 3]
+        assert for_kernel(x[:5], 2, 4, 1000).flatten().tolist() == [0]
+
+    def test_many_outputs_mean_fewer_samples(self):
+        x = torch.randn(50, 3)
+        assert len(for_kernel(x, 100, 32, 1000)) == 10
+        assert len(for_kernel({"a": x}, 100, 32, 1000)["a"]) == 10
+        assert len(for_kernel(x[:2], 500, 32, 1000)) == 2
+        with pytest.raises(IsoplastError, match="300 outputs per sample"):
+            for_kernel(x, 300, 32, 1000)
+
+    def test_large_inputs_mean_fewer_samples(self):
+        assert len(for_jacobian(torch.empty(50, 3, 8, 8), 16)) == 16
+        assert len(for_jacobian(torch.empty(50, 3, 224, 224), 16)) == 1

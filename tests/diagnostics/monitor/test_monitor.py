@@ -1,0 +1,560 @@
+"""The monitor: cheap, without a trace, and heard when something is wrong."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from isoplast import AdamO, Monitor
+from isoplast._core.errors import IsoplastError
+from isoplast.diagnostics import Finding, PlasticityWarning
+from isoplast.diagnostics.monitor import _monitor
+from isoplast.nn import build
+
+
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(_monitor, "perf_counter", clock)
+    return clock
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return build("mlp", input_shape=(8,), classes=3, width=16, depth=2)
+
+
+def costing(clock, seconds):
+    """A measure that takes so long."""
+
+    def measure(model, inputs):
+        clock.now += seconds
+        return {"number": seconds}
+
+    return measure
+
+
+def train(monitor, clock, steps, seconds=1.0):
+    """Steps of a training that take so long, in one line of which the monitor is called."""
+    for _ in range(steps):
+        clock.now += seconds
+        monitor.step()
+
+
+class TestBudget:
+    @pytest.mark.parametrize("budget", [0.02, 0.1])
+    @pytest.mark.parametrize("costs", [(5.0,), (0.1, 30.0), (0.5, 2.0, 100.0)])
+    def test_is_kept_at_every_time(self, clock, budget, costs):
+        measures = {str(cost): costing(clock, cost) for cost in costs}
+        monitor = Monitor(network(), measures=measures, budget=budget)
+        # Before it has run, each is taken to cost 20 steps: what exceeds that nobody could know.
+        unknown = sum(max(cost - 20, 0) for cost in costs)
+        for _ in range(20_000):
+            train(monitor, clock, 1)
+            spent = monitor.overhead * monitor.training_seconds
+            assert spent <= budget * monitor.training_seconds + unknown + 1e-6
+        assert monitor.overhead <= budget
+        assert monitor.training_seconds == pytest.approx(19_999)  # not its own time, nor before the first
+
+    def test_is_used_up_and_costs_decide_how_often(self, clock):
+        measures = {"cheap": costing(clock, 0.5), "dear": costing(clock, 5.0)}
+        monitor = Monitor(network(), measures=measures, budget=0.02)
+        train(monitor, clock, 10_000)
+        # Both have half of 200 s: the dear one uses it up, the cheap one waits for a hundredth of the steps.
+        runs = {name: account.runs for name, account in monitor._accounts.items()}
+        assert 17 <= runs["dear"] <= 20
+        assert 80 < runs["cheap"] <= 200
+        assert monitor.overhead == pytest.approx((0.5 * runs["cheap"] + 5 * runs["dear"]) / 9999)
+
+    def test_a_pause_is_not_spent_at_once(self, clock):
+        monitor = Monitor(network(), measures={"one": costing(clock, 1.0)}, budget=0.1)
+        train(monitor, clock, 1000)
+        before = monitor._accounts["one"].runs
+        clock.now += 100_000  # an evaluation, a night in a queue
+        train(monitor, clock, 100)
+        assert monitor._accounts["one"].runs - before <= 100 / 5 + 1
+
+    def test_a_pause_that_it_is_told_of_does_not_count(self, clock):
+        monitor = Monitor(network(), measures={"one": costing(clock, 1.0)}, budget=0.1)
+        train(monitor, clock, 100)
+        clock.now += 0.5
+        monitor.pause()
+        clock.now += 1000
+        train(monitor, clock, 101)
+        assert monitor.training_seconds == 99 + 0.5 + 100
+
+    def test_history_grows_with_the_logarithm_of_a_long_run(self, clock):
+        monitor = Monitor(network(), measures={"free": costing(clock, 0.0)}, budget=0.5)
+        train(monitor, clock, 30_000)
+        # One a step up to 200 (40 have to pay for the first), then one in a hundredth of the steps, brought
+        # forward to a round number.
+        assert len(monitor.records) == pytest.approx(160 + 100 * math.log(150), rel=0.25)
+
+    def test_every_is_the_least_distance(self, clock):
+        monitor = Monitor(network(), measures={"free": costing(clock, 0.0)}, budget=0.5, every=50)
+        train(monitor, clock, 1000)
+        assert {int(record["step"]) % 50 for record in monitor.records} == {0}
+        assert len(monitor.records) == 20
+
+    def test_sinks_and_drawn_inputs_are_paid_for(self, clock):
+        def slow(*_):
+            clock.now += 1.0
+
+        def inputs():
+            clock.now += 2.0
+            return torch.zeros(4, 8)
+
+        measures = {"one": costing(clock, 1.0)}
+        monitor = Monitor(network(), measures=measures, inputs=inputs, sinks=[slow], budget=0.1)
+        train(monitor, clock, 5000)
+        assert monitor._accounts["one"].spent == 4.0 * monitor._accounts["one"].runs
+        assert monitor.overhead <= 0.1
+
+    def test_it_says_how_often(self, clock):
+        measures = {"often": costing(clock, 0.5), "never": costing(clock, 0.5)}
+        monitor = Monitor(network(), measures=measures, budget=0.02)
+        monitor._accounts["never"].guess = 1e9
+        assert "first at step 2,000" in str(monitor)  # 20 steps out of half of 2 %
+        train(monitor, clock, 4000)
+        text = str(monitor)
+        assert "4000 steps in 4e+03 s, measuring" in text
+        assert "(budget 2.00%)" in text
+        lines = {line.split()[0]: line for line in text.splitlines()}
+        runs = monitor._accounts["often"].runs
+        assert f"every {4000 / runs:,.0f} steps" in lines["often"]
+        assert "500 ms" in lines["often"]
+        assert "first at step" in lines["never"]
+
+    def test_measuring_now_counts_as_spent(self, clock):
+        monitor = Monitor(network(), measures={"one": costing(clock, 10.0)}, budget=0.1)
+        train(monitor, clock, 50)
+        assert monitor.measure()["one/number"] == 10.0
+        train(monitor, clock, 100)  # 15 s may be spent, 10 are
+        assert monitor._accounts["one"].runs == 1
+        assert monitor.training_seconds == pytest.approx(149)
+
+
+def loop(model, optimizer, monitored, forward=None, autocast=False):
+    """Train, and return all that training leaves: weights, buffers, optimizer state and random numbers."""
+    torch.manual_seed(1)
+    inputs, labels = torch.randn(96, 8), torch.randint(3, (96,))
+    forward = model if forward is None else forward
+    monitor = None
+    if monitored:
+        measures = ["weights", "activity", "jacobian", "ntk", "plasticity"]
+        draws = lambda: inputs[torch.randperm(96)[:48]]  # noqa: E731
+        monitor = Monitor(forward, optimizer, measures=measures, inputs=draws, warn=False)
+    for step in range(6):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = cross_entropy(forward(inputs[torch.randperm(96)[:32]]), labels[:32])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if monitor is not None:
+                monitor.step()
+                if step % 2 == 1:
+                    assert monitor.measure()
+    assert monitor is None or not monitor.left_out
+    modes = [module.training for module in model.modules()]
+    grads = [p.grad.clone() for p in model.parameters()]
+    return copy.deepcopy(model.state_dict()), optimizer.state_dict(), modes, grads, torch.get_rng_state()
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+class Noisy(nn.Module):
+    """BatchNorm, dropout and a module that stays in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3))
+        self.frozen = nn.BatchNorm1d(16).eval()
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, inputs):
+        return self.head(self.frozen(self.body(inputs)))
+
+
+class TestTraining:
+    """With and without a monitor a training ends in the same bits."""
+
+    @pytest.mark.parametrize("make", [Noisy, network], ids=["batchnorm and dropout", "mlp"])
+    @pytest.mark.parametrize("autocast", [False, True])
+    def test_eager(self, make, autocast):
+        found = []
+        for monitored in (False, True):
+            torch.manual_seed(0)
+            model = make()
+            optimizer = AdamO(model.parameters(), lr=1e-2)
+            found.append(loop(model, optimizer, monitored, autocast=autocast))
+        assert same(*found)
+
+    @pytest.mark.slow  # compiling takes seconds
+    def test_compiled(self):
+        found, compiled = [], []
+        for monitored in (False, True):
+            torch._dynamo.reset()
+            torch._dynamo.utils.counters.clear()
+            torch.manual_seed(0)
+            model = Noisy()
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+            # The compiler itself is not what is tested: its front end decides on compiling again.
+            found.append(loop(model, optimizer, monitored, torch.compile(model, backend="aot_eager")))
+            compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        assert same(*found)
+        assert compiled[0] == compiled[1] > 0, "measuring made torch compile the model again"
+
+
+def die(model):
+    with torch.no_grad():
+        model.layers[1].bias.fill_(-100.0)
+
+
+def revive(model):
+    with torch.no_grad():
+        model.layers[1].bias.zero_()
+
+
+class TestWarnings:
+    def monitor(self, model, **options):
+        return Monitor(model, inputs=torch.randn(64, 8), measures=["activity"], **options)
+
+    def test_name_the_layer_the_number_and_the_remedy_at_the_users_line(self):
+        model = network()
+        die(model)
+        monitor = self.monitor(model)
+        with pytest.warns(PlasticityWarning) as caught:
+            monitor.measure()
+        (warning,) = caught
+        assert warning.filename == __file__
+        text = str(warning.message)
+        assert "activations.1: 100% of 16 units are dead" in text
+        assert "AdamO(isometry=...) or attach(...)" in text
+
+    def test_come_once_until_the_finding_goes_away(self):
+        model = network()
+        monitor = self.monitor(model)
+        seen = []
+        for change in (None, die, None, None, revive, None, die):
+            if change:
+                change(model)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                monitor.measure()
+                monitor.step()
+            seen.append(len(caught))
+        assert seen == [0, 1, 0, 0, 0, 0, 1]
+        assert [finding.severity for _, finding in monitor.findings] == ["ill", "ill"]
+
+    def test_come_again_if_it_becomes_worse_but_not_if_it_wavers(self):
+        monitor = self.monitor(network())
+        for severity, count in [("warning", 21), ("warning", 22), ("ill", 41), ("warning", 39), ("ill", 42)]:
+            monitor._note("activity", [Finding(severity, "1", f"{count}% of 16 units are dead", "")])
+        assert [finding.what[:2] for _, finding in monitor.findings] == ["21", "41"]
+
+    def test_of_one_measure_do_not_forget_those_of_another(self):
+        monitor = self.monitor(network())
+        monitor._note("weights", [Finding("warning", "1", "the largest singular value is 7.1", "")])
+        monitor._note("activity", [])
+        monitor._note("weights", [Finding("warning", "1", "the largest singular value is inf", "")])
+        assert len(monitor.findings) == 1
+
+    def test_can_be_switched_off_and_are_kept_all_the_same(self):
+        model = network()
+        die(model)
+        monitor = self.monitor(model, warn=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            monitor.measure()
+        assert monitor.findings[0][1].where == "activations.1"
+
+    def test_of_the_optimizer_come_with_the_first_step(self):
+        model = network()
+        optimizer = torch.optim.Adam(model.layers.parameters())
+        monitor = Monitor(model, optimizer)
+        with pytest.warns(PlasticityWarning, match=r"head.weight, head.bias\) are in no group") as caught:
+            monitor.step()
+        assert caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            monitor.step()
+
+    def test_of_an_isometry_too_weak_for_the_run(self):
+        model = network()
+        monitor = Monitor(model, AdamO(model.parameters(), lr=1e-3, isometry=1e-3), steps=1000)
+        with pytest.warns(PlasticityWarning, match="time constant of 125 000 steps"):
+            monitor.step()
+
+    def test_non_finite_weights_are_reported_as_such(self):
+        model = network()
+        model.layers[0].weight.data[0, 0] = math.nan
+        monitor = Monitor(model, inputs=torch.randn(32, 8))
+        with pytest.warns(PlasticityWarning) as caught:
+            record = monitor.measure()
+        assert any("layers.0: the weight holds non-finite values" in str(one.message) for one in caught)
+        assert math.isnan(record["weights/largest"])
+        assert math.isnan(record["ntk/condition_number"])
+        assert record["weights/finite"] == 0
+
+
+class TestHistory:
+    def test_is_a_frame_with_a_row_per_step(self, clock):
+        model = network()
+        measures = {"a": costing(clock, 1.0), "b": costing(clock, 4.0)}
+        monitor = Monitor(model, measures=measures, budget=0.1)
+        assert monitor.history.columns == ["step"]
+        train(monitor, clock, 1000)
+        monitor.measure("b")
+        frame = monitor.history
+        assert frame.columns == ["step", "seconds", "a/number", "b/number"]
+        assert frame["step"].is_sorted()
+        assert frame["step"].n_unique() == len(frame)
+        assert frame["a/number"].drop_nulls().unique().to_list() == [1.0]
+        assert 0 < frame["b/number"].null_count() < len(frame)
+        assert frame["step"][-1] == 1000
+        assert frame["b/number"][-1] == 4.0
+
+    def test_two_looks_at_one_step_share_a_row(self, clock):
+        got = []
+        measures = {"a": costing(clock, 1.0), "b": costing(clock, 4.0)}
+        monitor = Monitor(network(), measures=measures, sinks=[lambda *record: got.append(record)])
+        monitor.measure("a")
+        monitor.measure("b")
+        assert monitor.records == [{"step": 0.0, "seconds": 0.0, "a/number": 1.0, "b/number": 4.0}]
+        assert [set(record) - {"step", "seconds"} for _, record in got] == [{"a/number"}, {"b/number"}]
+
+    def test_holds_the_numbers_of_the_instruments(self):
+        model, inputs = network(), torch.randn(64, 8)
+        record = Monitor(model, inputs=inputs).measure()
+        assert record["weights/largest"] == pytest.approx(1.0, abs=1e-5)  # orthogonal at the start
+        names = ("activity/dormant", "ntk/participation_rank", "plasticity/learned", "plasticity/gap")
+        assert all(math.isfinite(record[name]) for name in names)
+        assert record["weights/layers.0/condition_number"] == pytest.approx(1.0, abs=1e-5)
+
+    def test_twins_are_trained_once_where_the_inputs_stay(self):
+        model, inputs = network(), torch.randn(64, 8)
+        kept = Monitor(model, inputs=inputs, measures=["plasticity"], lr=1e-2)
+        first = kept.measure()
+        die(model)
+        with pytest.warns(PlasticityWarning, match="where a fresh network removes"):
+            second = kept.measure()
+        anew = Monitor(model, inputs=lambda: inputs, measures=["plasticity"], lr=1e-2, warn=False)
+        anew.measure()
+        assert second == anew.measure()  # to the bit, gap and interval included
+        assert first["plasticity/fresh_learned"] == second["plasticity/fresh_learned"]
+        assert kept._setting.twins.keys() == {1e-2}
+        assert anew._setting.twins is None
+
+    def test_goes_on_after_a_checkpoint(self, clock):
+        model, dead = network(), [Finding("ill", "1", "100% of 16 units are dead", "cure")]
+
+        def monitor():
+            return Monitor(model, measures={"a": costing(clock, 1.0)}, budget=0.1, warn=False)
+
+        first, second = monitor(), monitor()
+        train(first, clock, 501)
+        first._note("activity", dead)
+        file = io.BytesIO()
+        torch.save(first.state_dict(), file)
+        file.seek(0)
+        second.load_state_dict(torch.load(file, weights_only=True))
+        clock.now += 9999  # a crash
+        train(second, clock, 501)
+        second._note("activity", dead)
+        assert second.total_steps == 1002
+        assert second.training_seconds == 1000  # of each part but its first step
+        assert second.findings == first.findings
+        assert len(second.findings) == 1
+        assert second.records[: len(first.records)] == first.records
+        assert [account.runs for account in second._accounts.values()] == [len(second.records)]
+        # 1000 s with one run of a second in ten.
+        assert len(second.records) in (99, 100)
+        assert 0.09 < second.overhead <= 0.1
+
+    def test_of_all_sinks(self, clock, tmp_path):
+        import polars as pl
+
+        got = []
+        sinks = [tmp_path / "numbers.csv", lambda step, record: got.append((step, record))]
+        monitor = Monitor(network(), measures={"a": costing(clock, 1.0)}, budget=0.1, sinks=sinks)
+        train(monitor, clock, 1000)
+        assert [record for _, record in got] == monitor.records
+        rows = pl.read_csv(tmp_path / "numbers.csv").filter(pl.col("name") == "a/number")
+        assert rows["step"].to_list() == [step for step, _ in got]
+
+
+class Pair(nn.Module):
+    """Two inputs, by position or name."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.head = nn.Linear(8, 16), nn.Linear(4, 16), nn.Linear(16, 3)
+
+    def forward(self, first, second):
+        return self.head(torch.relu(self.one(first) + self.other(second)))
+
+
+class TestModels:
+    @pytest.mark.parametrize("kind", [tuple, dict])
+    def test_of_several_inputs(self, kind):
+        parts = {"first": torch.randn(64, 8), "second": torch.randn(64, 4)}
+        monitor = Monitor(Pair(), inputs=parts if kind is dict else tuple(parts.values()))
+        record = monitor.measure()
+        assert not monitor.left_out
+        assert all(math.isfinite(record[name]) for name in ("ntk/trace", "plasticity/learned"))
+
+    def test_of_language(self):
+        model = build("gpt", input_shape=(6,), classes=12, width=16, depth=1, heads=2)
+        measures = ["weights", "activity", "jacobian", "ntk", "plasticity"]
+        monitor = Monitor(model, inputs=torch.randint(12, (64, 6)), measures=measures)
+        with pytest.warns(UserWarning, match="leaves jacobian out: .* not torch.int64") as caught:
+            record = monitor.measure()
+        assert caught[0].filename == __file__
+        assert list(monitor.left_out) == ["jacobian"]
+        assert {name.partition("/")[0] for name in record} == {
+            "step",
+            "seconds",
+            *set(measures) - {"jacobian"},
+        }
+        assert "jacobian is left out: the Jacobian is by inputs" in str(monitor)
+        assert not [finding for _, finding in monitor.findings if "NTK" in finding.what]
+
+    def test_kernels_of_too_many_outputs_are_left_out(self):
+        model = build("gpt", input_shape=(6,), classes=40, width=16, depth=1, heads=2)
+        monitor = Monitor(model, inputs=torch.randint(40, (64, 6)), measures=["ntk"], warn=False)
+        monitor.measure()
+        assert "240 outputs per sample" in monitor.left_out["ntk"]
+        assert "lanczos" in monitor.left_out["ntk"]
+
+    def test_of_one_number(self):
+        monitor = Monitor(
+            nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)), inputs=torch.randn(64, 8)
+        )
+        with pytest.warns(UserWarning, match="plasticity out: .* no classes"):
+            record = monitor.measure()
+        assert record["ntk/condition_number"] > 1
+        assert list(monitor.left_out) == ["plasticity"]
+
+    def test_without_hidden_layers(self):
+        monitor = Monitor(nn.Linear(8, 3), inputs=torch.randn(64, 8))
+        with pytest.warns(UserWarning, match="activity out: no hidden layer"):
+            record = monitor.measure()
+        assert math.isfinite(record["plasticity/learned"])
+        assert monitor.findings == []  # a kernel of 27 parameters has to be singular
+
+    def test_what_is_left_out_gives_its_share_to_the_others(self, clock):
+        def refuses(model, inputs):
+            raise IsoplastError("not this network")
+
+        measures = {"a": costing(clock, 1.0), "b": refuses}
+        monitor = Monitor(network(), measures=measures, warn=False)
+        assert monitor._accounts["a"].share == pytest.approx(0.01)
+        monitor.measure()
+        assert monitor._accounts["a"].share == pytest.approx(0.02)
+
+    def test_faults_of_the_users_own_measure_are_not_hidden(self):
+        monitor = Monitor(network(), measures={"a": lambda model, inputs: 1 / 0})
+        with pytest.raises(ZeroDivisionError):
+            monitor.measure()
+
+    def test_repeated_inputs_do_not_make_a_kernel_singular(self):
+        inputs = torch.randn(30, 8).repeat_interleave(3, 0)
+        record = Monitor(network(), inputs=inputs, measures=["ntk"]).measure()
+        assert record["ntk/size"] == 24 * 2
+        assert math.isfinite(record["ntk/condition_number"])
+
+    @pytest.mark.parametrize(
+        ("make", "expected"),
+        [
+            (lambda p: torch.optim.SGD(p, lr=0.5), 1e-3),
+            (lambda p: torch.optim.AdamW(p, lr=5e-3), 5e-3),
+            (lambda p: AdamO(p, lr=5e-3), 5e-3),
+        ],
+        ids=["SGD", "AdamW", "AdamO"],
+    )
+    def test_the_probe_takes_a_learning_rate_that_means_something_to_adam(self, monkeypatch, make, expected):
+        from isoplast.diagnostics.monitor import _measures as _monitor_measures
+
+        got = []
+        real = _monitor_measures.plasticity
+        monkeypatch.setattr(
+            _monitor_measures, "plasticity", lambda *a, **k: got.append(k["lr"]) or real(*a, **k)
+        )
+        model = network()
+        optimizer = make(model.parameters())
+        optimizer.param_groups[0]["initial_lr"] = optimizer.param_groups[0]["lr"]
+        optimizer.param_groups[0]["lr"] = 0.0  # the end of a schedule
+        for lr in (None, 0.25):
+            Monitor(model, optimizer, inputs=torch.randn(32, 8), measures=["plasticity"], lr=lr).measure()
+        assert got == [expected, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"every": 0}, "every is 0"),
+        ({"budget": 0.0}, "budget is 0.0"),
+        ({"budget": 1.0}, "budget is 1.0"),
+        ({"lr": 0.0}, "lr of the plasticity probe is 0.0"),
+        ({"measures": ["weight"]}, "did you mean 'weights'"),
+        ({"measures": "weights"}, r"give a list, \['weights'\]"),
+        ({"measures": ["ntk"]}, "'ntk' needs inputs"),
+        ({"inputs": [1.0, 2.0]}, "must be tensors"),
+        ({"inputs": torch.zeros(0, 8)}, "at least one"),
+        ({"sinks": ["numbers.txt"]}, "numbers.txt"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_values_are_refused_in_one_line(options, words):
+    with pytest.raises(IsoplastError, match=words) as raised:
+        Monitor(network(), **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_inputs_that_do_not_fit_are_refused_at_the_first_step():
+    monitor = Monitor(network(), inputs=torch.randn(16, 9))
+    with pytest.raises(IsoplastError, match=r"inputs of shape \(1, 9\) do not fit the model") as raised:
+        monitor.step()
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_measures_are_refused():
+    with pytest.raises(IsoplastError, match="did you mean 'weights'"):
+        Monitor(network()).measure("weigths")
+
+
+def test_the_order_of_findings_is_that_of_the_network():
+    torch.manual_seed(0)
+    model = build("mlp", input_shape=(8,), classes=3, width=16, depth=6)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.weight.mul_(9.0)
+    monitor = Monitor(model, warn=False)
+    monitor.measure()
+    names = [finding.where for _, finding in monitor.findings]
+    assert names == [f"layers.{index}" for index in range(6)]

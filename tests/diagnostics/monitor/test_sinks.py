@@ -1,0 +1,91 @@
+"""Where a monitor's numbers go."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+import pytest
+
+from isoplast._core.errors import IsoplastError
+from isoplast.diagnostics.monitor._sinks import sink
+
+RECORD = {"step": 7.0, "seconds": 0.5, "weights/largest": 2.0, 'weights/odd, "name"/mean': math.inf}
+
+
+class Writer:
+    """What a TensorBoard SummaryWriter is asked for."""
+
+    def __init__(self):
+        self.calls = []
+
+    def add_scalar(self, tag, value, global_step):
+        self.calls.append((tag, value, global_step))
+
+
+class Run:
+    """What a Weights & Biases run is asked for."""
+
+    def __init__(self):
+        self.logged, self.axes = [], []
+
+    def log(self, data):
+        self.logged.append(data)
+
+    def define_metric(self, name, step_metric):
+        self.axes.append((name, step_metric))
+
+
+def test_csv_holds_every_number_exactly(tmp_path):
+    path = tmp_path / "new" / "numbers.csv"
+    write = sink(path)
+    write(7, RECORD)
+    write(9, {"step": 9.0, "ntk/trace": 1 / 3, "ntk/rank": math.nan})
+    frame = pl.read_csv(path, schema_overrides={"value": pl.Float64})
+    assert frame.columns == ["step", "name", "value"]
+    assert frame["step"].to_list() == [7, 7, 7, 9, 9]
+    assert frame["name"].to_list()[2] == 'weights/odd, "name"/mean'
+    assert frame["value"].to_list()[:4] == [0.5, 2.0, math.inf, 1 / 3]
+    assert math.isnan(frame["value"][4])
+
+
+def test_csv_goes_on_after_what_is_there(tmp_path):
+    path = str(tmp_path / "numbers.csv")
+    for step in (1, 2):
+        sink(path)(step, {"step": float(step), "a/b": 0.0})
+    text = (tmp_path / "numbers.csv").read_text()
+    assert text == "step,name,value\n1,a/b,0.0\n2,a/b,0.0\n"
+
+
+def test_tensorboard_gets_scalars_in_groups_at_the_step():
+    writer = Writer()
+    sink(writer)(7, RECORD)
+    assert writer.calls[:2] == [("monitor/seconds", 0.5, 7), ("weights/largest", 2.0, 7)]
+    assert len(writer.calls) == 3
+
+
+def test_weights_and_biases_gets_one_dict_with_the_step_as_an_axis():
+    run = Run()
+    write = sink(run)
+    write(7, RECORD)
+    write(9, {"step": 9.0, "seconds": 1.0, "weights/largest": 3.0, "ntk/trace": 1.0})
+    assert run.logged[1] == {
+        "monitor/seconds": 1.0,
+        "weights/largest": 3.0,
+        "ntk/trace": 1.0,
+        "monitor/step": 9,
+    }
+    assert run.axes == [(f"{group}/*", "monitor/step") for group in ("monitor", "weights", "ntk")]
+
+
+def test_a_function_gets_the_record_as_it_is():
+    got = []
+    sink(lambda step, record: got.append((step, record)))(7, RECORD)
+    assert got == [(7, RECORD)]
+
+
+@pytest.mark.parametrize(("target", "word"), [("numbers.txt", "numbers.txt"), (3, "int"), (None, "NoneType")])
+def test_anything_else_is_refused_in_one_line(target, word):
+    with pytest.raises(IsoplastError, match=word) as raised:
+        sink(target)
+    assert "\n" not in str(raised.value)
