@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import Combination, Method, TaskContext, announce, train_step
+from isoplast.methods import Combination, Method, TaskContext, notify_task, train_step
 from isoplast.nn import build
 
 LR, BATCH, CLASSES = 1e-3, 128, 10
@@ -44,7 +44,7 @@ class Run:
     def __init__(self, name: str, net: str, batches: list[tuple[Tensor, Tensor]]) -> None:
         self.name = name
         self.batches = batches
-        self.method, self.periods = often(methods.get(methods.get(name).about.example or name))
+        self.method, self.periods = often(methods.get(methods.get(name).info.example or name))
         torch.manual_seed(0)
         self.model = self.method.prepare(fresh(net)).train()
         self.optimizer = self.method.optimizer(self.model, LR)
@@ -52,11 +52,11 @@ class Run:
         self.announcements = [self.announce(task) for task in range(TASKS)]
         self.times: list[float] = []
 
-    def announce(self, task: int) -> float:
+    def notify_task(self, task: int) -> float:
         """Tell it of a task; returns the time that took."""
         context = TaskContext(self.model, self.optimizer, task, *self.batches[0])
         start = time.perf_counter()
-        announce(self.method, context)
+        notify_task(self.method, context)
         return time.perf_counter() - start
 
     def step(self) -> None:
@@ -86,7 +86,7 @@ def parts(method: Method) -> tuple[Method, ...]:
 
 
 def told(method: Method) -> bool:
-    return method.about.told_of_tasks
+    return method.info.needs_task_boundaries
 
 
 def often(method: Method) -> tuple[Method, list[int]]:
@@ -184,7 +184,7 @@ def main() -> None:
     print("|---|" + "---|---|" * len(found) + "---|")
     for name in sorted(names, key=lambda name: max(ratios(found, name), default=0.0)):
         cells = "".join(row(times, name) for times in found.values())
-        why = methods.get(name).about.cost if max(ratios(found, name), default=0.0) > LIMIT else ""
+        why = methods.get(name).info.cost if max(ratios(found, name), default=0.0) > LIMIT else ""
         print(f"| {name} |{cells} {why} |")
     print(f"\n{time.perf_counter() - start:.0f} s in all")
 

@@ -111,7 +111,7 @@ def test_json_is_strict_and_complete(tmp_path: Path, batch: Path, capsys: pytest
     found = json.loads(capsys.readouterr().out, parse_constant=never)
     assert found["healthy"] is False
     assert found["findings"][0] == {
-        "severity": "ill",
+        "severity": "critical",
         "where": "0",
         "what": "the weight holds non-finite values",
         "remedy": "restore a checkpoint from before and lower the learning rate",

@@ -19,7 +19,7 @@ def test_every_method_is_listed_once_with_its_source_and_settings(capsys: pytest
     assert sorted(entries) == methods.names()
     for name in methods.names():
         kind = methods.get(name)
-        assert f"{name}: {kind.about.title}" in said
+        assert f"{name}: {kind.info.title}" in said
         for field, _ in kind.settings():
             assert f"{field}=" in said
     assert said.startswith("ISOMETRY\n")

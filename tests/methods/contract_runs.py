@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from isoplast import methods
-from isoplast.methods import Combination, Method, TaskContext, announce, train_step
+from isoplast.methods import Combination, Method, TaskContext, notify_task, train_step
 from isoplast.nn import build
 
 CLASSES = 3
@@ -59,7 +59,7 @@ def parts(method: Method) -> tuple[Method, ...]:
 
 def example(name: str) -> str:
     """The method, or the company in which it makes sense."""
-    return methods.get(name).about.example or name
+    return methods.get(name).info.example or name
 
 
 def busy(name: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def train(
     for step in range(first, first + steps):
         inputs, targets = (tensor.to(device) for tensor in batch(net, generator))
         if step % STEPS_PER_TASK == 1:
-            announce(method, TaskContext(model, optimizer, step // STEPS_PER_TASK, inputs, targets))
+            notify_task(method, TaskContext(model, optimizer, step // STEPS_PER_TASK, inputs, targets))
         losses.append(train_step(method, model, optimizer, cross_entropy, (inputs, targets), step))
     return losses
 

@@ -38,7 +38,7 @@ from torch.nn.functional import cross_entropy
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import Method, TaskMethod, announce, train_step
+from isoplast.methods import Method, TaskMethod, notify_task, train_step
 from isoplast.methods._protocol import Family, Spectrum
 
 COMBINATIONS = ["adamo+layernorm", "redo+l2init"]
@@ -84,7 +84,7 @@ def watch_function(monkeypatch: pytest.MonkeyPatch, method: Method, model: nn.Mo
         return watched
 
     for part in parts(method):
-        if part.about.keeps_function:
+        if part.info.keeps_function:
             for hook in ("after_step", "on_task"):
                 monkeypatch.setattr(type(part), hook, keeping(getattr(type(part), hook)))
 
@@ -111,7 +111,7 @@ def test_a_life_of_two_hundred_steps(name: str, net: str, monkeypatch: pytest.Mo
     method, model, optimizer = started(name, net, **hyper)
     assert not_owned(model, optimizer) == []
     start = values(model)
-    if method.about.keeps_function:
+    if method.info.keeps_function:
         probe, _ = batch(net, torch.Generator().manual_seed(98))
         torch.testing.assert_close(outputs(model, probe), outputs(network(net), probe), **SAME_FUNCTION)
         network(net)  # the global random numbers as they were when the model had been built
@@ -149,9 +149,9 @@ def test_a_life_of_two_hundred_steps(name: str, net: str, monkeypatch: pytest.Mo
 
 
 @everywhere
-@pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).about.strength])
+@pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).info.strength])
 def test_at_strength_zero_it_is_the_base_method_to_the_bit(name: str, net: str) -> None:
-    about = methods.get(name).about
+    about = methods.get(name).info
     together = example(name)
     strength = f"{name}.{about.strength}" if "+" in together else str(about.strength)
     method, model, optimizer = started(together, net, **{strength: 0})
@@ -178,7 +178,7 @@ def test_a_method_is_a_frozen_hashable_dataclass_that_its_settings_make_again(na
 @everyone
 def test_a_method_says_what_it_is(name: str) -> None:
     method = methods.get(name)
-    about, document = method.about, inspect.getdoc(type(method)) or ""
+    about, document = method.info, inspect.getdoc(type(method)) or ""
     assert about.title
     assert about.controls
     assert about.cost
@@ -233,7 +233,7 @@ class Secret:
 @everyone
 def test_task_information_reaches_only_methods_that_say_so(name: str) -> None:
     method = methods.get(name)
-    if method.about.told_of_tasks:
+    if method.info.needs_task_boundaries:
         assert isinstance(method, TaskMethod)
         alone, model, optimizer = started(example(name))
         step = (alone, model, optimizer, cross_entropy, batch("mlp", torch.Generator().manual_seed(0)), 1)
@@ -243,17 +243,17 @@ def test_task_information_reaches_only_methods_that_say_so(name: str) -> None:
             train_step(*step)
     else:
         assert type(method).on_task is Method.on_task
-        announce(method, Secret())  # type: ignore[arg-type]
+        notify_task(method, Secret())  # type: ignore[arg-type]
 
 
 def test_a_combination_tells_of_tasks_only_the_parts_that_say_so() -> None:
-    told = next(name for name in methods.names() if methods.get(name).about.told_of_tasks)
+    told = next(name for name in methods.names() if methods.get(name).info.needs_task_boundaries)
     together = methods.get(f"{told}+orthogonal-init")
-    assert together.about.told_of_tasks
+    assert together.info.needs_task_boundaries
     seen: list[str] = []
     for part in parts(together):
         object.__setattr__(part, "on_task", lambda task, part=part: seen.append(part.name))
-    announce(together, Secret())  # type: ignore[arg-type]
+    notify_task(together, Secret())  # type: ignore[arg-type]
     assert seen == [told]
 
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast.model._checkpoint import (
-    history,
+    checkpoint_history,
     is_sharded,
     read_checkpoint,
     read_tensor,
     write_checkpoint,
 )
-from isoplast.model._reconstructed import chain, has_normalisation
+from isoplast.model._reconstructed import has_normalisation, reconstruct
 
 safetensors = pytest.importorskip("safetensors.torch")
 
@@ -222,11 +222,11 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_history_is_sorted_by_step_then_by_time(tmp_path: Path) -> None:
     for name in ("step-9.pt", "step-100.pt", "step-20.pt", "optimizer.pt", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
-    assert [name for name, _ in history(tmp_path)] == ["step-9", "step-20", "step-100"]
+    assert [name for name, _ in checkpoint_history(tmp_path)] == ["step-9", "step-20", "step-100"]
     (tmp_path / "best.pt").write_bytes(b"")
     for age, name in enumerate(("step-100.pt", "best.pt", "step-9.pt", "step-20.pt")):
         os.utime(tmp_path / name, (1000 + age, 1000 + age))
-    assert [name for name, _ in history(tmp_path)] == ["step-100", "best", "step-9", "step-20"]
+    assert [name for name, _ in checkpoint_history(tmp_path)] == ["step-100", "best", "step-9", "step-20"]
 
 
 def test_history_of_subdirectories(tmp_path: Path) -> None:
@@ -235,12 +235,12 @@ def test_history_of_subdirectories(tmp_path: Path) -> None:
         inner.mkdir()
         for name in ("model.safetensors", "optimizer.pt", "training_args.bin"):
             (inner / name).write_bytes(b"")
-    found = history(tmp_path)
+    found = checkpoint_history(tmp_path)
     assert [name for name, _ in found] == ["checkpoint-50", "checkpoint-500", "checkpoint-1000"]
     assert found[0][1].name == "model.safetensors"
     (tmp_path / "empty").mkdir()
     with pytest.raises(IsoplastError, match="holds no checkpoint"):
-        history(tmp_path / "empty")
+        checkpoint_history(tmp_path / "empty")
 
 
 def test_inputs_from_every_kind_of_file(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_chain_computes_what_its_network_computes() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 7, bias=False), nn.ReLU())
     model.append(nn.Linear(7, 3))
-    found = chain(model.state_dict())
+    found = reconstruct(model.state_dict())
     assert found is not None
     inputs = torch.randn(5, 3, 4)
     assert torch.equal(found(inputs), model(inputs))
@@ -280,7 +280,7 @@ def test_a_chain_computes_what_its_network_computes() -> None:
     ],
 )
 def test_what_is_no_chain(model: nn.Module) -> None:
-    assert chain(model.state_dict()) is None
+    assert reconstruct(model.state_dict()) is None
 
 
 @pytest.mark.parametrize("names", [["norm1", "0"], ["ln_f", "0"], ["bn", "0"], ["layer1.0.bn2", "0"]])

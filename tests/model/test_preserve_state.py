@@ -24,7 +24,7 @@ from isoplast.diagnostics import (
     update_ratio,
     weight_spectra,
 )
-from isoplast.model._preserve_state import undisturbed
+from isoplast.model._preserve_state import preserve_state
 
 Measure = Callable[[nn.Module, Tensor, Tensor], Any]
 MEASURES: dict[str, Measure] = {
@@ -234,7 +234,7 @@ def test_modes_gradients_hooks_and_random_numbers_come_back_after_an_error() -> 
     gradient, state = model[0].weight.grad, torch.get_rng_state()
 
     def fail() -> None:
-        with undisturbed(model) as network:
+        with preserve_state(model) as network:
             torch.rand(3)
             network.requires_grad_(False)
             raise KeyError

@@ -14,7 +14,7 @@ from isoplast import AdamO, param_groups
 from isoplast.isometry import flow_step, isometry_step, operator_step, penalty, singular_values
 from isoplast.optim import ReferenceAdamO
 from isoplast.optim._apply import apply_isometry_
-from isoplast.optim._groups import NEUTRAL
+from isoplast.optim._groups import GROUP_DEFAULTS
 
 SHAPES = ((140, 80), (6, 12), (9, 9), (8, 3, 3, 3), (11,), (1, 5))
 IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
@@ -218,7 +218,14 @@ def test_found_inf_masks_the_isometry(flag, every):
 def test_capturable_isometry_never_reads_the_device(lr):
     """The isometry half of a captured step, on meta tensors: a value read by the host would raise."""
     w = Parameter(torch.empty(6, 4, device="meta"))
-    group = {**NEUTRAL, "params": [w], "lr": lr, "isometry": 0.1, "bias_decay": 0.1, "capturable": True}
+    group = {
+        **GROUP_DEFAULTS,
+        "params": [w],
+        "lr": lr,
+        "isometry": 0.1,
+        "bias_decay": 0.1,
+        "capturable": True,
+    }
     if isinstance(lr, Tensor):
         group["lr"] = lr.to("meta")
     apply_isometry_(group, [w, Parameter(torch.empty(4, device="meta"))], {}, torch.empty((), device="meta"))

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from isoplast import AdamO, attach, param_groups
 from isoplast.isometry import isometry_step, penalty, singular_values
 from isoplast.optim._apply import OWED, WAIT
-from isoplast.optim._groups import NEUTRAL
+from isoplast.optim._groups import GROUP_DEFAULTS
 
 Make = Callable[[Any], Optimizer]
 
@@ -132,7 +132,7 @@ def test_removing_leaves_nothing_behind(make, every):
     attachment.remove()
     saved = optimizer.state_dict()
     assert not {OWED, WAIT} & {key for entry in saved["state"].values() for key in entry}
-    assert not NEUTRAL.keys() & saved["param_groups"][0].keys()
+    assert not GROUP_DEFAULTS.keys() & saved["param_groups"][0].keys()
     # And it steps as one that has never been attached, from this state on.
     twin = clones(ours)
     never = make(twin)
@@ -143,11 +143,11 @@ def test_removing_leaves_nothing_behind(make, every):
 def test_removing_gives_groups_back_what_they_brought():
     model = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 8))
     optimizer = torch.optim.SGD(param_groups(model, isometry_time=100), lr=0.1)
-    before = [{key: group[key] for key in NEUTRAL if key in group} for group in optimizer.param_groups]
+    before = [{key: group[key] for key in GROUP_DEFAULTS if key in group} for group in optimizer.param_groups]
     attachment = attach(optimizer)
     assert attachment.report().matrices == 1
     attachment.remove()
-    after = [{key: group[key] for key in NEUTRAL if key in group} for group in optimizer.param_groups]
+    after = [{key: group[key] for key in GROUP_DEFAULTS if key in group} for group in optimizer.param_groups]
     assert after == before
     assert str(attach(optimizer).report()) == str(attachment.report())
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from isoplast import AdamO, attach
-from isoplast.optim._groups import NEUTRAL
+from isoplast.optim._groups import GROUP_DEFAULTS
 
 IMPLEMENTATIONS: dict[str, dict[str, Any]] = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}  # fmt: skip # noqa: E501
 
@@ -88,7 +88,7 @@ def test_settings_stay_when_the_checkpoint_says_nothing(base):
     group = adamo.param_groups[0]
     assert group["lr"] == 1e-2  # of the checkpoint, as everywhere in torch
     assert (group["isometry"], group["isometry_every"], group["bias_decay"]) == (0.07, 3, 0.01)
-    assert not NEUTRAL.keys() & saved["param_groups"][0].keys(), "loading changed the checkpoint"
+    assert not GROUP_DEFAULTS.keys() & saved["param_groups"][0].keys(), "loading changed the checkpoint"
     train(model, adamo, range(3, 6))
 
 

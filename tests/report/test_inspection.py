@@ -68,7 +68,7 @@ def test_the_page_says_what_was_found_and_draws_it() -> None:
     drawn = figures_of(page)
     assert list(drawn) == ["layers", "spectrum", "units", "history", "dead"]
     assert sorted(tags.places) == sorted(f"figure-{name}" for name in drawn)
-    assert "<h1>Ill: 3: 100% of 32 units are dead (zero on every input)" in page
+    assert "<h1>Critical: 3: 100% of 32 units are dead (zero on every input)" in page
     assert "a&lt;b&gt;.pt" in page
     assert "torch file &lt;x&gt;" in page
     assert "default-src 'none'" in page
@@ -129,7 +129,7 @@ def test_non_finite_weights_leave_gaps_not_numbers() -> None:
     found = inspect(model)
     assert figures.layers_figure(found.spectra).data[0].y[0] is None
     page = inspection_page("x.pt", [], found)
-    assert "Ill: 0: the weight holds non-finite values" in page
+    assert "Critical: 0: the weight holds non-finite values" in page
     assert "NaN" not in "".join(map(json.dumps, figures_of(page).values()))
 
 

@@ -15,7 +15,7 @@ import synthetic
 from isoplast._core.errors import IsoplastError
 from isoplast.cli._spectra import write_lens
 from isoplast.report.figures._spectra import histograms
-from isoplast.report.pages._spectra import Reading, page, readings, table
+from isoplast.report.pages._spectra import Reading, readings, spectra_page, table
 
 START = (1.0, 1.0, 1.0)
 Spectrum = tuple[float, float, float]  # of every hidden matrix: smallest, middle and largest singular value
@@ -138,7 +138,7 @@ def test_the_table_has_a_cell_for_every_column_and_infinity_is_a_word() -> None:
     assert len(rows) == 2
     assert "| inf |" in rows[1]
     assert "nan" not in table(found)
-    text = page(found, Path("figure.svg"), "isoplast lens", "A scope.")
+    text = spectra_page(found, Path("figure.svg"), "isoplast lens", "A scope.")
     assert "1 of 1 methods hold exactly what they are said to hold" in text
     assert "(figure.svg)" in text
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from isoplast._core.errors import IsoplastError
 from isoplast.study import Run, Switch
-from isoplast.study._spec import Options
 
 EXAMPLES = [
     Run(),
@@ -171,5 +170,5 @@ def test_merge_keys_are_merged_and_may_be_overridden() -> None:
 def test_a_method_object_is_made_for_every_task() -> None:
     run = Run(method="adam", switch=Switch(2, "adamo", (("isometry", 0.5),)))
     assert [run.make_method(task).name for task in range(4)] == ["adam", "adam", "adamo", "adamo"]
-    options: Options = run.switch.hyper if run.switch else ()
+    options = run.switch.hyper if run.switch else ()
     assert dict(options)["isometry"] == 0.5

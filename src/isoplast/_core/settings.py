@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 
 from isoplast._core.errors import IsoplastError, unknown
 
-Options: TypeAlias = tuple[tuple[str, Any], ...]
+Settings: TypeAlias = tuple[tuple[str, Any], ...]
 """Names and values, sorted by name: the hashable form of a mapping of settings."""
 
 _WORDS: dict[Any, str] = {
@@ -60,7 +60,7 @@ def check_fields(instance: Any, owner: str) -> None:
         object.__setattr__(instance, name, value)
 
 
-def options(instance: Any) -> Options:
+def options(instance: Any) -> Settings:
     """All settings of a dataclass instance in canonical form.
 
     A setting that is None by default and None here is left out, so that a new optional setting does not

@@ -12,23 +12,23 @@ from rich.text import Text
 
 from isoplast import nn, streams
 from isoplast._core.errors import IsoplastError
-from isoplast._core.settings import Options
+from isoplast._core.settings import Settings
 from isoplast.cli import _inspect as _inspect_commands
 from isoplast.cli import _methods as _methods_command
 from isoplast.cli._display import display
 from isoplast.cli._summary import summary, summary_table
 from isoplast.study import (
-    Failed,
     Outcome,
     Run,
     RunDirectory,
+    RunFailed,
     Study,
     execute,
     find_study,
     load_study,
+    parse_yaml,
     run_study,
 )
-from isoplast.study._yaml import parse
 
 _Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 _Word = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
@@ -171,7 +171,7 @@ def run(
     )
     try:
         directory = execute(chosen, out, threads=threads, say=lambda line: print(line, flush=True))
-    except Failed as failure:
+    except RunFailed as failure:
         Console(stderr=True).print(Text(f"isoplast: failed: {failure}"), soft_wrap=True)
         return 1
     _conclude(directory)
@@ -265,7 +265,7 @@ def _conclude(directory: RunDirectory) -> None:
     )
 
 
-def _key_values(flag: str, words: Sequence[str], taken: Collection[str] = ()) -> Options:
+def _key_values(flag: str, words: Sequence[str], taken: Collection[str] = ()) -> Settings:
     """KEY=VALUE words as settings, none of them there twice or taken; a value is read as YAML reads it."""
     pairs: dict[str, Any] = {}
     for word in words:
@@ -274,5 +274,5 @@ def _key_values(flag: str, words: Sequence[str], taken: Collection[str] = ()) ->
             raise IsoplastError(f"{flag} got {word!r}: write KEY=VALUE")
         if key in pairs or key in taken:
             raise IsoplastError(f"{flag} got {word!r}, but {key} is given already: give it once")
-        pairs[key] = parse(value, f"{flag} {key}")
+        pairs[key] = parse_yaml(value, f"{flag} {key}")
     return tuple(pairs.items())

@@ -11,9 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 from rich.text import Text
 
-from isoplast.study._spec import Run
-from isoplast.study.executors._local import Display, Outcome
-from isoplast.study.run._execute import Progress as Place
+from isoplast.study import Display, Outcome, Run
+from isoplast.study import Progress as Place
 
 
 @contextmanager

@@ -17,22 +17,17 @@ from torch import Tensor, nn
 from isoplast import streams
 from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
-from isoplast.diagnostics import Inspection, repair_, weight_spectra
+from isoplast.diagnostics import Inspection, Moment, format_number, repair_, text_table, weight_spectra
 from isoplast.diagnostics import inspect as inspect_model
-from isoplast.diagnostics._result import number, table
-from isoplast.diagnostics.health._inspection import Moment
-from isoplast.model._checkpoint import (
+from isoplast.model import (
     Checkpoint,
-    history,
+    checkpoint_history,
     is_sharded,
     read_checkpoint,
     read_tensor,
     write_checkpoint,
 )
-from isoplast.study import RunDirectory
-from isoplast.study.run._execute import FORMAT
-from isoplast.study.run._train import Trainer
-from isoplast.study.store._files import read_rows, strict
+from isoplast.study import FORMAT, RunDirectory, Trainer, read_rows, strict_json
 
 _WIDTH = 79
 _SHOWN = 8  # findings of one kind
@@ -41,6 +36,7 @@ _SAMPLES = 1280  # of a run's own data: as many as the demo has
 _File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 _Path = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 _Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+_Layers = Annotated[Literal["critical", "all"], tyro.conf.arg(metavar="WHICH")]
 _Out = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT", help_behavior_hint="(required)")]
 
 
@@ -62,7 +58,7 @@ def inspect(file: _File, *, inputs: _Path = None, json: _Flag = False, html: _Pa
     with _opened(file) as patient:
         found = _inspected(patient, inputs)
     if html is not None:
-        from isoplast.report.pages._inspection import inspection_page  # brings plotly
+        from isoplast.report import inspection_page  # brings plotly
 
         page = inspection_page(str(file), patient.about, found, patient.moments)
         try:
@@ -78,7 +74,7 @@ def inspect(file: _File, *, inputs: _Path = None, json: _Flag = False, html: _Pa
     return 0 if found.healthy else 1
 
 
-def repair(file: _File, *, out: _Out, inputs: _Path = None, layers: Literal["ill", "all"] = "ill") -> int:
+def repair(file: _File, *, out: _Out, inputs: _Path = None, layers: _Layers = "critical") -> int:
     """Cure a checkpoint at once, and write it to a new file of the same layout.
 
     Ill layers get the nearest weights with all singular values 1.
@@ -159,7 +155,7 @@ def _layout(checkpoint: Checkpoint) -> str:
 
 
 def _opened_history(directory: Path) -> _Patient:
-    found = history(directory)
+    found = checkpoint_history(directory)
     moments = []
     for name, path in found:
         checkpoint = read_checkpoint(path)
@@ -283,12 +279,12 @@ def _weights(found: Inspection) -> str:
         (
             _short(name, 24),
             "x".join(map(str, one.shape)),
-            *map(number, (one.smallest, one.mean, one.largest, one.condition_number)),
-            number(round(one.effective_rank, 1)),
+            *map(format_number, (one.smallest, one.mean, one.largest, one.condition_number)),
+            format_number(round(one.effective_rank, 1)),
         )
         for name, one in found.spectra.items()
     ]
-    return table(header, rows)
+    return text_table(header, rows)
 
 
 def _history(moments: tuple[Moment, ...]) -> str:
@@ -298,14 +294,14 @@ def _history(moments: tuple[Moment, ...]) -> str:
     rows = [
         (
             _short(moment.name, 24),
-            number(min(moment.smallest.values())),
-            number(max(moment.largest.values())),
+            format_number(min(moment.smallest.values())),
+            format_number(max(moment.largest.values())),
             _short(max(moment.largest, key=lambda name: moment.largest[name]), 24),
             f"{max(moment.dead.values()):.0%}" if moment.dead else "",
         )
         for moment in chosen
     ]
-    return table(("checkpoint", "min", "max", "in layer", "most dead"), rows)
+    return text_table(("checkpoint", "min", "max", "in layer", "most dead"), rows)
 
 
 def _short(name: str, width: int) -> str:
@@ -325,7 +321,7 @@ def _verdict(found: Inspection) -> str:
 
 def _as_json(file: Path, found: Inspection, moments: tuple[Moment, ...]) -> Any:
     activity = {} if found.activity is None else found.activity
-    return strict(
+    return strict_json(
         {
             "file": str(file),
             "healthy": found.healthy,

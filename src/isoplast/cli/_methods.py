@@ -8,8 +8,7 @@ import textwrap
 from typing import get_args
 
 from isoplast import methods
-from isoplast.methods import Method
-from isoplast.methods._protocol import Family
+from isoplast.methods import Family, Method
 
 _WIDTH = 79
 _HEADING = re.compile(r"[A-Z]\w+:")
@@ -21,7 +20,7 @@ def listing() -> str:
     kinds = [methods.get(name) for name in methods.names()]
     parts = []
     for family in get_args(Family):
-        own = [_entry(method) for method in kinds if method.about.family == family]
+        own = [_entry(method) for method in kinds if method.info.family == family]
         if own:
             parts.append("\n\n".join([family.upper(), *own]))
     ending = textwrap.fill(
@@ -71,17 +70,17 @@ def _refilled(item: str) -> str:
 
 
 def _entry(method: Method) -> str:
-    about = method.about
-    told = "; told where tasks begin" if about.told_of_tasks else ""
+    info = method.info
+    told = "; told where tasks begin" if info.needs_task_boundaries else ""
     lines = [
-        f"{method.name}: {about.title}",
-        _indented(about.source),
-        _indented(f"controls {about.controls}{told}"),
+        f"{method.name}: {info.title}",
+        _indented(info.source),
+        _indented(f"controls {info.controls}{told}"),
     ]
-    if about.cost != "nothing":
-        lines.append(_indented(f"costs {about.cost}"))
-    if about.example:
-        lines.append(_indented(f"use it as {about.example}"))
+    if info.cost != "nothing":
+        lines.append(_indented(f"costs {info.cost}"))
+    if info.example:
+        lines.append(_indented(f"use it as {info.example}"))
     settings = ", ".join(f"{field}={_short(value)}" for field, value in method.settings())
     lines.append(_indented(settings or "no settings"))
     return "\n".join(lines)

@@ -7,8 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from isoplast._core.files import write_whole
-from isoplast.report.figures._spectra import histograms
-from isoplast.report.pages._spectra import page, readings
+from isoplast.report import histograms, readings, spectra_page
 from isoplast.study import load_runs, load_study
 
 PAGE = "remedies-through-isometry.md"
@@ -45,5 +44,5 @@ def write_lens(directory: Path, out: Path | None = None) -> Path:
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(figure, histograms(found).encode())
-    write_whole(target, page(found, figure, "isoplast lens", scope).encode())
+    write_whole(target, spectra_page(found, figure, "isoplast lens", scope).encode())
     return target

@@ -1,9 +1,10 @@
 """Instruments: what a network's weights, Jacobians and activity say about its plasticity."""
 
+from isoplast.diagnostics._result import format_number, text_table
 from isoplast.diagnostics.activity._activity import Activity, LayerActivity, activity
 from isoplast.diagnostics.health._diagnose import Diagnosis, diagnose
 from isoplast.diagnostics.health._findings import Finding
-from isoplast.diagnostics.health._inspection import Inspection, inspect
+from isoplast.diagnostics.health._inspection import Inspection, Moment, inspect
 from isoplast.diagnostics.health._repair import Repair, RepairedLayer, repair_
 from isoplast.diagnostics.jacobian._jacobian import Jacobian, jacobian
 from isoplast.diagnostics.jacobian._spectrum import JacobianSpectrum
@@ -40,6 +41,7 @@ __all__ = [
     "LayerGradient",
     "LayerSpectrum",
     "LayerUpdate",
+    "Moment",
     "Monitor",
     "OutputChange",
     "Plasticity",
@@ -54,12 +56,14 @@ __all__ = [
     "conv_singular_values",
     "curvature",
     "diagnose",
+    "format_number",
     "gradients",
     "inspect",
     "jacobian",
     "ntk",
     "plasticity",
     "repair_",
+    "text_table",
     "update_ratio",
     "weight_spectra",
 ]

@@ -45,7 +45,7 @@ class Layers(Mapping[str, V]):
         return len(self._items)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A number for reading: three significant digits.
 
     Example:
@@ -59,7 +59,7 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows as aligned text: the first column to the left, the numbers to the right.
 
     Example:
@@ -85,10 +85,10 @@ def layer_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int
         layer            max
         ...ention.query  1.2
     """
-    others = max(map(len, table(("", *header[1:]), [("", *row[1:]) for row in rows]).splitlines()))
+    others = max(map(len, text_table(("", *header[1:]), [("", *row[1:]) for row in rows]).splitlines()))
     room = max(width - others, 8)
     names = [row[0] if len(row[0]) <= room else f"...{row[0][3 - room :]}" for row in rows]
-    return table(header, [(name, *row[1:]) for name, row in zip(names, rows, strict=True)])
+    return text_table(header, [(name, *row[1:]) for name, row in zip(names, rows, strict=True)])
 
 
 def wrapped(text: str, width: int = 80) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from isoplast._core.errors import IsoplastError
-from isoplast.model._batches import count, take
+from isoplast.model import sample_count, take_samples
 
 # A kernel of fewer samples says little.
 _FEWEST = 4
@@ -29,7 +29,7 @@ def for_kernel(inputs: Any, outputs: int, samples: int, size: int) -> Any:
     Raises:
         IsoplastError: if fewer than four samples, or than there are, make a kernel of that size.
     """
-    wanted = min(samples, count(inputs))
+    wanted = min(samples, sample_count(inputs))
     rows = min(wanted, size // outputs)
     if rows < min(_FEWEST, wanted):
         raise IsoplastError(
@@ -37,7 +37,7 @@ def for_kernel(inputs: Any, outputs: int, samples: int, size: int) -> Any:
             'method="lanczos")'
         )
     if not isinstance(inputs, Tensor):
-        return take(inputs, slice(rows))
+        return take_samples(inputs, slice(rows))
     return inputs[_distinct(inputs[: 4 * rows])[:rows]]
 
 
@@ -51,4 +51,4 @@ def _distinct(inputs: Tensor) -> Tensor:
 def for_jacobian(inputs: Any, samples: int) -> Any:
     """The first samples for a Jacobian, fewer of large ones."""
     size = inputs[0].numel() if isinstance(inputs, Tensor) else 1
-    return take(inputs, slice(max(1, min(samples, _JACOBIAN_NUMBERS // max(size, 1)))))
+    return take_samples(inputs, slice(max(1, min(samples, _JACOBIAN_NUMBERS // max(size, 1)))))

@@ -4,9 +4,16 @@ An isometry has all its singular values equal to one. Everything here measures t
 state or moves towards it. Nothing here knows about modules or optimizers; torch is all it needs.
 """
 
-from isoplast.isometry._gram import gram_deviation, penalty, penalty_gradient
+from isoplast.isometry._gram import (
+    gram_deviation,
+    gram_deviation_in_strips,
+    penalty,
+    penalty_gradient,
+    times_small_side,
+)
 from isoplast.isometry._operator import operator_penalty, operator_step, operator_step_
 from isoplast.isometry._orthogonal import newton_schulz, polar_factor, power_iteration
+from isoplast.isometry._precision import no_autocast, working
 from isoplast.isometry._spectrum import (
     Spectrum,
     effective_rank,
@@ -16,16 +23,25 @@ from isoplast.isometry._spectrum import (
     stable_rank,
 )
 from isoplast.isometry._steps import flow_step, flow_step_, isometry_step, isometry_step_
-from isoplast.isometry._views import edit_matrices_, is_matrix, join_matrices, matrix_view, matrix_views
+from isoplast.isometry._views import (
+    Split,
+    edit_matrices_,
+    is_matrix,
+    join_matrices,
+    matrix_view,
+    matrix_views,
+)
 
 __all__ = [
     "Spectrum",
+    "Split",
     "edit_matrices_",
     "effective_rank",
     "effective_rank_energy",
     "flow_step",
     "flow_step_",
     "gram_deviation",
+    "gram_deviation_in_strips",
     "is_matrix",
     "isometry_step",
     "isometry_step_",
@@ -33,6 +49,7 @@ __all__ = [
     "matrix_view",
     "matrix_views",
     "newton_schulz",
+    "no_autocast",
     "operator_penalty",
     "operator_step",
     "operator_step_",
@@ -43,4 +60,6 @@ __all__ = [
     "singular_values",
     "spectrum",
     "stable_rank",
+    "times_small_side",
+    "working",
 ]

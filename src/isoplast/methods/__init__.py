@@ -7,12 +7,14 @@ Example:
 
 from isoplast.methods._combination import Combination
 from isoplast.methods._protocol import (
-    About,
+    Family,
     Method,
+    MethodInfo,
+    Spectrum,
     StepContext,
     TaskContext,
     TaskMethod,
-    announce,
+    notify_task,
     train_step,
 )
 from isoplast.methods._registry import get, names, register
@@ -61,7 +63,7 @@ from isoplast.methods.resets.redo import ReDo
 from isoplast.methods.resets.snr import SelfNormalizedResets
 from isoplast.methods.resets.swr import SelectiveWeights
 from isoplast.methods.resets.whole_resets import FullReset, HeadReset, LastLayersReset, OptimizerReset
-from isoplast.model.units._units import UnitGroup, Units, declare_units, head_name, trace_units
+from isoplast.model import UnitGroup, Units, declare_units, head_name, trace_units
 
 __all__ = [
     "DASH",
@@ -70,7 +72,6 @@ __all__ = [
     "SAM",
     "SGDO",
     "UPGD",
-    "About",
     "AdaLin",
     "Adam",
     "AdamO",
@@ -82,6 +83,7 @@ __all__ = [
     "ContinualBackprop",
     "Dropout",
     "EqualBetas",
+    "Family",
     "FeatureNorm",
     "Fire",
     "Fourier",
@@ -97,6 +99,7 @@ __all__ = [
     "LayerNorm",
     "MaxMin",
     "Method",
+    "MethodInfo",
     "Muon",
     "MuonO",
     "NaP",
@@ -115,6 +118,7 @@ __all__ = [
     "SmoothLeaky",
     "SpectralNorm",
     "SpectralRegularization",
+    "Spectrum",
     "StepContext",
     "TaskContext",
     "TaskMethod",
@@ -122,11 +126,11 @@ __all__ = [
     "Units",
     "Wasserstein",
     "WeightClipping",
-    "announce",
     "declare_units",
     "get",
     "head_name",
     "names",
+    "notify_task",
     "register",
     "trace_units",
     "train_step",

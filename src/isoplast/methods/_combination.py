@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
-from isoplast._core.settings import Options
-from isoplast.methods._protocol import About, Method, StepContext, TaskContext
+from isoplast._core.settings import Settings
+from isoplast.methods._protocol import Method, MethodInfo, StepContext, TaskContext
 
 _CLAIMS = {
     "optimizer": "bring an optimizer of their own",
@@ -66,7 +66,7 @@ class Combination(Method):
     def __post_init__(self) -> None:
         owners: dict[str, Method] = {}
         for part in self.parts:
-            for claim in sorted(part.about.claims):
+            for claim in sorted(part.info.claims):
                 if claim in owners:
                     raise IsoplastError(
                         f"{owners[claim].name} and {part.name} cannot be combined: "
@@ -77,9 +77,9 @@ class Combination(Method):
         # The parts keep what they remember; a checkpoint sees it under their names.
         self.state.update({part.name: part.state for part in self.parts})
         object.__setattr__(self, "name", "+".join(part.name for part in self.parts))
-        object.__setattr__(self, "about", _about(self.parts))
+        object.__setattr__(self, "info", _info(self.parts))
 
-    def settings(self) -> Options:
+    def settings(self) -> Settings:
         """Return the hyper-parameters of all parts, each with its part's name in front."""
         found = [(part.name, *pair) for part in self.parts for pair in part.settings()]
         return tuple(sorted((f"{part}.{field}", value) for part, field, value in found))
@@ -112,7 +112,7 @@ class Combination(Method):
     def on_task(self, task: TaskContext) -> None:
         """Tell the parts that are told of tasks."""
         for part in self.parts:
-            if part.about.told_of_tasks:
+            if part.info.needs_task_boundaries:
                 part.on_task(task)
 
     @contextlib.contextmanager
@@ -137,7 +137,7 @@ class Combination(Method):
 
     def _claimant(self, claim: str) -> Method:
         """The part that claims this; any does what the protocol does by default."""
-        return next((part for part in self.parts if claim in part.about.claims), self.parts[0])
+        return next((part for part in self.parts if claim in part.info.claims), self.parts[0])
 
 
 def _check_fights(names: set[str]) -> None:
@@ -156,22 +156,22 @@ _CHANGES = ("activation", "normalization", "weights", "layers")
 
 def _first_changed(part: Method) -> int:
     """When a part prepares the network among the others."""
-    found = (index for index, claim in enumerate(_CHANGES) if claim in part.about.claims)
+    found = (index for index, claim in enumerate(_CHANGES) if claim in part.info.claims)
     return next(found, len(_CHANGES))
 
 
-def _about(parts: tuple[Method, ...]) -> About:
-    abouts = [part.about for part in parts]
-    return About(
-        title=" + ".join(about.title for about in abouts),
-        source="; ".join(about.source for about in abouts),
-        controls="; ".join(dict.fromkeys(about.controls for about in abouts)),
-        spectrum=max((about.spectrum for about in abouts), key=_ORDER.index),
-        family=abouts[0].family,
-        cost="; ".join(dict.fromkeys(about.cost for about in abouts if about.cost != "nothing")) or "nothing",
-        told_of_tasks=any(about.told_of_tasks for about in abouts),
-        keeps_function=all(about.keeps_function for about in abouts),
-        claims=frozenset().union(*(about.claims for about in abouts)),
+def _info(parts: tuple[Method, ...]) -> MethodInfo:
+    infos = [part.info for part in parts]
+    return MethodInfo(
+        title=" + ".join(info.title for info in infos),
+        source="; ".join(info.source for info in infos),
+        controls="; ".join(dict.fromkeys(info.controls for info in infos)),
+        spectrum=max((info.spectrum for info in infos), key=_ORDER.index),
+        family=infos[0].family,
+        cost="; ".join(dict.fromkeys(info.cost for info in infos if info.cost != "nothing")) or "nothing",
+        needs_task_boundaries=any(info.needs_task_boundaries for info in infos),
+        keeps_function=all(info.keeps_function for info in infos),
+        claims=frozenset().union(*(info.claims for info in infos)),
     )
 
 

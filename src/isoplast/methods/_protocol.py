@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from isoplast._core.errors import IsoplastError
-from isoplast._core.settings import Options, check_fields, options
+from isoplast._core.settings import Settings, check_fields, options
 
 Family = Literal["isometry", "initial state", "resets", "optimizers", "architecture", "churn"]
 Spectrum = Literal["all", "mean square", "largest", "activations", "none"]
@@ -21,7 +21,7 @@ Spectrum = Literal["all", "mean square", "largest", "activations", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
-class About:
+class MethodInfo:
     """What is said about a method.
 
     Args:
@@ -31,7 +31,7 @@ class About:
         spectrum: the same as one of the classes that section 5 of the paper sorts remedies into.
         family: the page of the documentation it is on.
         cost: what a step costs beyond Adam's, in a few words.
-        told_of_tasks: whether it must be told where tasks begin (see `TaskMethod`).
+        needs_task_boundaries: whether it must be told where tasks begin (see `TaskMethod`).
         strength: the hyper-parameter at whose value 0 the method is `base`, to the bit; None without one.
         base: the method it then is.
         keeps_function: whether its interventions promise to leave the outputs of the network unchanged.
@@ -47,7 +47,7 @@ class About:
     spectrum: Spectrum = "none"
     family: Family = "optimizers"
     cost: str = "nothing"
-    told_of_tasks: bool = False
+    needs_task_boundaries: bool = False
     strength: str | None = None
     base: str = "adam"
     keeps_function: bool = False
@@ -114,7 +114,7 @@ class Method:
     """
 
     name: ClassVar[str]
-    about: ClassVar[About]
+    info: ClassVar[MethodInfo]
     cannot_take: ClassVar[tuple[str, ...]] = ()
     state: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
     handles: list[RemovableHandle] = dataclasses.field(
@@ -124,7 +124,7 @@ class Method:
     def __post_init__(self) -> None:
         check_fields(self, f"method {self.name}")
 
-    def settings(self) -> Options:
+    def settings(self) -> Settings:
         """Return all hyper-parameters in canonical form: `get(name, **dict(settings))` is this method."""
         return options(self)
 
@@ -150,7 +150,7 @@ class Method:
         """Act after an optimizer step: resets, projections, clipping."""
 
     def on_task(self, task: TaskContext) -> None:
-        """Act before a task begins; a loop calls it only if `about.told_of_tasks`."""
+        """Act before a task begins; a loop calls it only if `about.needs_task_boundaries`."""
 
     def evaluated(
         self, model: nn.Module, optimizer: Optimizer
@@ -196,9 +196,9 @@ class TaskMethod(Method):
             )
 
 
-def announce(method: Method, task: TaskContext) -> None:
+def notify_task(method: Method, task: TaskContext) -> None:
     """Tell a method of a task if it is one of those that are told."""
-    if method.about.told_of_tasks:
+    if method.info.needs_task_boundaries:
         method.on_task(task)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from isoplast._core.errors import IsoplastError
 
 
-def count(samples: Any, what: str = "inputs") -> int:
+def sample_count(samples: Any, what: str = "inputs") -> int:
     """The number of samples: the common first dimension of all tensors.
 
     Raises:
@@ -27,14 +27,14 @@ def count(samples: Any, what: str = "inputs") -> int:
     return sizes.pop()
 
 
-def take(samples: Any, rows: Tensor | slice) -> Any:
+def take_samples(samples: Any, rows: Tensor | slice) -> Any:
     """The samples of the given rows, in the form of all samples."""
     if isinstance(samples, Tensor):
         return samples[rows.to(samples.device) if isinstance(rows, Tensor) else rows]
     if isinstance(samples, dict):
-        return {key: take(value, rows) for key, value in samples.items()}
+        return {key: take_samples(value, rows) for key, value in samples.items()}
     if isinstance(samples, tuple):
-        return tuple(take(value, rows) for value in samples)
+        return tuple(take_samples(value, rows) for value in samples)
     return samples
 
 
@@ -60,7 +60,7 @@ def refuse_non_finite(samples: Any) -> None:
         raise IsoplastError("the inputs hold NaN or infinities: clean them first")
 
 
-def broken(state: Mapping[str, Any]) -> tuple[str, ...]:
+def non_finite_names(state: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the tensors that hold a NaN or an infinity; masks of attention hold -inf by design.
 
     Args:

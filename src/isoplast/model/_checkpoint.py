@@ -135,7 +135,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     write_whole(path, contents)
 
 
-def history(directory: Path) -> list[tuple[str, Path]]:
+def checkpoint_history(directory: Path) -> list[tuple[str, Path]]:
     """The checkpoints of a directory, the oldest first, with a name for each.
 
     Files count, or, where there are none, subdirectories that hold one network each. They are sorted by the

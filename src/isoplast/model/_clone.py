@@ -55,7 +55,7 @@ def _computes_weights(hook: object) -> bool:
     return module.startswith("torch.nn.utils.")
 
 
-def pairs(network: nn.Module, other: nn.Module) -> dict[Tensor, Tensor]:
+def parameter_pairs(network: nn.Module, other: nn.Module) -> dict[Tensor, Tensor]:
     """The parameters of a network, each with the one of the same name in another.
 
     Raises:

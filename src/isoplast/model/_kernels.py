@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @contextlib.contextmanager
-def plain_kernels(network: nn.Module) -> Iterator[None]:
+def differentiable_kernels(network: nn.Module) -> Iterator[None]:
     """Switch fused kernels off: the same numbers, but with every derivative and rules for vmap.
 
     Fused attention has no second derivative. Without gradients torch's Transformer layers run in evaluation

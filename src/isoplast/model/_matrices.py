@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from isoplast.isometry import is_matrix, matrix_view, matrix_views, polar_factor
-from isoplast.isometry._views import Split
+from isoplast.isometry import Split, is_matrix, matrix_view, matrix_views, polar_factor
+from isoplast.model._parameters import Decision, decide
 from isoplast.model._batches import is_mask
-from isoplast.optim._param_groups import Decision, decide
 
 _CONVOLUTIONS = (
     nn.Conv1d,
@@ -50,7 +49,7 @@ class Matrix:
     module: nn.Module | None = None
 
 
-def of_module(network: nn.Module) -> tuple[list[Matrix], dict[str, str]]:
+def matrices_of_module(network: nn.Module) -> tuple[list[Matrix], dict[str, str]]:
     """The matrices of a network in its order, each tensor once, and why other parameters are left out."""
     found: dict[str, Matrix] = {}
     left_out: dict[str, str] = {}
@@ -61,7 +60,7 @@ def of_module(network: nn.Module) -> tuple[list[Matrix], dict[str, str]]:
         matrices = list(_of_decision(network, decision, owners[decision.parameter]))
         found.update({matrix.name: matrix for matrix in matrices})
         if not matrices and decision.parameter.ndim > 1:
-            left_out[clean(decision.name)] = decision.reason
+            left_out[clean_name(decision.name)] = decision.reason
     return list(found.values()), left_out
 
 
@@ -133,7 +132,7 @@ def _split(
     name: str, weight: Tensor, split: Split, overlap: int, layer: nn.Module | None, *, apart: bool
 ) -> Iterator[Matrix]:
     """One weight as one matrix, or as the several that its rows hold."""
-    name = clean(name).removesuffix(".weight")
+    name = clean_name(name).removesuffix(".weight")
     shape = tuple(weight.shape)
     views = matrix_views(weight.detach(), split=split)
     if split == 1 or not apart:
@@ -145,7 +144,7 @@ def _split(
         yield Matrix(f"{name}[{label}]", block, tuple(block.shape), overlap, layer)
 
 
-def of_state(state: Mapping[str, Any]) -> tuple[list[Matrix], dict[str, str]]:
+def matrices_of_state(state: Mapping[str, Any]) -> tuple[list[Matrix], dict[str, str]]:
     """The matrices of a state dict by its names and shapes, and why other tensors are left out."""
     found: list[Matrix] = []
     left_out: dict[str, str] = {}
@@ -211,6 +210,6 @@ def _stored_split(state: Mapping[str, Any], name: str, weight: Tensor) -> int:
     return 3 if fused and weight.ndim == 2 and weight.shape[0] % 3 == 0 else 1
 
 
-def clean(name: str) -> str:
+def clean_name(name: str) -> str:
     """A name without what `torch.compile` puts into it."""
     return name.replace("_orig_mod.", "")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.nn.layers._isometric import OrthogonalWeight
+from isoplast.nn import OrthogonalWeight
 
 
-def plain(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The module that `torch.compile` or a data-parallel wrapper wraps, else the module itself."""
     while True:
         if isinstance(getattr(model, "_orig_mod", None), nn.Module):
@@ -26,7 +26,7 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module, *, training: bool | None = False) -> Iterator[nn.Module]:
+def preserve_state(model: nn.Module, *, training: bool | None = False) -> Iterator[nn.Module]:
     """Lend a network to a measurement, and give it back to the bit.
 
     Inside, autocast is off (the numbers are those of the weights' own precision), compiled parts run as they
@@ -44,13 +44,13 @@ def undisturbed(model: nn.Module, *, training: bool | None = False) -> Iterator[
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
-        >>> with undisturbed(model) as network:
+        >>> with preserve_state(model) as network:
         ...     network.training
         False
         >>> model[1].training
         True
     """
-    network = plain(model)
+    network = unwrap(model)
     modes = [(module, module.training) for module in network.modules()]
     # Changing its mode makes an isometric layer forget the factor that its next optimizer step builds on.
     isometric = [module for module in network.modules() if isinstance(module, OrthogonalWeight)]

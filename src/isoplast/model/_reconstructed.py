@@ -13,7 +13,7 @@ from torch import Tensor, nn
 _NORM = re.compile(r"(norm\d*$|^bn\d*$|_bn\d*$|^ln_|^ln\d*$)", re.IGNORECASE)
 
 
-class Chain(nn.Module):
+class ReconstructedMLP(nn.Module):
     """Linear layers with ReLU between them.
 
     Attributes:
@@ -49,7 +49,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def chain(state: Mapping[str, Any]) -> Chain | None:
+def reconstruct(state: Mapping[str, Any]) -> ReconstructedMLP | None:
     """The network of a state dict that holds linear layers alone, each taking what the one before gives.
 
     Nothing says which nonlinearity stands between them: ReLU is assumed.
@@ -61,7 +61,7 @@ def chain(state: Mapping[str, Any]) -> Chain | None:
         The network, which shares its tensors with the state dict; None for any other state dict.
 
     Example:
-        >>> found = chain(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).state_dict())
+        >>> found = reconstruct(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).state_dict())
         >>> found.names
         ('0', '2')
     """
@@ -79,7 +79,7 @@ def chain(state: Mapping[str, Any]) -> Chain | None:
         return None
     if len({(weight.dtype, weight.device) for weight in known}) > 1:
         return None
-    return Chain(list(owners), known, [tensors.get("bias") for tensors in owners.values()])
+    return ReconstructedMLP(list(owners), known, [tensors.get("bias") for tensors in owners.values()])
 
 
 def _is_linear(tensors: Mapping[str, Tensor]) -> bool:
@@ -98,8 +98,8 @@ def has_normalisation(state: Mapping[str, Any]) -> bool:
     )
 
 
-def silence(network: Chain, samples: int = 1024) -> dict[str, tuple[float, float]]:
-    """What the units of a chain do on standard normal inputs, for want of real ones.
+def silent_units(network: ReconstructedMLP, samples: int = 1024) -> dict[str, tuple[float, float]]:
+    """What the units of such a network do on standard normal inputs, for want of real ones.
 
     On 44 recorded networks the share of active units tells those at chance apart: 0 to 5 % in their last
     hidden layer, where networks that still learn have 16 to 95 % (three of width 512 had 3 %).

@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from isoplast._core.errors import unknown
-from isoplast.model._matrices import clean
+from isoplast.model._matrices import clean_name
 
 # The functions behind the activation modules, with the kind of nonlinearity that each is.
-_FUNCTIONS: dict[Any, str] = {
+FUNCTIONS: dict[Any, str] = {
     function: kind
     for kind, functions in {
         "relu": (F.relu, torch.relu, torch.relu_, F.relu_, Tensor.relu, Tensor.relu_),
@@ -73,7 +73,7 @@ class _Frame:
         self.inner: tuple[str, Tensor] | None = None  # what the last activation function in it returned
 
 
-class Watch(TorchFunctionMode):
+class ActivationRecorder(TorchFunctionMode):
     """Reports the outputs of all activations of a network to an observer.
 
     A place is named after its module; a function after the module that calls it ("block.relu"). Where the
@@ -95,7 +95,7 @@ class Watch(TorchFunctionMode):
         self.observe = observe
         self.linear: list[str] = []  # names of linear layers and convolutions, in the order of their calls
         self._network = network
-        self._names = {module: clean(name) for name, module in network.named_modules()}
+        self._names = {module: clean_name(name) for name, module in network.named_modules()}
         self._chosen = None if layers is None else self._choose(layers)
         self._frames: list[_Frame] = []
         self._convolved = False  # whether the last linear map was a convolution
@@ -164,7 +164,7 @@ class Watch(TorchFunctionMode):
         if func is F.linear or func in _CONVOLUTIONS:
             self._convolved = func is not F.linear
             return output
-        kind = _FUNCTIONS.get(func) or _clamped(func, args, kwargs or {})
+        kind = FUNCTIONS.get(func) or _clamped(func, args, kwargs or {})
         if kind is None or not self._frames or self._chosen is not None or self._covered():
             return output
         tensor = output[0] if isinstance(output, tuple) else output

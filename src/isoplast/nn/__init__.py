@@ -3,13 +3,14 @@
 from isoplast.nn._initialisation import delta_orthogonal_, isometric_init_
 from isoplast.nn.layers._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
 from isoplast.nn.layers._interval_dropout import IntervalDropout
-from isoplast.nn.layers._isometric import IsometricConv2d, IsometricLinear, to_plain
+from isoplast.nn.layers._isometric import IsometricConv2d, IsometricLinear, OrthogonalWeight, to_plain
+from isoplast.nn.networks._choices import ACTIVATIONS
 from isoplast.nn.networks._cnn import CNN, CNNSpec
 from isoplast.nn.networks._gpt import GPT, GPTSpec
 from isoplast.nn.networks._mlp import MLP, MLPSpec
 from isoplast.nn.networks._resnet import ResNet18, ResNet18Spec
 from isoplast.nn.networks._spec import NetSpec, build, names, spec
-from isoplast.nn.networks._style import ACTIVATIONS
+from isoplast.nn.networks._transformer import Attention
 from isoplast.nn.networks._vit import ViT, ViTSpec
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "GPT",
     "MLP",
     "AdaLin",
+    "Attention",
     "CNNSpec",
     "CReLU",
     "FourierFeatures",
@@ -29,6 +31,7 @@ __all__ = [
     "MLPSpec",
     "MaxMin",
     "NetSpec",
+    "OrthogonalWeight",
     "ResNet18",
     "ResNet18Spec",
     "SmoothLeaky",

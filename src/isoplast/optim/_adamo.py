@@ -16,15 +16,15 @@ from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 from isoplast.optim._apply import apply_isometry_
 from isoplast.optim._groups import (
     DEFAULT_ISOMETRY,
-    NEUTRAL,
+    GROUP_DEFAULTS,
     Group,
     exclusive,
     keep_settings,
     own_settings,
     require_matrix,
-    settle,
+    resolve_group,
 )
-from isoplast.optim._report import IsometryReport, report
+from isoplast.optim._report import IsometryReport, isometry_report
 
 # torch 2.6 has the flag in AdamW alone; the step below decays decoupled in any case.
 _DECOUPLED: dict[str, Any] = (
@@ -124,7 +124,7 @@ class AdamO(Adam):
         # Adam.__init__ sets the defaults and adds the groups in one go; the first call of
         # add_param_group moves these into the defaults before anything reads them.
         self._isometry_defaults: dict[str, Any] = {
-            **NEUTRAL,
+            **GROUP_DEFAULTS,
             "isometry": isometry,
             "isometry_time": isometry_time,
             "isometry_every": isometry_every,
@@ -168,7 +168,7 @@ class AdamO(Adam):
         own = own_settings(param_group)
         super().add_param_group(param_group)
         try:
-            settle(self.param_groups[-1], own, self.defaults)
+            resolve_group(self.param_groups[-1], own, self.defaults)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -253,7 +253,7 @@ class AdamO(Adam):
         Returns:
             An :class:`IsometryReport` at the present learning rates.
         """
-        return report(self.param_groups)
+        return isometry_report(self.param_groups)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()}\n{self.report()}"

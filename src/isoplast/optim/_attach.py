@@ -13,15 +13,15 @@ from isoplast.optim._adamo import AdamO
 from isoplast.optim._apply import OWED, WAIT, State, apply_isometry_
 from isoplast.optim._groups import (
     DEFAULT_ISOMETRY,
-    NEUTRAL,
+    GROUP_DEFAULTS,
     Group,
     exclusive,
     keep_settings,
     own_settings,
     require_matrix,
-    settle,
+    resolve_group,
 )
-from isoplast.optim._report import IsometryReport, report
+from isoplast.optim._report import IsometryReport, isometry_report
 
 
 def attach(
@@ -79,7 +79,12 @@ def attach(
         raise exclusive(isometry, isometry_time)
     if isometry is None and isometry_time is None:
         isometry = DEFAULT_ISOMETRY
-    defaults = {**NEUTRAL, "isometry": isometry, "isometry_time": isometry_time, "isometry_every": every}
+    defaults = {
+        **GROUP_DEFAULTS,
+        "isometry": isometry,
+        "isometry_time": isometry_time,
+        "isometry_every": every,
+    }
     return Attachment(optimizer, defaults)
 
 
@@ -96,10 +101,10 @@ class Attachment:
         self._brought = [own_settings(group) for group in optimizer.param_groups]
         drafts = [{**group} for group in optimizer.param_groups]
         for draft, own in zip(drafts, self._brought, strict=True):
-            settle(draft, own, defaults)
+            resolve_group(draft, own, defaults)
         require_matrix(drafts)
         for group, draft in zip(optimizer.param_groups, drafts, strict=True):
-            group.update({key: draft[key] for key in NEUTRAL})
+            group.update({key: draft[key] for key in GROUP_DEFAULTS})
         self._hooks = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -114,7 +119,7 @@ class Attachment:
         self._hooks = []
         self._settle_added()
         for group, own in zip(self._optimizer.param_groups, self._brought, strict=True):
-            for key in NEUTRAL:
+            for key in GROUP_DEFAULTS:
                 group.pop(key, None)
             group.update(own)
             for p in group["params"]:
@@ -137,13 +142,13 @@ class Attachment:
     def report(self) -> IsometryReport:
         """What is kept isometric: print it for one line, ``.table()`` for one line per parameter."""
         self._settle_added()
-        return report(self._optimizer.param_groups)
+        return isometry_report(self._optimizer.param_groups)
 
     def _settle_added(self) -> None:
         """Settles the groups that were added after the attachment."""
         for group in self._optimizer.param_groups[len(self._brought) :]:
             own = own_settings(group)
-            settle(group, own, self._defaults)
+            resolve_group(group, own, self._defaults)
             self._brought.append(own)
 
     def _before(

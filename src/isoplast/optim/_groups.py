@@ -17,7 +17,7 @@ DEFAULT_ISOMETRY = 1e-2
 
 # The keys that isoplast adds to a parameter group, with the values that change nothing. All of them
 # are plain numbers, strings, tuples or None, so that checkpoints load with weights_only=True.
-NEUTRAL: Mapping[str, Any] = {
+GROUP_DEFAULTS: Mapping[str, Any] = {
     "isometry": 0.0,
     "isometry_time": None,
     "isometry_every": "auto",
@@ -36,10 +36,10 @@ AUTO_LONGEST = 100
 
 def own_settings(group: Mapping[str, Any]) -> Group:
     """The isometry settings that a group brings along itself."""
-    return {key: group[key] for key in NEUTRAL if group.get(key) is not None}
+    return {key: group[key] for key in GROUP_DEFAULTS if group.get(key) is not None}
 
 
-def settle(group: Group, own: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def resolve_group(group: Group, own: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Completes and checks a group's isometry settings; an isometry time becomes a strength.
 
     Args:
@@ -55,7 +55,7 @@ def settle(group: Group, own: Mapping[str, Any], defaults: Mapping[str, Any]) ->
     asks = "isometry" in own or "isometry_time" in own
     if "isometry" in own and "isometry_time" in own:
         raise exclusive(own["isometry"], own["isometry_time"])
-    for key, neutral in NEUTRAL.items():
+    for key, neutral in GROUP_DEFAULTS.items():
         inherited = neutral if asks and key in ("isometry", "isometry_time") else defaults.get(key, neutral)
         group[key] = own.get(key, inherited)
     if group["isometry_time"] is not None:
@@ -68,7 +68,7 @@ def settle(group: Group, own: Mapping[str, Any], defaults: Mapping[str, Any]) ->
 
 def _settled(own: Mapping[str, Any]) -> bool:
     """Whether an optimizer completed these settings before, so that a strength in them may be a default."""
-    return own.keys() >= {key for key, neutral in NEUTRAL.items() if neutral is not None}
+    return own.keys() >= {key for key, neutral in GROUP_DEFAULTS.items() if neutral is not None}
 
 
 def exclusive(isometry: float, time: float) -> ValueError:
@@ -174,6 +174,6 @@ def keep_settings(groups: list[Group], state_dict: Mapping[str, Any]) -> dict[st
     """
     saved = [dict(group) for group in state_dict["param_groups"]]
     for old, new in zip(groups, saved, strict=False):
-        for key in NEUTRAL:
+        for key in GROUP_DEFAULTS:
             new.setdefault(key, old[key])
     return {**state_dict, "param_groups": saved}

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
 from isoplast.isometry import matrix_views
-from isoplast.optim._param_groups import decide, param_groups
+from isoplast.model import decide
+from isoplast.optim._param_groups import param_groups
 
 AdjustLR = Literal["original", "match_rms_adamw"]
 

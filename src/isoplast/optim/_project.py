@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast.isometry import edit_matrices_, is_matrix, matrix_views, penalty, polar_factor
-from isoplast.optim._param_groups import decide
+from isoplast.model import decide
 
 Target = nn.Module | Tensor | Iterable[Tensor]
 

@@ -95,7 +95,7 @@ class IsometryReport:
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
 
 
-def report(groups: Iterable[Group]) -> IsometryReport:
+def isometry_report(groups: Iterable[Group]) -> IsometryReport:
     """Reads the settled parameter groups of an optimizer."""
     kept: list[KeptMatrix] = []
     total = inside = 0

@@ -9,10 +9,24 @@ from isoplast.report.data._arms import Arm, arms
 from isoplast.report.data._headline import headline
 from isoplast.report.data._source import read_source
 from isoplast.report.figures._charts import accuracy_chart, sweep_chart
+from isoplast.report.figures._spectra import histograms
+from isoplast.report.pages._inspection import inspection_page
+from isoplast.report.pages._spectra import readings, spectra_page
 from isoplast.report.pages._study import render
 from isoplast.study import load_study
 
-__all__ = ["Arm", "accuracy_chart", "arms", "headline", "sweep_chart", "write_report"]
+__all__ = [
+    "Arm",
+    "accuracy_chart",
+    "arms",
+    "headline",
+    "histograms",
+    "inspection_page",
+    "readings",
+    "spectra_page",
+    "sweep_chart",
+    "write_report",
+]
 
 
 def write_report(study_dir: Path, out: Path | None = None) -> Path:

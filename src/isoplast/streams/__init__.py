@@ -8,7 +8,7 @@ Example:
 
 from __future__ import annotations
 
-from isoplast.data._load import Dataset, data_names, load_data
+from isoplast.data import Dataset, data_names, load_data
 from isoplast.streams._base import DataStream, Stream, Task, names, register, stream
 from isoplast.streams._random_labels import RandomLabels
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.data._load import Dataset
+from isoplast.data import Dataset
 
 
 @dataclass(frozen=True, eq=False)

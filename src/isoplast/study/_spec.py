@@ -13,7 +13,7 @@ import torch
 
 from isoplast import methods, nn, streams
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast._core.settings import Options, converted, options
+from isoplast._core.settings import Settings, converted, options
 from isoplast.methods import Method
 from isoplast.study import _yaml
 
@@ -30,7 +30,7 @@ class Switch:
 
     task: int
     method: str
-    hyper: Options = ()
+    hyper: Settings = ()
 
     def __post_init__(self) -> None:
         _set(self, task=whole("task of switch", self.task, 1), hyper=_hyper(self.method, self.hyper))
@@ -76,9 +76,9 @@ class Run:
     epochs: int = 25
     batch_size: int = 64
     net: str = "mlp"
-    net_options: Options = ()
+    net_options: Settings = ()
     method: str = "adamo"
-    hyper: Options = ()
+    hyper: Settings = ()
     lr: float = 1e-3
     seed: int = 0
     device: str = "cpu"
@@ -105,10 +105,10 @@ class Run:
         _set(self, label=self.label or self._default_label())
 
     def _default_label(self) -> str:
-        title = methods.get(self.method).about.title
+        title = methods.get(self.method).info.title
         if self.switch is None:
             return title
-        return f"{title}, then {methods.get(self.switch.method).about.title} from task {self.switch.task}"
+        return f"{title}, then {methods.get(self.switch.method).info.title} from task {self.switch.task}"
 
     @property
     def id(self) -> str:
@@ -158,12 +158,12 @@ class Run:
 
     def to_yaml(self) -> str:
         """The specification as a YAML document."""
-        return _yaml.dump(self.to_mapping())
+        return _yaml.dump_yaml(self.to_mapping())
 
     @classmethod
     def from_yaml(cls, text: str, source: str = "specification") -> Run:
         """The run that a YAML document describes."""
-        mapping = _yaml.parse(text, source)
+        mapping = _yaml.parse_yaml(text, source)
         if not isinstance(mapping, dict):
             raise IsoplastError(f"{source} must be a mapping of settings")
         return cls.from_mapping(mapping)
@@ -206,21 +206,21 @@ def _device(value: object) -> str:
         raise IsoplastError(f"device is {value!r}: give one that torch knows, 'cpu' or 'cuda'") from None
 
 
-def _hyper(method: str, hyper: Options) -> Options:
+def _hyper(method: str, hyper: Settings) -> Settings:
     return methods.get(method, **dict(hyper)).settings()
 
 
-def _net_options(net: str, given: Options) -> Options:
+def _net_options(net: str, given: Settings) -> Settings:
     kind = type(nn.spec(net))
     return options(nn.spec(net, **converted(kind, f"network {net}", dict(given))))
 
 
-def _named(name: str, settings: Options) -> dict[str, Any]:
+def _named(name: str, settings: Settings) -> dict[str, Any]:
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in settings}
     return {"name": name, **plain}
 
 
-def _split(kind: str, value: object) -> tuple[str, Options]:
+def _split(kind: str, value: object) -> tuple[str, Settings]:
     """A name, or a mapping with the key `name` and settings, as (name, settings)."""
     if isinstance(value, str):
         return value, ()

@@ -61,7 +61,7 @@ class Study:
             >>> len(study.runs), study.runs[1].label
             (6, 'AdamO')
         """
-        document = _yaml.parse(text, source)
+        document = _yaml.parse_yaml(text, source)
         try:
             if not isinstance(document, dict):
                 raise IsoplastError(f"a study is a mapping with the keys {', '.join(_KEYS)}")

@@ -38,7 +38,7 @@ _FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def parse(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
     """The contents of a YAML document.
 
     Args:
@@ -60,6 +60,6 @@ def parse(text: str, source: str) -> Any:
     return contents
 
 
-def dump(contents: Any) -> str:
+def dump_yaml(contents: Any) -> str:
     """A YAML document with the keys in the order given, one setting per line."""
     return yaml.safe_dump(contents, sort_keys=False, allow_unicode=True, width=100)

@@ -97,11 +97,11 @@ class TestIll:
         nn.init.constant_(model.layers[1].bias, -50.0)
         found = diagnose(model, inputs())
         assert not found.healthy
-        whats = dict((where, what) for severity, where, what in said(found) if severity == "ill")
+        whats = dict((where, what) for severity, where, what in said(found) if severity == "critical")
         assert whats["activations.1"].startswith("100% of 32 units are dead")
         assert whats["head"] == "the outputs are the same for all 96 inputs"
         assert "where a fresh network removes" in whats["network"]
-        assert found.findings[0].severity == "ill"
+        assert found.findings[0].severity == "critical"
         assert "dead" in str(found)
 
     def test_stretched_layers_make_an_ill_conditioned_network(self):
@@ -121,7 +121,7 @@ class TestIll:
         model = network()
         model.layers[2].weight.data[0, 0] = value
         found = diagnose(model, inputs(), optimizer=AdamO(model.layers.parameters()))
-        assert ("ill", "layers.2", "the weight holds non-finite values") in said(found)
+        assert ("critical", "layers.2", "the weight holds non-finite values") in said(found)
         assert any("head.weight, head.bias" in what for _, _, what in said(found))
         assert set(found.left_out) == {"activity", "jacobian", "ntk", "plasticity"}
         assert found.ntk is None
@@ -133,8 +133,8 @@ class TestIll:
             for layer in model.layers:
                 layer.weight.mul_(1e20)
         found = diagnose(model, inputs(), probe=False)
-        assert ("ill", "activations.1", "the activations are not finite") in said(found)
-        assert ("ill", "network", "the empirical NTK is not finite") in said(found)
+        assert ("critical", "activations.1", "the activations are not finite") in said(found)
+        assert ("critical", "network", "the empirical NTK is not finite") in said(found)
 
     def test_what_disables_a_remedy_is_found_too(self):
         model = network()
@@ -146,7 +146,9 @@ class TestIll:
 
     def test_a_frozen_network_learns_nothing(self):
         found = diagnose(network().requires_grad_(False), inputs())
-        assert ("ill", "network", "no parameter requires a gradient: nothing can be learned") in said(found)
+        assert ("critical", "network", "no parameter requires a gradient: nothing can be learned") in said(
+            found
+        )
         assert "no trainable parameter" in found.left_out["ntk"]
 
 

@@ -76,8 +76,8 @@ def rank_one(weight: Tensor) -> None:
 @pytest.mark.parametrize(
     ("edit", "severity", "words"),
     [
-        (lambda w: w[0, 0].fill_(math.nan), "ill", "non-finite"),
-        (lambda w: w[3, 3].fill_(math.inf), "ill", "non-finite"),
+        (lambda w: w[0, 0].fill_(math.nan), "critical", "non-finite"),
+        (lambda w: w[3, 3].fill_(math.inf), "critical", "non-finite"),
         (lambda w: w.mul_(10), "warning", "largest singular value is 1"),
         (lambda w: w.mul_(1e-5), "warning", "hardly any signal"),
         (lambda w: w.zero_(), "note", "all zero"),
@@ -116,9 +116,9 @@ def test_growth_since_the_start_is_said() -> None:
 @pytest.mark.parametrize(
     ("change", "severity", "words"),
     [
-        ({"finite": False}, "ill", "not finite"),
-        ({"dead": 1.0}, "ill", "100% of 100 units are dead (zero on every input): nothing"),
-        ({"dead": 0.45}, "ill", "45% of 100 units are dead"),
+        ({"finite": False}, "critical", "not finite"),
+        ({"dead": 1.0}, "critical", "100% of 100 units are dead (zero on every input): nothing"),
+        ({"dead": 0.45}, "critical", "45% of 100 units are dead"),
         ({"dead": 0.25}, "warning", "25% of 100 units are dead"),
         (
             {"dead": 0.61, "linearised": 0.27},
@@ -145,7 +145,7 @@ def test_the_barrier_names_how_many_biases() -> None:
     (few,) = barrier_findings({"0": (2, 64, 8.4), "2": (0, 64, 3.0)})
     assert (few.severity, few.where) == ("warning", "0")
     assert "2 of 64 biases lie below -8.4" in few.what
-    assert barrier_findings({"0": (40, 64, 8.4)})[0].severity == "ill"
+    assert barrier_findings({"0": (40, 64, 8.4)})[0].severity == "critical"
     assert barrier_findings({"0": (40, 64, 0.1)}, constant={"0"})[0].severity == "note"
 
 
@@ -155,7 +155,7 @@ def test_silence_needs_a_stretched_layer_or_units_that_never_fire() -> None:
     # Adam's at chance, on digits and on CIFAR-10.
     digits = silence_findings({"2": (0.04, 0.043)}, {"2": 7.75})
     cifar = silence_findings({"2": (0.99, 0.0)}, {"2": 7.5})
-    assert [one[0].severity for one in (learning, digits, cifar)] == ["warning", "ill", "ill"]
+    assert [one[0].severity for one in (learning, digits, cifar)] == ["warning", "critical", "critical"]
     assert silence_findings({"2": (0.1, 0.4)}, {"2": 9.0}) == []
 
 
@@ -163,16 +163,16 @@ def test_numbers_of_the_whole_network() -> None:
     assert network_findings({}) == []
     assert network_findings({"plasticity": 0.85, "plasticity_fresh": 0.9, "ntk_condition": 400.0}) == []
     (ill,) = network_findings({"plasticity": 0.1, "plasticity_fresh": 0.9})
-    assert (ill.severity, ill.where) == ("ill", "network")
+    assert (ill.severity, ill.where) == ("critical", "network")
     assert "removes 10% of a fresh task's loss where a fresh network removes 90%" in ill.what
     (ntk,) = network_findings({"ntk_condition": 1e7})
     assert ntk.severity == "warning"
-    assert network_findings({"jacobian_condition": math.nan})[0].severity == "ill"
+    assert network_findings({"jacobian_condition": math.nan})[0].severity == "critical"
 
 
 def test_the_worst_comes_first_and_prints_in_one_line() -> None:
-    note, warning, ill = (Finding(s, "a", "b", "c") for s in ("note", "warning", "ill"))  # type: ignore[arg-type]
+    note, warning, ill = (Finding(s, "a", "b", "c") for s in ("note", "warning", "critical"))  # type: ignore[arg-type]
     assert ordered([note, warning, ill]) == [ill, warning, note]
     assert is_ill([note, ill])
     assert not is_ill([note, warning])
-    assert str(ill) == "ill: a: b; c"
+    assert str(ill) == "critical: a: b; c"

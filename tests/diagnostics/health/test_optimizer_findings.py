@@ -46,7 +46,7 @@ def test_parameters_that_no_group_holds_are_named():
     optimizer = AdamO(model.parameters())
     model.extra = nn.Linear(4, 4)
     ((severity, what),) = found(model, optimizer)
-    assert severity == "ill"
+    assert severity == "critical"
     assert what.startswith("2 trainable parameters (extra.weight, extra.bias) are in no group of AdamO")
 
 
@@ -76,7 +76,9 @@ def test_a_network_that_is_frozen_altogether(with_optimizer):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1) if with_optimizer else None
     model.requires_grad_(False)
-    assert found(model, optimizer) == [("ill", "no parameter requires a gradient: nothing can be learned")]
+    assert found(model, optimizer) == [
+        ("critical", "no parameter requires a gradient: nothing can be learned")
+    ]
 
 
 def test_a_time_constant_longer_than_the_run():

@@ -89,8 +89,8 @@ def test_what_is_reported_is_what_happened() -> None:
     kept = float((new.argmax(1) == reference.argmax(1)).float().mean())
     assert found.agreement == pytest.approx(kept)
     numbers = found.as_dict()
-    assert numbers["before/findings/ill"] == 1
-    assert numbers["after/findings/ill"] == 0
+    assert numbers["before/findings/critical"] == 1
+    assert numbers["after/findings/critical"] == 0
     assert all(isinstance(value, float) for value in numbers.values())
     assert max(map(len, str(found).splitlines()[:-2])) <= 80
 

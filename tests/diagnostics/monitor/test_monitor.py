@@ -269,11 +269,17 @@ class TestWarnings:
                 monitor.step()
             seen.append(len(caught))
         assert seen == [0, 1, 0, 0, 0, 0, 1]
-        assert [finding.severity for _, finding in monitor.findings] == ["ill", "ill"]
+        assert [finding.severity for _, finding in monitor.findings] == ["critical", "critical"]
 
     def test_come_again_if_it_becomes_worse_but_not_if_it_wavers(self):
         monitor = self.monitor(network())
-        for severity, count in [("warning", 21), ("warning", 22), ("ill", 41), ("warning", 39), ("ill", 42)]:
+        for severity, count in [
+            ("warning", 21),
+            ("warning", 22),
+            ("critical", 41),
+            ("warning", 39),
+            ("critical", 42),
+        ]:
             monitor._note("activity", [Finding(severity, "1", f"{count}% of 16 units are dead", "")])
         assert [finding.what[:2] for _, finding in monitor.findings] == ["21", "41"]
 
@@ -371,7 +377,7 @@ class TestHistory:
         assert anew._setting.twins is None
 
     def test_goes_on_after_a_checkpoint(self, clock):
-        model, dead = network(), [Finding("ill", "1", "100% of 16 units are dead", "cure")]
+        model, dead = network(), [Finding("critical", "1", "100% of 16 units are dead", "cure")]
 
         def monitor():
             return Monitor(model, measures={"a": costing(clock, 1.0)}, budget=0.1, warn=False)

@@ -18,7 +18,7 @@ from isoplast import AdamO, attach
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics import plasticity
 from isoplast.diagnostics._student import interval, quantile
-from isoplast.model._clone import clone, copy_optimizer, pairs, redrawn
+from isoplast.model._clone import clone, copy_optimizer, parameter_pairs, redrawn
 from isoplast.nn import build
 
 
@@ -216,7 +216,7 @@ def test_a_copy_with_state_goes_on_like_the_original(name: str) -> None:
     steps(model, optimizer, 5)
     before = [p.detach().clone() for p in model.parameters()]
     other = clone(model)
-    copied = copy_optimizer(optimizer, pairs(model, other), keep=True)
+    copied = copy_optimizer(optimizer, parameter_pairs(model, other), keep=True)
     theirs = steps(other, copied)
     assert all(map(torch.equal, model.parameters(), before))
     assert all(map(torch.equal, theirs, steps(model, optimizer)))
@@ -231,7 +231,7 @@ def test_a_copy_without_state_is_as_if_newly_made(name: str) -> None:
     if name == "schedule-free":
         optimizer.eval()  # type: ignore[attr-defined]
     copied_model, new_model = clone(model), clone(model)
-    copied = copy_optimizer(optimizer, pairs(model, copied_model), keep=False)
+    copied = copy_optimizer(optimizer, parameter_pairs(model, copied_model), keep=False)
     new = OPTIMIZERS[name](new_model)
     assert all(map(torch.equal, steps(copied_model, copied), steps(new_model, new)))
     assert type(copied) is type(optimizer)
@@ -241,7 +241,7 @@ def test_a_fresh_copy_takes_the_present_learning_rate() -> None:
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     optimizer.param_groups[0]["lr"] = 3e-4
-    copied = copy_optimizer(optimizer, pairs(model, clone(model)), keep=False)
+    copied = copy_optimizer(optimizer, parameter_pairs(model, clone(model)), keep=False)
     assert copied.param_groups[0]["lr"] == 3e-4
 
 

@@ -42,7 +42,7 @@ def shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in model.state_dict().items()}
 
 
-def plain(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+def unwrap(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     torch.manual_seed(0)
     layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
     return nn.Sequential(*[part for layer in layers for part in (layer, activation())][:-1]).double()
@@ -83,7 +83,7 @@ def test_a_network_that_is_normalised_that_way_stays_as_it_is() -> None:
 
 
 def test_layernorm_stands_between_layer_and_activation() -> None:
-    model = plain(4, 6, 3)
+    model = unwrap(4, 6, 3)
     first, last = model[0], model[2]
     x = torch.randn(5, 4, dtype=torch.float64)
     hidden = first(x)
@@ -94,7 +94,7 @@ def test_layernorm_stands_between_layer_and_activation() -> None:
     # Two orders of the same float64 sums of 6 terms.
     torch.testing.assert_close(found(x), expected, rtol=1e-12, atol=1e-13)
     assert next(found[1].parameters()).dtype == torch.float64
-    assert not list(prepared("layernorm", plain(4, 6, 3), affine=False)[1].parameters())
+    assert not list(prepared("layernorm", unwrap(4, 6, 3), affine=False)[1].parameters())
 
 
 def test_layernorm_in_front_of_a_channel_activation_is_over_channels_and_positions() -> None:
@@ -110,7 +110,7 @@ def test_layernorm_in_front_of_a_channel_activation_is_over_channels_and_positio
 
 
 def test_batchnorm_keeps_running_statistics_and_refuses_tokens() -> None:
-    model = prepared("batchnorm", plain(4, 6, 3), momentum=0.5)
+    model = prepared("batchnorm", unwrap(4, 6, 3), momentum=0.5)
     x = torch.randn(8, 4, dtype=torch.float64)
     model(x)
     norm = model[1][0]
@@ -150,7 +150,7 @@ def test_activations_of_the_outputs_are_left_alone() -> None:
 
 def test_maxmin_needs_pairs() -> None:
     with pytest.raises(IsoplastError, match="method maxmin sorts features in pairs, and 3 gets 5: make the"):
-        prepared("maxmin", plain(4, 6, 5, 2))
+        prepared("maxmin", unwrap(4, 6, 5, 2))
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
@@ -169,7 +169,7 @@ def test_adalin_changes_nothing_until_it_has_learned(activation: str) -> None:
 
 def test_adalin_refuses_what_it_has_no_path_for() -> None:
     with pytest.raises(IsoplastError, match="method adalin has a linear path for ReLU, Tanh, GELU, and 1 is"):
-        prepared("adalin", plain(4, 6, 2, activation=nn.SiLU))
+        prepared("adalin", unwrap(4, 6, 2, activation=nn.SiLU))
     relu = nn.ReLU()
     shared = nn.Sequential(nn.Linear(4, 6), relu, nn.Linear(6, 6), relu, nn.Linear(6, 2))
     with pytest.raises(IsoplastError, match="1 serves 2 layers: give each of them a module of its own"):
@@ -207,7 +207,7 @@ def test_a_network_becomes_what_build_makes_with_doubled_features(net: str, name
 
 
 def test_crelu_by_hand_and_what_it_draws_anew() -> None:
-    model = plain(4, 6, 3)
+    model = unwrap(4, 6, 3)
     first, last = copy.deepcopy(model[0]), copy.deepcopy(model[2])
     found = prepared("crelu", model)
     x = torch.randn(5, 4, dtype=torch.float64)

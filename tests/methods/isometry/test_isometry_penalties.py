@@ -254,7 +254,7 @@ def test_spectral_regularisation_holds_the_largest_singular_value_only() -> None
 
 @pytest.mark.parametrize("name", ["isometry-penalty", "parseval", "spectral-regularization"])
 def test_without_strength_nothing_is_computed_and_no_random_number_drawn(name: str) -> None:
-    strength = str(methods.get(name).about.strength)
+    strength = str(methods.get(name).info.strength)
     model = network()
     before = torch.get_rng_state()
     assert methods.get(name, **{strength: 0}).penalty(model, NOTHING) is None

@@ -20,7 +20,7 @@ from same_bits import assert_same_bits
 
 from isoplast import streams
 from isoplast._core.errors import IsoplastError
-from isoplast.study import Busy, Outcome, Progress, Run, RunDirectory, Study, execute, run_study
+from isoplast.study import Outcome, Progress, Run, RunDirectory, RunLocked, Study, execute, run_study
 from isoplast.study.executors._cores import usable_cores
 from isoplast.study.store import _files
 
@@ -319,7 +319,7 @@ def test_each_data_set_is_read_once_before_any_worker_starts(
 
 
 def test_a_directory_in_use_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with _files.locked(tmp_path), pytest.raises(Busy):
+    with _files.locked(tmp_path), pytest.raises(RunLocked):
         run_study(Study.parse(TWO), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import About, StepContext, TaskContext
-from isoplast.study import Busy, Failed, Run, RunDirectory, Status, Switch, execute
+from isoplast.methods import MethodInfo, StepContext, TaskContext
+from isoplast.study import Run, RunDirectory, RunFailed, RunLocked, Status, Switch, execute
 from isoplast.study.run import _train
 from isoplast.study.run._random import random_state, restore_random_state, seed_everything
 from isoplast.study.store import _files
@@ -187,7 +187,7 @@ def test_a_full_disk_fails_the_run_and_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(Failed, match="No space left on device"):
+        with pytest.raises(RunFailed, match="No space left on device"):
             execute(rescue, tmp_path / "full")
     directory = RunDirectory(tmp_path / "full" / rescue.id)
     assert not list(directory.path.glob("*.tmp"))
@@ -208,7 +208,7 @@ def test_a_disk_that_is_full_for_a_moment_is_written_down(
         original(path, contents)
 
     monkeypatch.setattr(_files, "write_whole", full)
-    with pytest.raises(Failed):
+    with pytest.raises(RunFailed):
         execute(tiny(), tmp_path)
     status = RunDirectory(tmp_path / tiny().id).status()
     assert (status.state, status.reason) == ("failed", "OSError: [Errno 28] No space left on device")
@@ -216,7 +216,7 @@ def test_a_disk_that_is_full_for_a_moment_is_written_down(
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tiny: MakeRun, tmp_path: Path) -> None:
     run = tiny(method="adam", lr=1e30, tasks=2, epochs=5)
-    with pytest.raises(Failed, match=r"the loss is (nan|inf) at task 0, epoch \d, step \d+ \(lr 1e\+30\)"):
+    with pytest.raises(RunFailed, match=r"the loss is (nan|inf) at task 0, epoch \d, step \d+ \(lr 1e\+30\)"):
         execute(run, tmp_path)
     directory = RunDirectory(tmp_path / run.id)
     status = directory.status()
@@ -231,7 +231,7 @@ def test_two_processes_do_not_work_on_one_run(
 ) -> None:
     directory = RunDirectory.create(tmp_path, tiny())
     monkeypatch.setattr(_files.time, "monotonic", itertools.count(step=10).__next__)  # no test waits 5 s
-    with _files.locked(directory.path), pytest.raises(Busy, match="in use"):
+    with _files.locked(directory.path), pytest.raises(RunLocked, match="in use"):
         execute(tiny(), tmp_path)
 
 
@@ -318,7 +318,7 @@ def test_an_untrained_network_without_a_finite_loss_is_said_to_be_untrained(
         return dataclasses.replace(original(model, inputs, targets, lr), loss=float("nan"))
 
     monkeypatch.setattr(_train, "measure", broken)
-    with pytest.raises(Failed, match=r"the loss is nan on all of task 0 before any training"):
+    with pytest.raises(RunFailed, match=r"the loss is nan on all of task 0 before any training"):
         execute(tiny(), tmp_path)
 
 
@@ -420,7 +420,7 @@ class Probe(methods.Adam):
     """Adam with noise, a penalty and a memory: a method that uses every hook there is."""
 
     name: ClassVar[str] = "probe"
-    about: ClassVar[About] = About("Probe", "-", "-", told_of_tasks=True)
+    info: ClassVar[MethodInfo] = MethodInfo("Probe", "-", "-", needs_task_boundaries=True)
     seen: ClassVar[list[str]] = []
 
     def prepare(self, model: nn.Module) -> nn.Module:

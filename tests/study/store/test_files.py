@@ -117,7 +117,10 @@ def test_a_directory_has_one_owner(tmp_path: Path) -> None:
     assert not _files.is_locked(tmp_path)
     with _files.locked(tmp_path):
         assert _files.is_locked(tmp_path)
-        with pytest.raises(_files.Busy, match="in use by another isoplast process"), _files.locked(tmp_path):
+        with (
+            pytest.raises(_files.RunLocked, match="in use by another isoplast process"),
+            _files.locked(tmp_path),
+        ):
             pytest.fail("two owners")
     assert not _files.is_locked(tmp_path)
 

@@ -13,7 +13,7 @@ import yaml
 
 from isoplast._core.errors import IsoplastError
 from isoplast.cli._summary import summary, summary_table
-from isoplast.study import Failed, Run, RunDirectory, Study, Switch, execute, load_runs, load_study
+from isoplast.study import Run, RunDirectory, RunFailed, Study, Switch, execute, load_runs, load_study
 
 TINY = (
     "{name: t, run: {samples: 128, tasks: 2, epochs: 1, net: {name: mlp, width: 16}}, methods: [adamo, adam]}"
@@ -102,7 +102,7 @@ def test_unfinished_and_failed_runs_contribute_what_they_have(
     tiny: Callable[..., Run], tmp_path: Path
 ) -> None:
     failing = tiny(method="adam", lr=1e30)
-    with pytest.raises(Failed):
+    with pytest.raises(RunFailed):
         execute(failing, tmp_path)
     RunDirectory.create(tmp_path, tiny(seed=1))
     torn = execute(tiny(seed=2), tmp_path)

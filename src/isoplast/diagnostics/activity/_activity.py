@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Layers, Result, layer_table, number
+from isoplast.diagnostics._result import Layers, Result, format_number, layer_table
 from isoplast.diagnostics.activity._features import Features, srank
-from isoplast.isometry import effective_rank, stable_rank
-from isoplast.isometry._precision import working
-from isoplast.model._preserve_state import run, undisturbed
-from isoplast.model._recording import Watch
+from isoplast.isometry import effective_rank, stable_rank, working
+from isoplast.model import ActivationRecorder, preserve_state, run
 
 # Kinds that are the identity where they are positive.
 _LINEAR_ABOVE_ZERO = ("relu", "relu6", "leaky_relu", "prelu", "rrelu", "crelu")
@@ -162,7 +160,7 @@ class Activity(Layers[LayerActivity], Result):
 def _cells(one: LayerActivity | Activity) -> tuple[str, ...]:
     shares = (one.dormant, one.dead, one.saturated, one.linearised, one.duplicates)
     percent = ["nan" if math.isnan(value) else f"{100 * value:.3g} %" for value in shares]
-    return (str(one.units), *percent, number(one.feature_rank), number(one.feature_norm))
+    return (str(one.units), *percent, format_number(one.feature_rank), format_number(one.feature_norm))
 
 
 def activity(
@@ -221,7 +219,7 @@ def activity(
     if batch_size < 1 or not 0.0 < duplicate < 1.0:
         raise IsoplastError(f"batch_size={batch_size} must be >= 1 and duplicate={duplicate} within (0, 1)")
     count = _count(inputs)
-    with undisturbed(model) as network, torch.no_grad():
+    with preserve_state(model) as network, torch.no_grad():
         units, observed = _watch(network, inputs, count, batch_size, ranks, layers)
         found = {name: one.result(taus, duplicate) for name, one in units.items()}
     return Activity(found, observed)
@@ -239,7 +237,7 @@ def _watch(
             units[name] = _Units(kind, output, dim, count / size, ranks)
         units[name].add(output, dim)
 
-    watch = Watch(network, observe, layers)
+    watch = ActivationRecorder(network, observe, layers)
     with watch.running():
         for start in range(0, count, batch_size):
             size = min(batch_size, count - start)

@@ -25,8 +25,7 @@ from isoplast.diagnostics.loss._gradients import Gradients, gradients
 from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
 from isoplast.diagnostics.plasticity._plasticity import Plasticity, plasticity
-from isoplast.model._batches import count, take
-from isoplast.model._preserve_state import outputs, plain, undisturbed
+from isoplast.model import outputs, preserve_state, sample_count, take_samples, unwrap
 
 # How many of the inputs each instrument looks at.
 _KERNEL, _JACOBIAN, _LOSS, _PROBE = 32, 16, 64, 512
@@ -152,7 +151,7 @@ def diagnose(
     if not _finite(inputs):
         raise IsoplastError("the inputs hold NaN or infinities: clean them first")
     found = _outputs(model, inputs)
-    loss = None if targets is None else _loss(found, targets, count(inputs))
+    loss = None if targets is None else _loss(found, targets, sample_count(inputs))
     findings = optimizer_findings(model, optimizer, steps)
     inspection = inspect(model, inputs, initial=initial)
     findings += inspection.findings
@@ -173,7 +172,7 @@ def diagnose(
     findings += [] if trained is None else probe_findings(trained)
     slope, bend = None, None
     if loss is not None:
-        part, wanted = take(inputs, slice(_LOSS)), take(targets, slice(_LOSS))
+        part, wanted = take_samples(inputs, slice(_LOSS)), take_samples(targets, slice(_LOSS))
         slope = tools.use("gradients", lambda: gradients(model, part, wanted, loss))
         bend = tools.use("curvature", lambda: _curvature(model, part, wanted, loss))
     return Diagnosis(
@@ -190,9 +189,9 @@ def _finite(inputs: Any) -> bool:
 
 def _outputs(model: nn.Module, inputs: Any) -> Tensor:
     """The outputs for the first inputs, shape (n, ...)."""
-    rows = min(_PROBE, count(inputs))
-    with undisturbed(model) as network, torch.no_grad():
-        found = outputs(network, take(inputs, slice(rows)))
+    rows = min(_PROBE, sample_count(inputs))
+    with preserve_state(model) as network, torch.no_grad():
+        found = outputs(network, take_samples(inputs, slice(rows)))
     if found.ndim == 0 or len(found) != rows:
         raise IsoplastError(
             f"the model returns the shape {tuple(found.shape)} for {rows} samples: one row each is needed"
@@ -232,7 +231,7 @@ def _constant(found: Tensor, inspection: Inspection) -> list[Finding]:
         return []
     what = f"the outputs are the same for all {len(values)} inputs"
     remedy = "some layer before the head is dead: repair_ it, then train on with AdamO(isometry=...)"
-    return [Finding("ill", "head", what, remedy)]
+    return [Finding("critical", "head", what, remedy)]
 
 
 def _kernel(model: nn.Module, inputs: Any, found: Tensor) -> NTK:
@@ -241,12 +240,12 @@ def _kernel(model: nn.Module, inputs: Any, found: Tensor) -> NTK:
 
 
 def _probe(model: nn.Module, inputs: Any, lr: float) -> Plasticity:
-    rows = take(inputs, slice(_PROBE))
+    rows = take_samples(inputs, slice(_PROBE))
     return plasticity(model, rows, tasks=_PROBE_TASKS, steps=_PROBE_STEPS, lr=lr)
 
 
 def _curvature(model: nn.Module, inputs: Any, targets: Tensor, loss: Loss) -> Curvature:
-    size = sum(parameter.numel() for parameter in plain(model).parameters() if parameter.requires_grad)
+    size = sum(parameter.numel() for parameter in unwrap(model).parameters() if parameter.requires_grad)
     steps = min(_CURVATURE_STEPS, _CURVATURE_NUMBERS // max(size, 1))
     if steps < 5:
         raise IsoplastError(f"{size} parameters: call curvature(model, ..., top=1, steps=...) yourself")

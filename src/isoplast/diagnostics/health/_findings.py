@@ -14,10 +14,10 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from isoplast.diagnostics._result import number
+from isoplast.diagnostics._result import format_number
 
-Severity = Literal["ill", "warning", "note"]
-_ORDER = {"ill": 0, "warning": 1, "note": 2}
+Severity = Literal["critical", "warning", "note"]
+_ORDER = {"critical": 0, "warning": 1, "note": 2}
 
 # Fresh networks have at most 1.7, networks trained on one task of real labels 3.9, of random labels 7.2; the
 # networks at chance 4.2 to 14.7, half of them above 11.9. So this alone is a warning, never an illness.
@@ -62,8 +62,8 @@ class Finding:
     """One thing that an inspection found.
 
     Attributes:
-        severity: "ill": it keeps the network from learning; "warning": it may come to that; "note": worth
-            knowing.
+        severity: "critical": it keeps the network from learning; "warning": it may come to that;
+            "note": worth knowing.
         where: the layer, or "network".
         what: one sentence with the number.
         remedy: one sentence.
@@ -119,7 +119,7 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
 
 def is_ill(findings: Iterable[Finding]) -> bool:
     """Whether any finding is an illness."""
-    return any(finding.severity == "ill" for finding in findings)
+    return any(finding.severity == "critical" for finding in findings)
 
 
 def weight_findings(
@@ -159,23 +159,23 @@ def weight_findings(
 
 def _of_weight(name: str, layer: WeightOf, scale_counts: bool, start: WeightOf | None) -> list[Finding]:
     if not layer.finite:
-        return [Finding("ill", name, "the weight holds non-finite values", _RESTORE)]
+        return [Finding("critical", name, "the weight holds non-finite values", _RESTORE)]
     if layer.largest == 0:
         remedy = (
             "fine for a layer that starts at zero; else initialise it anew: no step of the penalty moves it"
         )
         return [Finding("note", name, "the weight is all zero", remedy)]
     if layer.largest < _NEAR_ZERO:
-        what = f"the largest singular value is {number(layer.largest)}: hardly any signal gets through"
+        what = f"the largest singular value is {format_number(layer.largest)}: hardly any signal gets through"
         return [Finding("warning", name, what, "lower the weight decay, or keep it isometric with AdamO")]
     found = []
     if layer.largest >= LARGE:
         growth = (
             ""
             if start is None or not start.largest
-            else f", {number(layer.largest / start.largest)} times the initial one"
+            else f", {format_number(layer.largest / start.largest)} times the initial one"
         )
-        what = f"the largest singular value is {number(layer.largest)}{growth}"
+        what = f"the largest singular value is {format_number(layer.largest)}{growth}"
         found.append(
             Finding("warning", name, what, _CURE)
             if scale_counts
@@ -190,7 +190,7 @@ def _rank(name: str, layer: WeightOf) -> list[Finding]:
     if side < 4:  # of two or three values a low rank says nothing
         return []
     if layer.effective_rank < _LOW_RANK * side:
-        what = f"the effective rank is {number(layer.effective_rank)} of {side}"
+        what = f"the effective rank is {format_number(layer.effective_rank)} of {side}"
         return [Finding("warning", name, what, _CURE)]
     return []
 
@@ -201,7 +201,7 @@ def broken_findings(names: Iterable[str]) -> list[Finding]:
     Args:
         names: of these tensors.
     """
-    return [Finding("ill", name, "it holds non-finite values", _RESTORE) for name in names]
+    return [Finding("critical", name, "it holds non-finite values", _RESTORE) for name in names]
 
 
 def activity_findings(layers: Mapping[str, ActivityOf]) -> list[Finding]:
@@ -220,7 +220,7 @@ def activity_findings(layers: Mapping[str, ActivityOf]) -> list[Finding]:
 def _of_activity(name: str, layer: ActivityOf) -> Finding | None:
     if not layer.finite:
         remedy = "look at the inputs, and at the weights before this layer"
-        return Finding("ill", name, "the activations are not finite", remedy)
+        return Finding("critical", name, "the activations are not finite", remedy)
     dead = f"{layer.dead:.0%} of {layer.units} units are dead (zero on every input)"
     if hardly_tells_apart(layer):
         what = f"{dead} and {layer.linearised:.0%} always on: it hardly tells the inputs apart"
@@ -228,7 +228,7 @@ def _of_activity(name: str, layer: ActivityOf) -> Finding | None:
         return Finding("note", name, what, remedy)
     if layer.dead >= _DEAD_ILL:
         end = "nothing the network is taught gets past this layer" if layer.dead == 1 else ""
-        return Finding("ill", name, f"{dead}: {end}" if end else dead, _CURE)
+        return Finding("critical", name, f"{dead}: {end}" if end else dead, _CURE)
     if layer.dead >= _DEAD_WARNING:
         return Finding("warning", name, dead, _CURE)
     if layer.saturated >= _SATURATED:
@@ -263,7 +263,7 @@ def silence_findings(
             f"on standard normal inputs {never:.0%} of its units never fire, {firing:.1%} fire on one input"
         )
         if never >= _NEVER or (firing < _FIRING and largest[name] >= _STRETCHED):
-            found.append(Finding("ill", name, what, f"give --inputs to be sure; {_CURE}"))
+            found.append(Finding("critical", name, what, f"give --inputs to be sure; {_CURE}"))
         elif firing < _FIRING or never >= _DEAD_ILL:
             found.append(Finding("warning", name, what, "give inputs to be sure"))
     return found
@@ -296,8 +296,10 @@ def barrier_findings(
     remedy = "repair_ lifts them to zero; bias_decay of AdamO does so in time"
     found = []
     for name, (count, total, largest) in below.items():
-        what = f"{count} of {total} biases lie below -{number(largest)}, where no isometry wakes a unit"
-        severity: Severity = "ill" if count >= _DEAD_ILL * total else "warning"
+        what = (
+            f"{count} of {total} biases lie below -{format_number(largest)}, where no isometry wakes a unit"
+        )
+        severity: Severity = "critical" if count >= _DEAD_ILL * total else "warning"
         if count:
             found.append(Finding("note" if name in constant else severity, name, what, remedy))
     return found
@@ -315,23 +317,23 @@ def network_findings(numbers: Mapping[str, float]) -> list[Finding]:
 
     Example:
         >>> [finding.severity for finding in network_findings({"plasticity": 0.1, "plasticity_fresh": 0.9})]
-        ['ill']
+        ['critical']
     """
     found = []
     value, fresh = numbers.get("plasticity", math.nan), numbers.get("plasticity_fresh", math.nan)
     share = value / fresh if fresh > 0 else math.nan
     if share < _PLASTICITY_WARNING:
         what = f"it removes {value:.0%} of a fresh task's loss where a fresh network removes {fresh:.0%}"
-        severity: Severity = "ill" if share < _PLASTICITY_ILL else "warning"
+        severity: Severity = "critical" if share < _PLASTICITY_ILL else "warning"
         found.append(Finding(severity, "network", what, _CURE))
     for name, title, limit in (
         ("ntk_condition", "the empirical NTK", _NTK_CONDITION),
         ("jacobian_condition", "the input-output Jacobian", _JACOBIAN_CONDITION),
     ):
         if numbers.get(name, 0.0) > limit:
-            what = f"the condition number of {title} is {number(numbers[name])}"
+            what = f"the condition number of {title} is {format_number(numbers[name])}"
             found.append(Finding("warning", "network", what, _CURE))
         elif math.isnan(numbers.get(name, 0.0)):
             what = f"{title} is not finite"
-            found.append(Finding("ill", "network", what, "look for non-finite weights"))
+            found.append(Finding("critical", "network", what, "look for non-finite weights"))
     return found

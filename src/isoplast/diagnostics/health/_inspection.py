@@ -27,11 +27,21 @@ from isoplast.diagnostics.health._findings import (
     weight_findings,
 )
 from isoplast.diagnostics.weights._spectra import WeightSpectra, weight_spectra
-from isoplast.model._batches import broken, count, refuse_non_finite, take
-from isoplast.model._matrices import clean
-from isoplast.model._preserve_state import outputs, plain, undisturbed
-from isoplast.model._reconstructed import Chain, chain, has_normalisation, silence
-from isoplast.model._recording import Watch
+from isoplast.model import (
+    ActivationRecorder,
+    ReconstructedMLP,
+    clean_name,
+    has_normalisation,
+    non_finite_names,
+    outputs,
+    preserve_state,
+    reconstruct,
+    refuse_non_finite,
+    sample_count,
+    silent_units,
+    take_samples,
+    unwrap,
+)
 
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _BATCH = 256
@@ -75,7 +85,7 @@ class Inspection(Result):
         """Return every number by name, with the counts of the findings."""
         counts = {
             f"findings/{severity}": float(sum(f.severity == severity for f in self.findings))
-            for severity in ("ill", "warning", "note")
+            for severity in ("critical", "warning", "note")
         }
         of_activity = {} if self.activity is None else self.activity.as_dict()
         return counts | self.spectra.as_dict() | of_activity
@@ -136,14 +146,14 @@ def inspect(
     start = None if initial is None else weight_spectra(initial)
     findings = weight_findings(spectra, normalised=has_normalisation(state), initial=start)
     measured = {name.partition("[")[0] for name in spectra}
-    bad = tuple(map(clean, broken(state)))
+    bad = tuple(map(clean_name, non_finite_names(state)))
     findings += broken_findings(name for name in bad if name.removesuffix(".weight") not in measured)
-    network = model if isinstance(model, nn.Module) else chain(model)
-    assumption = _ASSUMPTION if isinstance(network, Chain) else ""
+    network = model if isinstance(model, nn.Module) else reconstruct(model)
+    assumption = _ASSUMPTION if isinstance(network, ReconstructedMLP) else ""
     if inputs is None or not spectra.finite:
-        if isinstance(network, Chain) and spectra.finite:
+        if isinstance(network, ReconstructedMLP) and spectra.finite:
             largest = {name: layer.largest for name, layer in spectra.items()}
-            findings += silence_findings(silence(network), largest)
+            findings += silence_findings(silent_units(network), largest)
         return Inspection(spectra, None, tuple(ordered(findings)), {}, assumption, bad)
     if network is None:
         raise IsoplastError(
@@ -163,7 +173,7 @@ def inspect(
 
 
 def _state(model: nn.Module | Mapping[str, Any]) -> Mapping[str, Any]:
-    return dict(plain(model).state_dict()) if isinstance(model, nn.Module) else model
+    return dict(unwrap(model).state_dict()) if isinstance(model, nn.Module) else model
 
 
 @dataclass(frozen=True)
@@ -208,14 +218,14 @@ def feeding(model: nn.Module, inputs: Any) -> Feed:
         last = name
         largest[name] = max(largest.get(name, 0.0), _largest_norm(layer, given[0]))
 
-    with undisturbed(model) as network, torch.no_grad(), contextlib.ExitStack() as stack:
-        own = network.own_names() if isinstance(network, Chain) else {}
+    with preserve_state(model) as network, torch.no_grad(), contextlib.ExitStack() as stack:
+        own = network.own_names() if isinstance(network, ReconstructedMLP) else {}
         for path, layer in network.named_modules():
             if isinstance(layer, nn.Linear | _Convolution):
-                name = own.get(path, clean(path))
+                name = own.get(path, clean_name(path))
                 layers[name] = layer
                 stack.callback(layer.register_forward_pre_hook(partial(enter, name)).remove)
-        stack.enter_context(Watch(network, observe, None).running())
+        stack.enter_context(ActivationRecorder(network, observe, None).running())
         for batch in batches(inputs):
             outputs(network, batch)
     biases = {name: layers[name].bias for name in producers.values()}
@@ -225,8 +235,8 @@ def feeding(model: nn.Module, inputs: Any) -> Feed:
 
 def batches(inputs: Any) -> Iterator[Any]:
     """The inputs in batches that a forward pass takes at once."""
-    for start in range(0, count(inputs), _BATCH):
-        yield take(inputs, slice(start, start + _BATCH))
+    for start in range(0, sample_count(inputs), _BATCH):
+        yield take_samples(inputs, slice(start, start + _BATCH))
 
 
 def _largest_norm(layer: nn.Linear | _Convolution, hidden: Tensor) -> float:

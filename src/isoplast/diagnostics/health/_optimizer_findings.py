@@ -9,9 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from isoplast.diagnostics.health._findings import Finding
-from isoplast.model._preserve_state import plain
-from isoplast.optim._groups import NEUTRAL
-from isoplast.optim._report import report
+from isoplast.model import unwrap
+from isoplast.optim import GROUP_DEFAULTS, isometry_report
 
 _ASKS = frozenset(("isometry", "isometry_time"))
 _NAMED = 3  # parameters that a finding spells out
@@ -43,10 +42,10 @@ def optimizer_findings(
         >>> found[0].what
         '2 trainable parameters (1.weight, 1.bias) are in no group of Adam: they never change'
     """
-    names = {parameter: name for name, parameter in plain(model).named_parameters()}
+    names = {parameter: name for name, parameter in unwrap(model).named_parameters()}
     if not any(parameter.requires_grad for parameter in names):
         what = "no parameter requires a gradient: nothing can be learned"
-        return [Finding("ill", "network", what, "call requires_grad_() on what should learn")]
+        return [Finding("critical", "network", what, "call requires_grad_() on what should learn")]
     if optimizer is None:
         return []
     held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
@@ -71,7 +70,7 @@ def _ownership(names: Mapping[nn.Parameter, str], held: set[nn.Parameter], kind:
             "they never change"
         )
         remedy = "make the optimizer after the model is complete, or call add_param_group"
-        found.append(Finding("ill", "optimizer", what, remedy))
+        found.append(Finding("critical", "optimizer", what, remedy))
     foreign = sum(p not in names for p in held)
     if foreign:
         what = f"{kind} holds {foreign} parameters that are not in the model"
@@ -82,7 +81,9 @@ def _ownership(names: Mapping[nn.Parameter, str], held: set[nn.Parameter], kind:
 
 def _isometry(optimizer: Optimizer, steps: int | None) -> list[Finding]:
     groups = [{**group, "lr": peak_lr(group)} for group in optimizer.param_groups]
-    idle = [group for group in groups if not _ASKS.isdisjoint(group) and not NEUTRAL.keys() <= group.keys()]
+    idle = [
+        group for group in groups if not _ASKS.isdisjoint(group) and not GROUP_DEFAULTS.keys() <= group.keys()
+    ]
     if idle:
         kind = type(optimizer).__name__
         what = f"{len(idle)} groups carry isometry settings, but nothing in {kind} acts on them"
@@ -90,7 +91,7 @@ def _isometry(optimizer: Optimizer, steps: int | None) -> list[Finding]:
         return [Finding("warning", "optimizer", what, remedy)]
     if not any(group.get("isometry") for group in groups):
         return []
-    kept = report(groups)
+    kept = isometry_report(groups)
     if not kept.kept:
         what = "isometry is asked for, but no group that asks holds a matrix"
         remedy = "pass isoplast.param_groups(model), or the weights themselves"

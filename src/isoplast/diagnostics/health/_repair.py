@@ -11,15 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Result, number, table, wrapped
+from isoplast.diagnostics._result import Result, format_number, text_table, wrapped
 from isoplast.diagnostics.health._inspection import Inspection, batches, feeding, inspect
 from isoplast.diagnostics.weights._spectra import WeightSpectra
 from isoplast.isometry import edit_matrices_, matrix_view, polar_factor
-from isoplast.model._batches import broken
-from isoplast.model._matrices import clean, of_state
-from isoplast.model._preserve_state import outputs, plain, undisturbed
-from isoplast.model._reconstructed import chain
-from isoplast.optim._param_groups import decide
+from isoplast.model import (
+    clean_name,
+    decide,
+    matrices_of_state,
+    non_finite_names,
+    outputs,
+    preserve_state,
+    reconstruct,
+    unwrap,
+)
 
 Biases = Literal["barrier", "zero", "keep"]
 _BIASES = ("barrier", "zero", "keep")
@@ -98,8 +103,8 @@ def _weights_table(repair: Repair) -> str:
         old, new = (_extremes(one.spectra, name) for one in (repair.before, repair.after))
         numbers = (layer.moved, layer.norm, old[0], new[0], old[1], new[1])
         shown = name if len(name) <= 16 else f"...{name[-13:]}"
-        rows.append((shown, *map(number, numbers), str(layer.lifted)))
-    return table(header, rows)
+        rows.append((shown, *map(format_number, numbers), str(layer.lifted)))
+    return text_table(header, rows)
 
 
 def _extremes(spectra: WeightSpectra, layer: str) -> tuple[float, float]:
@@ -124,7 +129,7 @@ def _activity_table(repair: Repair) -> list[str]:
         for name in old
         if name in new
     ]
-    return [table(("units", "dead before", "after", "dormant before", "after"), rows)]
+    return [text_table(("units", "dead before", "after", "dormant before", "after"), rows)]
 
 
 @torch.no_grad()
@@ -132,7 +137,7 @@ def repair_(
     model: nn.Module | Mapping[str, Any],
     inputs: Any = None,
     *,
-    layers: str | Collection[str] = "ill",
+    layers: str | Collection[str] = "critical",
     biases: Biases = "barrier",
 ) -> Repair:
     r"""Puts ill layers back onto the nearest isometry, in place, and lifts biases that keep units dead.
@@ -149,7 +154,7 @@ def repair_(
         inputs: what the module takes; for a state dict (n, features) if it is a plain chain of linear layers.
             They show dead units. Without them the weights alone decide, and the barrier is taken as
             :math:`\sqrt{d}`, the norm of d inputs of unit variance.
-        layers: "ill" for those that :func:`isoplast.diagnostics.inspect` finds ill, "all", or names.
+        layers: "critical" for those that :func:`isoplast.diagnostics.inspect` finds ill, "all", or names.
             Embeddings, normalisations, depthwise and parametrised weights are never touched, as in
             :func:`isoplast.param_groups`; in a state dict their names and shapes tell them.
         biases: "barrier" lifts biases below the barrier after the projection, in every layer that feeds an
@@ -174,10 +179,10 @@ def repair_(
     if biases not in _BIASES:
         raise unknown("treatment of biases", biases, _BIASES)
     if not isinstance(model, nn.Module):  # the same tensors, under the names of the network itself
-        model = {clean(name): value for name, value in model.items()}
+        model = {clean_name(name): value for name, value in model.items()}
     editable = dict(_editable(model))
     before = inspect(model, inputs)
-    bad = broken(plain(model).state_dict() if isinstance(model, nn.Module) else model)
+    bad = non_finite_names(unwrap(model).state_dict() if isinstance(model, nn.Module) else model)
     if bad:
         raise IsoplastError(f"{bad[0]} holds a non-finite value: restore the weights from before, then retry")
     chosen = _chosen(layers, before, editable)
@@ -201,13 +206,13 @@ _Layout = dict[str, Any]
 def _editable(model: nn.Module | Mapping[str, Any]) -> Iterator[tuple[str, tuple[Tensor, _Layout]]]:
     """By layer the weight that may be projected, and the layout of the matrices in it."""
     if isinstance(model, nn.Module):
-        for one in decide(plain(model)):
+        for one in decide(unwrap(model)):
             if one.isometric:
-                name = clean(one.name).removesuffix(".weight")
+                name = clean_name(one.name).removesuffix(".weight")
                 yield name, (one.parameter, {"batch_dims": one.batch_dims, "split": one.split})
         return
     parts: dict[str, int] = {}
-    for matrix in of_state(model)[0]:
+    for matrix in matrices_of_state(model)[0]:
         name = matrix.name.partition("[")[0]
         parts[name] = parts.get(name, 0) + 1
     for name, split in parts.items():
@@ -219,10 +224,12 @@ def _editable(model: nn.Module | Mapping[str, Any]) -> Iterator[tuple[str, tuple
 def _chosen(layers: str | Collection[str], before: Inspection, editable: Collection[str]) -> list[str]:
     if layers == "all":
         return list(editable)
-    if layers == "ill":
+    if layers == "critical":
         return [name for name in editable if name in before.ill_layers]
     if isinstance(layers, str):
-        raise IsoplastError(f"layers is {layers!r}: it must be 'ill', 'all' or a list of names of layers")
+        raise IsoplastError(
+            f"layers is {layers!r}: it must be 'critical', 'all' or a list of names of layers"
+        )
     for name in layers:
         if name not in editable:
             raise unknown("layer", name, editable)
@@ -250,11 +257,11 @@ def _lift(
     if biases == "keep":
         return {}
     state: Mapping[str, Any] = (
-        {clean(name): parameter for name, parameter in plain(model).named_parameters()}
+        {clean_name(name): parameter for name, parameter in unwrap(model).named_parameters()}
         if isinstance(model, nn.Module)
         else model
     )
-    network = model if isinstance(model, nn.Module) else chain(model)
+    network = model if isinstance(model, nn.Module) else reconstruct(model)
     if biases == "zero" or inputs is None or network is None:
         masks = {name: _mask(state, name, biases) for name in chosen if f"{name}.bias" in state}
     else:  # after the projection: it moved the inputs of the layers behind it
@@ -273,9 +280,9 @@ def _mask(state: Mapping[str, Any], name: str, biases: Biases) -> Tensor:
 
 
 def _function(model: nn.Module | Mapping[str, Any], inputs: Any) -> Tensor:
-    network = model if isinstance(model, nn.Module) else chain(model)
+    network = model if isinstance(model, nn.Module) else reconstruct(model)
     assert network is not None  # the inspection has refused inputs otherwise
-    with undisturbed(network) as lent, torch.no_grad():
+    with preserve_state(network) as lent, torch.no_grad():
         return torch.cat([outputs(lent, batch).double() for batch in batches(inputs)])
 
 

@@ -10,12 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Layers, number, table, wrapped
+from isoplast.diagnostics._result import Layers, format_number, text_table, wrapped
 from isoplast.diagnostics.jacobian._layers import Layer, named, traced
 from isoplast.diagnostics.jacobian._spectrum import NUMBERS, JacobianSpectrum, spectrum
-from isoplast.model._batches import broken, count, usable
-from isoplast.model._kernels import plain_kernels
-from isoplast.model._preserve_state import outputs, refuse_scripted, undisturbed
+from isoplast.model import (
+    differentiable_kernels,
+    non_finite_names,
+    outputs,
+    preserve_state,
+    refuse_scripted,
+    sample_count,
+    usable,
+)
 
 _COLUMNS = ("smallest", "mean", "largest", "condition_number", "distance_to_isometry", "effective_rank")
 _HEADER = ("", "out x in", "min", "mean", "max", "condition", "distance", "eff. rank")
@@ -47,10 +53,14 @@ class Jacobian(JacobianSpectrum):
 
     def __str__(self) -> str:
         rows = [
-            (_short(name), f"{one.shape[0]} x {one.shape[1]}", *(number(getattr(one, c)) for c in _COLUMNS))
+            (
+                _short(name),
+                f"{one.shape[0]} x {one.shape[1]}",
+                *(format_number(getattr(one, c)) for c in _COLUMNS),
+            )
             for name, one in [("whole network", self), *self.layers.items()]
         ]
-        lines = [f"Jacobian at {self.samples} samples, in eval mode", table(_HEADER, rows)]
+        lines = [f"Jacobian at {self.samples} samples, in eval mode", text_table(_HEADER, rows)]
         if self.non_finite:
             lines.append(f"not finite: {', '.join(self.non_finite)}")
         return wrapped("\n".join(lines))
@@ -119,8 +129,8 @@ def jacobian(
     if steps < 1:
         raise IsoplastError(f"steps={steps}: at least one iteration is needed")
     points = usable(inputs)
-    samples = count(points)
-    with undisturbed(model) as network, plain_kernels(network):
+    samples = sample_count(points)
+    with preserve_state(model) as network, differentiable_kernels(network):
         refuse_scripted(network)
         with torch.no_grad():
             found = outputs(network, points)
@@ -131,7 +141,7 @@ def jacobian(
         measure = functools.partial(spectrum, exact=exact, steps=steps)
         whole = measure(lambda x: outputs(network, x), points)
         parts = {layer.name: measure(layer, layer.inputs) for layer in _layers(network, points, layers)}
-        bad = broken({**dict(network.named_parameters()), **dict(network.named_buffers())})
+        bad = non_finite_names({**dict(network.named_parameters()), **dict(network.named_buffers())})
     if bad:
         whole = whole.unknown()
     elif not bool(found.isfinite().all()):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from isoplast.model._recording import _FUNCTIONS as FUNCTIONS
+from isoplast.model import FUNCTIONS
 
 _NOT_ELEMENTWISE = ("sdpa", "attention")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from isoplast.diagnostics._lanczos import orthogonalized
-from isoplast.diagnostics._result import Result, number, table
+from isoplast.diagnostics._result import Result, format_number, text_table
 
 Map = Callable[[Tensor], Tensor]
 # Entries of derivatives in memory at a time: 64 MB in float32.
@@ -75,7 +75,9 @@ class JacobianSpectrum(Result):
         return {name: float(getattr(self, name)) for name in NUMBERS}
 
     def __str__(self) -> str:
-        return table(("", "value"), [(name, number(value)) for name, value in self.as_dict().items()])
+        return text_table(
+            ("", "value"), [(name, format_number(value)) for name, value in self.as_dict().items()]
+        )
 
 
 NUMBERS = tuple(

@@ -13,10 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast.diagnostics._lanczos import Ritz, lanczos
-from isoplast.diagnostics._result import Result, number, table
+from isoplast.diagnostics._result import Result, format_number, text_table
 from isoplast.diagnostics.loss._objective import Loss, Objective, Part, finite
-from isoplast.model._kernels import plain_kernels
-from isoplast.model._preserve_state import undisturbed
+from isoplast.model import differentiable_kernels, preserve_state
 
 _KINDS = ("hessian", "gauss-newton")
 
@@ -74,17 +73,17 @@ class Curvature(Result):
 
     def __str__(self) -> str:
         rows = [
-            [f"eigenvalue {i + 1}", number(float(value)), number(float(error))]
+            [f"eigenvalue {i + 1}", format_number(float(value)), format_number(float(error))]
             for i, (value, error) in enumerate(zip(self.eigenvalues, self.errors, strict=True))
         ]
         rows += [
-            ["smallest eigenvalue", number(self.smallest), ""],
-            ["trace", number(self.trace), number(self.trace_error)],
-            ["effective rank", number(self.effective_rank), ""],
-            ["participation rank", number(self.participation_rank), ""],
+            ["smallest eigenvalue", format_number(self.smallest), ""],
+            ["trace", format_number(self.trace), format_number(self.trace_error)],
+            ["effective rank", format_number(self.effective_rank), ""],
+            ["participation rank", format_number(self.participation_rank), ""],
         ]
         heading = f"{self.kind}, {self.parameters} parameters, {self.samples} samples"
-        return f"{heading}\n{table(('', 'value', 'error'), rows)}"
+        return f"{heading}\n{text_table(('', 'value', 'error'), rows)}"
 
 
 def curvature(
@@ -148,7 +147,7 @@ def curvature(
         raise unknown("kind of curvature", kind, _KINDS)
     if not 1 <= top <= steps:
         raise IsoplastError(f"top is {top} with {steps} Lanczos steps: it must lie between 1 and the steps")
-    with undisturbed(model) as network, torch.enable_grad(), plain_kernels(network):
+    with preserve_state(model) as network, torch.enable_grad(), differentiable_kernels(network):
         objective = Objective(network, inputs, targets, loss, batch_size)
         product = _product(objective, kind)
         found = lanczos(

@@ -16,12 +16,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Layers, Result, layer_table, number, wrapped
+from isoplast.diagnostics._result import Layers, Result, format_number, layer_table, wrapped
 from isoplast.diagnostics.loss._objective import Loss, Objective, finite, layer_of, norm
 from isoplast.diagnostics.ntk._samples import applied
-from isoplast.model._batches import take
-from isoplast.model._kernels import plain_kernels
-from isoplast.model._preserve_state import refuse_batch_statistics, undisturbed
+from isoplast.model import differentiable_kernels, preserve_state, refuse_batch_statistics, take_samples
 
 _PASS = 256  # samples per pass for the gradient of the mean, which takes no more memory than training
 _MIB = 2**20
@@ -92,12 +90,19 @@ class Gradients(Layers[LayerGradient], Result):
 
     def __str__(self) -> str:
         summary = (
-            f"gradient norm {number(self.norm)}; {len(self.sample_norms)} samples: "
-            f"mean cosine {number(self.interference)}, {number(100 * self.conflicts)} % in conflict, "
-            f"effective rank {number(self.effective_rank)}, noise scale {number(self.noise_scale)}"
+            f"gradient norm {format_number(self.norm)}; {len(self.sample_norms)} samples: "
+            f"mean cosine {format_number(self.interference)}, "
+            f"{format_number(100 * self.conflicts)} % in conflict, "
+            f"effective rank {format_number(self.effective_rank)}, "
+            f"noise scale {format_number(self.noise_scale)}"
         )
         rows = [
-            [name, number(layer.norm), number(layer.weight_norm), "" if layer.finite else "NOT FINITE"]
+            [
+                name,
+                format_number(layer.norm),
+                format_number(layer.weight_norm),
+                "" if layer.finite else "NOT FINITE",
+            ]
             for name, layer in self.layers.items()
         ]
         return f"{wrapped(summary)}\n{layer_table(('layer', 'gradient', 'weight', ''), rows)}"
@@ -146,7 +151,7 @@ def gradients(
         Lyle et al., arXiv:2303.01486 (gradient covariance); McCandlish et al., arXiv:1812.06162, section 2.2
         and appendix A (noise scale).
     """
-    with undisturbed(model) as network, torch.enable_grad(), plain_kernels(network):
+    with preserve_state(model) as network, torch.enable_grad(), differentiable_kernels(network):
         refuse_batch_statistics(network)
         objective = Objective(network, inputs, targets, loss, _PASS)
         per_sample = objective.size * torch.finfo(objective.dtype).bits // 8
@@ -181,7 +186,7 @@ def _gram(objective: Objective, block: int) -> Tensor:
 
 def _sample_gradients(objective: Objective, rows: slice) -> list[Tensor]:
     """The gradients of the losses of some samples, one matrix (samples, numbers) for each parameter."""
-    inputs, targets = take(objective.inputs, rows), take(objective.targets, rows)
+    inputs, targets = take_samples(objective.inputs, rows), take_samples(objective.targets, rows)
     try:
         found = _vectorised(objective, inputs, targets)
     except torch.OutOfMemoryError:
@@ -211,8 +216,8 @@ def _looped(objective: Objective, rows: slice) -> list[Tensor]:
     def each() -> Iterator[tuple[Tensor, ...]]:
         for index in range(rows.start, rows.stop):
             row = slice(index, index + 1)
-            values = objective.outputs(take(objective.inputs, row))
-            yield objective.differentiated(objective.mean_loss(values, take(objective.targets, row)))
+            values = objective.outputs(take_samples(objective.inputs, row))
+            yield objective.differentiated(objective.mean_loss(values, take_samples(objective.targets, row)))
 
     return [torch.stack(column) for column in zip(*each(), strict=True)]
 

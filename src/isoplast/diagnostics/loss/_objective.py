@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics.ntk._samples import applied
-from isoplast.model._batches import count, take, usable
-from isoplast.model._preserve_state import outputs, refuse_scripted
+from isoplast.model import outputs, refuse_scripted, sample_count, take_samples, usable
 
 Loss = Callable[[Tensor, Any], Tensor]
 
@@ -47,10 +46,10 @@ class Objective:
         refuse_scripted(network)
         if batch_size < 1:
             raise IsoplastError(f"batch_size is {batch_size}: a pass takes at least one sample")
-        self.network, self.samples = network, count(inputs)
-        if count(targets, "targets") != self.samples:
+        self.network, self.samples = network, sample_count(inputs)
+        if sample_count(targets, "targets") != self.samples:
             raise IsoplastError(
-                f"{self.samples} inputs have {count(targets, 'targets')} targets: give as many"
+                f"{self.samples} inputs have {sample_count(targets, 'targets')} targets: give as many"
             )
         self.inputs, self.targets = usable(inputs), usable(targets)
         self._loss, self._batch_size = loss, batch_size
@@ -63,8 +62,8 @@ class Objective:
         self.parameters = {name: p.detach().requires_grad_() for name, p in trainable.items()}
         first = slice(0, min(2, self.samples))
         with torch.no_grad():
-            found = outputs(network, take(self.inputs, first))
-            self.mean_loss(found, take(self.targets, first))
+            found = outputs(network, take_samples(self.inputs, first))
+            self.mean_loss(found, take_samples(self.targets, first))
         widest = max((p.dtype for p in self.parameters.values()), key=lambda dtype: torch.finfo(dtype).bits)
         self.dtype = torch.promote_types(widest, torch.float32)
         self.device = next(iter(self.parameters.values())).device
@@ -79,7 +78,11 @@ class Objective:
         for start in range(0, self.samples, self._batch_size):
             stop = min(start + self._batch_size, self.samples)
             rows = slice(start, stop)
-            yield Part(take(self.inputs, rows), take(self.targets, rows), (stop - start) / self.samples)
+            yield Part(
+                take_samples(self.inputs, rows),
+                take_samples(self.targets, rows),
+                (stop - start) / self.samples,
+            )
 
     def outputs(self, inputs: Any) -> Tensor:
         """The outputs, with a graph to `parameters`."""

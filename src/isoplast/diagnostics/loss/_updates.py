@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Layers, Result, layer_table, number, table
+from isoplast.diagnostics._result import Layers, Result, format_number, layer_table, text_table
 from isoplast.diagnostics.loss._objective import finite, layer_of, norm
-from isoplast.model._batches import count, take, usable
-from isoplast.model._matrices import clean
-from isoplast.model._preserve_state import outputs, plain, undisturbed
+from isoplast.model import clean_name, outputs, preserve_state, sample_count, take_samples, unwrap, usable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +61,7 @@ class UpdateRatios(Layers[LayerUpdate], Result):
 
     def __str__(self) -> str:
         rows = [
-            [name, number(one.ratio), number(one.distance), "" if one.finite else "NOT FINITE"]
+            [name, format_number(one.ratio), format_number(one.distance), "" if one.finite else "NOT FINITE"]
             for name, one in [*self.layers.items(), ("all", LayerUpdate(self.ratio, self.distance, True))]
         ]
         return layer_table(("layer", "update / weight", "update", ""), rows)
@@ -94,8 +92,8 @@ def update_ratio(model: nn.Module, before: nn.Module | Mapping[str, Tensor]) -> 
         0.5
     """
     now = _trainable(model)
-    then = dict(plain(before).named_parameters()) if isinstance(before, nn.Module) else before
-    then = {clean(name): tensor for name, tensor in then.items()}
+    then = dict(unwrap(before).named_parameters()) if isinstance(before, nn.Module) else before
+    then = {clean_name(name): tensor for name, tensor in then.items()}
     members: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for name, parameter in now.items():
         if name not in then or then[name].shape != parameter.shape:
@@ -136,7 +134,7 @@ class Updates:
 
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:
-    found = {clean(name): p.detach() for name, p in plain(model).named_parameters() if p.requires_grad}
+    found = {clean_name(name): p.detach() for name, p in unwrap(model).named_parameters() if p.requires_grad}
     if not found:
         raise IsoplastError(f"{type(model).__name__} has no trainable parameter: nothing can move")
     return found
@@ -174,7 +172,9 @@ class OutputChange(Result):
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        return table(("churn", "mean square", "KL", "flips"), [["", *map(number, self.as_dict().values())]])
+        return text_table(
+            ("churn", "mean square", "KL", "flips"), [["", *map(format_number, self.as_dict().values())]]
+        )
 
 
 class Churn:
@@ -212,10 +212,10 @@ class Churn:
         self._before = self._outputs()
 
     def _outputs(self) -> Tensor:
-        with undisturbed(self._model) as network, torch.no_grad():
-            starts = range(0, count(self._inputs), self._batch_size)
+        with preserve_state(self._model) as network, torch.no_grad():
+            starts = range(0, sample_count(self._inputs), self._batch_size)
             rows = (slice(start, start + self._batch_size) for start in starts)
-            return torch.cat([outputs(network, take(self._inputs, part)) for part in rows])
+            return torch.cat([outputs(network, take_samples(self._inputs, part)) for part in rows])
 
     def step(self) -> OutputChange:
         """Return how the outputs changed since the last call, or since the beginning."""

@@ -26,9 +26,7 @@ from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
 from isoplast.diagnostics.plasticity._plasticity import Plasticity, Progress, plasticity
 from isoplast.diagnostics.weights._spectra import WeightSpectra, weight_spectra
-from isoplast.model._batches import take
-from isoplast.model._preserve_state import plain, run, undisturbed
-from isoplast.model._reconstructed import has_normalisation
+from isoplast.model import has_normalisation, preserve_state, run, take_samples, unwrap
 
 _ACTIVITY, _JACOBIAN, _KERNEL, _PROBE = 512, 16, 24, 256
 _KERNEL_SIZE = 512  # eigenvalues of more rows take longer than all the rest
@@ -70,11 +68,11 @@ def setting(
     """
     found = None
     if inputs is not None:
-        with undisturbed(model) as network, torch.no_grad():
-            found = run(network, take(inputs, slice(1)))
+        with preserve_state(model) as network, torch.no_grad():
+            found = run(network, take_samples(inputs, slice(1)))
         found = getattr(found, "logits", found)
     shape = tuple(found.shape) if isinstance(found, Tensor) else ()
-    normalised = has_normalisation(dict(plain(model).state_dict()))
+    normalised = has_normalisation(dict(unwrap(model).state_dict()))
     return Setting(shape, normalised, optimizer, lr, {} if fixed else None)
 
 
@@ -96,7 +94,7 @@ def _weights(model: nn.Module, inputs: Any, known: Setting) -> Result:
 
 
 def _activity(model: nn.Module, inputs: Any, known: Setting) -> Result:
-    return activity(model, take(inputs, slice(_ACTIVITY)), ranks=False)
+    return activity(model, take_samples(inputs, slice(_ACTIVITY)), ranks=False)
 
 
 def _jacobian(model: nn.Module, inputs: Any, known: Setting) -> Result:
@@ -115,7 +113,7 @@ def _plasticity(model: nn.Module, inputs: Any, known: Setting) -> Result:
     lr = probe_lr(known.lr, known.optimizer)
     # Same seed, same tasks, same twins: training them again would say the same at the same cost.
     twin = None if known.twins is None else known.twins.get(lr)
-    rows = take(inputs, slice(_PROBE))
+    rows = take_samples(inputs, slice(_PROBE))
     found = plasticity(
         model, rows, tasks=_PROBE_TASKS, steps=_PROBE_STEPS, lr=lr, points=1, fresh=twin is None
     )

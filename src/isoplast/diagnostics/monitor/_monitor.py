@@ -14,14 +14,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Result, table
+from isoplast.diagnostics._result import Result, text_table
 from isoplast.diagnostics.health._findings import Finding
 from isoplast.diagnostics.health._optimizer_findings import optimizer_findings
 from isoplast.diagnostics.monitor._account import Account, divide
 from isoplast.diagnostics.monitor._measures import STANDARD, Setting, judge, setting
 from isoplast.diagnostics.monitor._sinks import Write, sink
-from isoplast.model._batches import count
-from isoplast.model._preserve_state import undisturbed
+from isoplast.model import preserve_state, sample_count
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,7 +32,7 @@ _OWN_GUESS = 20  # training steps that a measure of the user's is taken to cost 
 # Looks come after each hundredth of the steps so far: they cost nothing, and a history grows with the
 # logarithm of a long run, to 1300 records in 10 million steps.
 _LOOKS = 100
-_SEVERITY = {"note": 0, "warning": 1, "ill": 2}
+_SEVERITY = {"note": 0, "warning": 1, "critical": 2}
 
 
 class PlasticityWarning(UserWarning):
@@ -106,7 +105,7 @@ class Monitor:
     ) -> None:
         _check(every, budget, lr)
         if inputs is not None and not callable(inputs):
-            count(inputs)
+            sample_count(inputs)
         self._model, self._optimizer, self._inputs, self._lr = model, optimizer, inputs, lr
         self._every, self._budget, self._horizon, self._warn = every, budget, steps, warn
         self._measures, self._accounts = self._open(measures)
@@ -254,7 +253,7 @@ class Monitor:
     def _sample(self) -> Any:
         if not callable(self._inputs):
             return self._inputs
-        with undisturbed(self._model):
+        with preserve_state(self._model):
             return self._inputs()
 
     def _known_setting(self) -> Setting:
@@ -316,7 +315,7 @@ class Monitor:
             f"{self.total_steps} steps in {self.training_seconds:.3g} s, "
             f"measuring {self.overhead:.2%} of that (budget {self._budget:.2%})"
         )
-        lines = [head, table(("measure", "times", "each", "on average"), rows)]
+        lines = [head, text_table(("measure", "times", "each", "on average"), rows)]
         return "\n".join([*lines, *(f"{name} is left out: {why}" for name, why in self.left_out.items())])
 
     def _often(self, account: Account) -> tuple[str, str, str]:

@@ -12,8 +12,7 @@ from isoplast.diagnostics.ntk._layers import recorded, signals, term
 from isoplast.diagnostics.ntk._plan import Plan
 from isoplast.diagnostics.ntk._samples import sample_gradients
 from isoplast.diagnostics.ntk._terms import Outer, Term, gram
-from isoplast.model._batches import count, take
-from isoplast.model._preserve_state import outputs
+from isoplast.model import outputs, sample_count, take_samples
 
 
 def blocks(samples: int, size: int) -> Iterator[slice]:
@@ -31,15 +30,15 @@ def kernel(network: nn.Module, inputs: Any, how: Plan, size: int) -> Tensor:
         how: the plan for this network and these inputs.
         size: samples per block.
     """
-    samples = count(inputs)
+    samples = sample_count(inputs)
     parts = list(blocks(samples, size))
     rows = [slice(part.start * how.outputs, part.stop * how.outputs) for part in parts]
     device = next(network.parameters()).device
     total = torch.zeros(2 * (samples * how.outputs,), dtype=torch.float64, device=device)
     for i, part in enumerate(parts):
-        left = _terms(network, take(inputs, part), how)
+        left = _terms(network, take_samples(inputs, part), how)
         for j in range(i, len(parts)):
-            right = left if j == i else _terms(network, take(inputs, parts[j]), how)
+            right = left if j == i else _terms(network, take_samples(inputs, parts[j]), how)
             block = total[rows[i], rows[j]]
             _accumulate(block, left, right, last=len(parts) == 1)
             if j > i:
@@ -49,7 +48,7 @@ def kernel(network: nn.Module, inputs: Any, how: Plan, size: int) -> Tensor:
 
 def _terms(network: nn.Module, inputs: Any, how: Plan) -> dict[str, Term]:
     """Return the gradients of all parameters on one block."""
-    chunk = count(inputs)
+    chunk = sample_count(inputs)
     found: dict[str, Term] = dict(sample_gradients(network, inputs, how.sampled, chunk))
     if not how.layered:
         return found

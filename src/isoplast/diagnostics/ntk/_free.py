@@ -11,8 +11,7 @@ from torch.func import jvp
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics.ntk._exact import blocks
 from isoplast.diagnostics.ntk._samples import applied
-from isoplast.model._batches import count, take
-from isoplast.model._preserve_state import outputs
+from isoplast.model import outputs, sample_count, take_samples
 
 
 class Products:
@@ -31,7 +30,7 @@ class Products:
         self._network = network
         self._parameters = parameters
         self._forward_mode = True
-        self._inputs = [take(inputs, part) for part in blocks(count(inputs), size)]
+        self._inputs = [take_samples(inputs, part) for part in blocks(sample_count(inputs), size)]
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return K v for v (n, ...) shaped like the outputs."""

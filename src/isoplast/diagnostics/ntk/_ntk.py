@@ -13,9 +13,15 @@ from isoplast.diagnostics.ntk._exact import kernel
 from isoplast.diagnostics.ntk._free import Products
 from isoplast.diagnostics.ntk._plan import Plan, check_outputs, plan
 from isoplast.diagnostics.ntk._result import NTK, estimated, exact, nothing
-from isoplast.model._batches import broken, count, usable
-from isoplast.model._kernels import plain_kernels
-from isoplast.model._preserve_state import outputs, refuse_scripted, undisturbed
+from isoplast.model import (
+    differentiable_kernels,
+    non_finite_names,
+    outputs,
+    preserve_state,
+    refuse_scripted,
+    sample_count,
+    usable,
+)
 
 METHODS = ("auto", "layers", "samples", "lanczos")
 
@@ -92,8 +98,8 @@ def ntk(
     if steps < 2 or probes < 1:
         raise IsoplastError(f"steps={steps}, probes={probes}: lanczos needs at least 2 steps and 1 probe")
     inputs = usable(inputs)
-    samples = count(inputs)
-    with undisturbed(model) as network, plain_kernels(network), torch.enable_grad():
+    samples = sample_count(inputs)
+    with preserve_state(model) as network, differentiable_kernels(network), torch.enable_grad():
         refuse_scripted(network)
         parameters = _parameters(network, biases)
         with torch.no_grad():
@@ -166,7 +172,7 @@ def _centring(classes: int) -> Tensor:
 
 def _non_finite(network: nn.Module, values: Tensor) -> tuple[str, ...]:
     """Return the names of the weights and buffers that are not finite, else whether the outputs are not."""
-    found = broken({**dict(network.named_parameters()), **dict(network.named_buffers())})
+    found = non_finite_names({**dict(network.named_parameters()), **dict(network.named_buffers())})
     if found or bool(values.isfinite().all()):
         return found
     return ("outputs",)

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics.ntk._layers import Call, Seen, Use, known_uses, recorded, signals, term
 from isoplast.diagnostics.ntk._terms import CHUNK, Explicit, Outer
-from isoplast.model._batches import count, take
-from isoplast.model._preserve_state import outputs, refuse_batch_statistics
+from isoplast.model import outputs, refuse_batch_statistics, sample_count, take_samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,7 @@ def plan(network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter], m
         IsoplastError: for inputs that do not fit, a network whose samples influence each other, or
             method="layers" where a parameter has no formula.
     """
-    few = take(inputs, slice(0, 2))
+    few = take_samples(inputs, slice(0, 2))
     uses = {} if method == "samples" else known_uses(network, parameters)
     counter = _Saved({parameter.untyped_storage().data_ptr() for parameter in network.parameters()})
     with (
@@ -88,7 +87,7 @@ def plan(network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter], m
         torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda tensor: tensor),
     ):
         found = outputs(network, few)
-    n = count(few)
+    n = sample_count(few)
     check_outputs(network, found, few)
     width = found[0].numel()
     layered: dict[str, list[Use]] = {}
@@ -111,7 +110,7 @@ def plan(network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter], m
 
 def check_outputs(network: nn.Module, found: Tensor, few: Any) -> None:
     """Refuse outputs without a row per sample, and samples that see each other."""
-    n = count(few)
+    n = sample_count(few)
     if not found.is_floating_point() or found.dim() == 0 or len(found) != n or found.numel() == 0:
         raise IsoplastError(
             f"the model returns {found.dtype} of shape {tuple(found.shape)} for {n} samples: "
@@ -120,7 +119,7 @@ def check_outputs(network: nn.Module, found: Tensor, few: Any) -> None:
     refuse_batch_statistics(network)
     if n > 1:
         with torch.no_grad():
-            alone = outputs(network, take(few, slice(0, 1)))
+            alone = outputs(network, take_samples(few, slice(0, 1)))
         scale = found[:1].detach().norm()
         # Kernels for other batch sizes round differently; a batch statistic changes far more.
         if float((alone - found[:1].detach()).norm()) > 10 * torch.finfo(found.dtype).eps ** 0.5 * float(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from isoplast.diagnostics._lanczos import Ritz, lanczos
-from isoplast.diagnostics._result import Result, number, table, wrapped
+from isoplast.diagnostics._result import Result, format_number, text_table, wrapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +101,11 @@ class NTK(Result):
             lines.append(f"not finite: {', '.join(self.non_finite)}; nothing can be said about the kernel")
             return wrapped("\n".join(lines))
         rows = [
-            (name.replace("_error", " +-"), number(value))
+            (name.replace("_error", " +-"), format_number(value))
             for name, value in self.as_dict().items()
             if not math.isnan(value)
         ]
-        return wrapped("\n".join([*lines, table(("", "value"), rows)]))
+        return wrapped("\n".join([*lines, text_table(("", "value"), rows)]))
 
 
 _NUMBERS = (

@@ -11,8 +11,7 @@ from torch.func import functional_call, jacrev, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from isoplast.diagnostics.ntk._terms import Explicit
-from isoplast.model._batches import count, take
-from isoplast.model._preserve_state import outputs
+from isoplast.model import outputs, sample_count, take_samples
 
 
 def applied(network: nn.Module, parameters: dict[str, Tensor], inputs: Any) -> Tensor:
@@ -50,7 +49,7 @@ def sample_gradients(
 def _vectorised(
     network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter], chunk: int
 ) -> dict[str, Explicit]:
-    n = count(inputs)
+    n = sample_count(inputs)
     leaves, spec = tree_flatten(inputs)
     dims = tuple(0 if isinstance(leaf, Tensor) else None for leaf in leaves)
 
@@ -68,8 +67,8 @@ def _vectorised(
 
 def _looped(network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter]) -> dict[str, Explicit]:
     found: dict[str, list[Tensor]] = {name: [] for name in parameters}
-    for index in range(count(inputs)):
-        values = outputs(network, take(inputs, slice(index, index + 1))).flatten()
+    for index in range(sample_count(inputs)):
+        values = outputs(network, take_samples(inputs, slice(index, index + 1))).flatten()
         gradients = [
             torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
             for value in values

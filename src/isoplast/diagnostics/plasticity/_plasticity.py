@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Result, number, table, wrapped
+from isoplast.diagnostics._result import Result, format_number, text_table, wrapped
 from isoplast.diagnostics._student import interval
 from isoplast.diagnostics.plasticity._probe import MakeOptimizer, Probe, Problems, Task, seed_generators
-from isoplast.model._batches import usable
-from isoplast.model._clone import clone, freshly_made, redrawn
-from isoplast.model._preserve_state import undisturbed
+from isoplast.model import clone, freshly_made, preserve_state, redrawn, usable
 
 _STATES = ("fresh", "keep")
 
@@ -88,7 +86,7 @@ class Progress(Result):
         return found if math.isnan(self.learned) and not self.diverged else {**found, "learned": self.learned}
 
     def __str__(self) -> str:
-        return table(_HEADER, [_row("network", self)])
+        return text_table(_HEADER, [_row("network", self)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,8 +120,10 @@ class Plasticity(Progress):
         rows = [_row("network", self)]
         if self.fresh is not None:
             rows.append(_row("fresh twin", self.fresh))
-            rows.append(["difference", *map(number, (self.gap, self.gap_low, self.gap_high)), "", "", ""])
-        lines = [self.setting, table(_HEADER, rows)]
+            rows.append(
+                ["difference", *map(format_number, (self.gap, self.gap_low, self.gap_high)), "", "", ""]
+            )
+        lines = [self.setting, text_table(_HEADER, rows)]
         for name, progress in (("the network", self), ("the twin", self.fresh)):
             if progress is not None and progress.diverged:
                 lines.append(
@@ -140,7 +140,7 @@ _HEADER = ("loss removed", "mean", "low", "high", "before", "after", "learned")
 def _row(name: str, progress: Progress) -> list[str]:
     ends = progress.losses[:, 0].mean(), progress.losses[:, -1].mean()
     values = (progress.value, progress.low, progress.high, float(ends[0]), float(ends[1]), progress.learned)
-    return [name, *map(number, values)]
+    return [name, *map(format_number, values)]
 
 
 def plasticity(
@@ -222,7 +222,7 @@ def plasticity(
     seeds = torch.randint(2**62, (tasks, 4), generator=torch.Generator().manual_seed(seed)).tolist()
     at = sorted({round(steps * (i + 1) / points) for i in range(points)} - {0})
     kept: tuple[str, ...] = ()
-    with undisturbed(model, training=None) as network, torch.enable_grad():
+    with preserve_state(model, training=None) as network, torch.enable_grad():
         probe = Probe(network, optimizer, state == "keep", lr, at)
         problems = Problems(network, usable(inputs), task, classes, batch_size, steps)
         own, twins = [], []

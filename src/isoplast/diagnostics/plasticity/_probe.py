@@ -13,11 +13,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import number
+from isoplast.diagnostics._result import format_number
 from isoplast.diagnostics.loss._objective import finite
-from isoplast.model._batches import count, take, usable
-from isoplast.model._clone import clone, copy_optimizer, pairs
-from isoplast.model._preserve_state import outputs
+from isoplast.model import clone, copy_optimizer, outputs, parameter_pairs, sample_count, take_samples, usable
 
 Loss = Callable[[Tensor, Any], Tensor]
 Task = Callable[[int], tuple[Any, Any, Loss]]
@@ -63,7 +61,7 @@ class Problems:
             generator = torch.Generator().manual_seed(label_seed)
             targets = torch.randint(self.classes, self._shape, generator=generator).to(self._device)
             inputs, loss = self._inputs, _cross_entropy
-        self._size = count(inputs)
+        self._size = sample_count(inputs)
         return Problem(inputs, targets, loss, self._size, list(self._order(order_seed)))
 
     def _order(self, seed: int) -> Iterator[Tensor | None]:
@@ -80,17 +78,17 @@ class Problems:
     def describe(self) -> str:
         passes = self._steps * min(1.0, self._batch_size / self._size)
         kind = "the user's tasks" if self._task else f"random labels of {self.classes} classes"
-        return f"{kind} on {self._size} inputs ({number(passes)} passes)"
+        return f"{kind} on {self._size} inputs ({format_number(passes)} passes)"
 
 
 def _labels(
     network: nn.Module, inputs: Any, classes: int | None
 ) -> tuple[tuple[int, ...], torch.device, int]:
     """The shape and the device of the labels that suit the outputs, and their number of classes."""
-    size = count(inputs)
+    size = sample_count(inputs)
     copy = clone(network).eval()
     with torch.no_grad():
-        found = outputs(copy, take(inputs, slice(0, 2)))
+        found = outputs(copy, take_samples(inputs, slice(0, 2)))
     if found.ndim not in (2, 3) or found.shape[-1] < 2:
         raise IsoplastError(
             f"outputs of shape (n, {', '.join(map(str, found.shape[1:]))}) have no classes for random "
@@ -138,7 +136,7 @@ class Probe:
 
     def _make(self, network: nn.Module, keep: bool) -> Optimizer:
         if isinstance(self._optimizer, Optimizer):
-            return copy_optimizer(self._optimizer, pairs(self._network, network), keep=keep)
+            return copy_optimizer(self._optimizer, parameter_pairs(self._network, network), keep=keep)
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         if not parameters:
             raise IsoplastError(f"{type(network).__name__} has no trainable parameter: nothing to probe")
@@ -149,9 +147,9 @@ class Probe:
 
     def describe(self, state: str) -> str:
         if self._optimizer is None:
-            return f"Adam at lr {number(self._lr)}"
+            return f"Adam at lr {format_number(self._lr)}"
         if isinstance(self._optimizer, Optimizer):
-            rate = number(float(self._optimizer.param_groups[0]["lr"]))
+            rate = format_number(float(self._optimizer.param_groups[0]["lr"]))
             return f"{type(self._optimizer).__name__} at lr {rate} (state: {state})"
         return "the user's optimizer"
 
@@ -159,7 +157,7 @@ class Probe:
 def _step(network: nn.Module, optimizer: Optimizer, problem: Problem, rows: Tensor | None) -> None:
     inputs, targets = problem.inputs, problem.targets
     if rows is not None:
-        inputs, targets = take(inputs, rows), take(targets, rows)
+        inputs, targets = take_samples(inputs, rows), take_samples(targets, rows)
 
     def closure() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
@@ -178,7 +176,9 @@ def _loss(network: nn.Module, optimizer: Optimizer, training: list[nn.Module], p
     total = torch.zeros(())  # a single number may meet those of any device and precision
     for start in range(0, problem.size, _EVALUATION_ROWS):
         rows = slice(start, start + _EVALUATION_ROWS)
-        loss = problem.loss(outputs(network, take(problem.inputs, rows)), take(problem.targets, rows))
+        loss = problem.loss(
+            outputs(network, take_samples(problem.inputs, rows)), take_samples(problem.targets, rows)
+        )
         share = min(_EVALUATION_ROWS, problem.size - start) / problem.size
         total = total + share * loss
     for module in training:
@@ -195,7 +195,7 @@ def _switch(optimizer: Optimizer, mode: str) -> None:
 
 
 def seed_generators(network: nn.Module, seed: int) -> None:
-    """Seed the generators that `undisturbed` restores, and no others."""
+    """Seed the generators that `preserve_state` restores, and no others."""
     torch.default_generator.manual_seed(seed)
     for index in {p.device.index or 0 for p in network.parameters() if p.device.type == "cuda"}:
         torch.cuda.default_generators[index].manual_seed(seed)

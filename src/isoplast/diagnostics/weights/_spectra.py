@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Layers, Result, layer_table, number, wrapped
+from isoplast.diagnostics._result import Layers, Result, format_number, layer_table, wrapped
 from isoplast.diagnostics.health._findings import weight_findings
 from isoplast.diagnostics.weights._convolutions import conv_singular_values
-from isoplast.isometry import effective_rank, effective_rank_energy, singular_values, stable_rank
-from isoplast.isometry._precision import working
-from isoplast.model._matrices import Matrix, of_module, of_state
-from isoplast.model._preserve_state import outputs, undisturbed
+from isoplast.isometry import effective_rank, effective_rank_energy, singular_values, stable_rank, working
+from isoplast.model import Matrix, matrices_of_module, matrices_of_state, outputs, preserve_state
 
 # Elements stacked at most for one call of svdvals: 256 MB in float32.
 _STACK = 2**26
@@ -145,7 +143,7 @@ class WeightSpectra(Layers[LayerSpectrum], Result):
         rows = [(name, "x".join(map(str, one.shape)), *_cells(one)) for name, one in self.items()]
         lines = [layer_table(header, [*rows, ("all", "", *_cells(self))])]
         lines.append(
-            f"product of the norms {number(self.lipschitz_bound)} "
+            f"product of the norms {format_number(self.lipschitz_bound)} "
             "(a Lipschitz bound of a chain without shortcuts)"
         )
         lines += [f"{name}: {reason}" for name, reason in self.unhealthy.items()]
@@ -156,7 +154,7 @@ class WeightSpectra(Layers[LayerSpectrum], Result):
 
 def _cells(one: LayerSpectrum | WeightSpectra) -> tuple[str, ...]:
     values = (one.smallest, one.mean, one.largest, one.condition_number, one.effective_rank)
-    return (*map(number, values), number(math.sqrt(one.gram_deviation)))
+    return (*map(format_number, values), format_number(math.sqrt(one.gram_deviation)))
 
 
 def weight_spectra(
@@ -207,15 +205,15 @@ def weight_spectra(
     if isinstance(model, torch.jit.ScriptModule):
         model = model.state_dict()  # its layers are no longer what they were
     if isinstance(model, nn.Module):
-        with undisturbed(model) as network, torch.no_grad():
-            matrices, left_out = of_module(network)
+        with preserve_state(model) as network, torch.no_grad():
+            matrices, left_out = matrices_of_module(network)
             start = _initial(initial, network)
             sizes = _image_sizes(network, input_size, inputs) if conv == "operator" else {}
             return _summarise(matrices, left_out, start, sizes)
     if conv == "operator":
         raise IsoplastError("conv='operator' needs the strides and paddings that only a module has")
     with torch.no_grad():
-        matrices, left_out = of_state(model)
+        matrices, left_out = matrices_of_state(model)
         return _summarise(matrices, left_out, _initial(initial, None), {})
 
 
@@ -224,17 +222,17 @@ def _initial(initial: nn.Module | Mapping[str, Any] | None, network: nn.Module |
     if initial is None:
         return {}
     if isinstance(initial, nn.Module):
-        with undisturbed(initial) as start:
-            return {one.name: one.blocks for one in of_module(start)[0]}
+        with preserve_state(initial) as start:
+            return {one.name: one.blocks for one in matrices_of_module(start)[0]}
     if network is None:
-        return {one.name: one.blocks for one in of_state(initial)[0]}
+        return {one.name: one.blocks for one in matrices_of_state(initial)[0]}
     # A state dict holds raw weights; only the layers know what they make of them.
     start = copy.deepcopy(network)
     try:
         start.load_state_dict(initial)
     except RuntimeError as error:
         raise IsoplastError(f"initial does not fit the model: {' '.join(str(error).split())}") from error
-    return {one.name: one.blocks for one in of_module(start)[0]}
+    return {one.name: one.blocks for one in matrices_of_module(start)[0]}
 
 
 def _summarise(

@@ -9,7 +9,7 @@ from torch import nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import Method
-from isoplast.model._clone import clone
+from isoplast.model import clone
 
 
 class LayerTracer(torch.fx.Tracer):

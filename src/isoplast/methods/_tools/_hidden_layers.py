@@ -6,7 +6,7 @@ from torch import nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import Method
-from isoplast.optim._param_groups import decide
+from isoplast.model import decide
 
 
 def hidden_layers(

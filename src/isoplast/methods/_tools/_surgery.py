@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import Method
-from isoplast.model.units._graph import graph_of
-from isoplast.model.units._groups import UnitGroup, feature_dim
-from isoplast.model.units._units import trace_units
+from isoplast.model import UnitGroup, feature_dim, graph_of, trace_units
 
 _WIDENED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _OUTPUTS = "outputs of the network"

@@ -13,9 +13,7 @@ from torch._compile import _disable_dynamo
 from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import Method
 from isoplast.methods._tools._unit_reset import LiveUnits
-from isoplast.model._preserve_state import plain
-from isoplast.model.units._groups import Probe, Units
-from isoplast.model.units._units import trace_units
+from isoplast.model import Probe, Units, trace_units, unwrap
 
 
 class Sensor:
@@ -47,7 +45,7 @@ class Sensor:
         return module.register_forward_hook(self)
 
 
-Watch = Callable[[LiveUnits], Sequence[Sensor]]
+SensorsOf = Callable[[LiveUnits], Sequence[Sensor]]
 
 
 class Tracker:
@@ -64,7 +62,7 @@ class Tracker:
     """
 
     def __init__(
-        self, state: dict[str, Any], handles: list[Any], watch: Watch, kinds: frozenset[str]
+        self, state: dict[str, Any], handles: list[Any], watch: SensorsOf, kinds: frozenset[str]
     ) -> None:
         self.state = state
         self.handles = handles
@@ -80,7 +78,7 @@ class Tracker:
     @_disable_dynamo
     def begin(self, model: nn.Module) -> None:
         """Find the units and start to watch them; frozen ones are left alone."""
-        model = plain(model)
+        model = unwrap(model)
         groups = [group for group in trace_units(model) if group.kind in self.kinds]
         found = [LiveUnits(group, model, self.state) for group in groups]
         self.live = [(live, self.watch(live)) for live in found if live.trainable]
@@ -107,7 +105,7 @@ class UnitMethod(Method):
             IsoplastError: for a network that cannot be traced, or in which no unit can be reset.
         """
         units = trace_units(model)
-        found = [LiveUnits(group, plain(model), {}) for group in units if group.kind in self.kinds]
+        found = [LiveUnits(group, unwrap(model), {}) for group in units if group.kind in self.kinds]
         if not any(live.trainable for live in found):
             reason = "all their weights are frozen" if found else _reason(units)
             raise IsoplastError(f"method {self.name} finds no unit that it could reset: {reason}")

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
 from isoplast.methods._tools._optimizer_state import memories
-from isoplast.model.units._groups import LAYERS, Probe, Slot, UnitGroup, feature_dim
+from isoplast.model import LAYERS, Probe, Slot, UnitGroup, feature_dim
 
 _SCALES = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0, "alpha": 0.0}
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from isoplast import nn as layers
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import fraction, positive
 from isoplast.methods._tools._surgery import (
@@ -63,7 +63,7 @@ class CReLU(Method):
 
     name: ClassVar[str] = "crelu"
     cannot_take: ClassVar[tuple[str, ...]] = ("resnet18",)
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="CReLU",
         source="Shang et al., 2016; Abbas et al., arXiv:2303.07507, section 5",
         controls="the Jacobian of the activations (a column isometry)",
@@ -97,7 +97,7 @@ class Fourier(Method):
 
     name: ClassVar[str] = "fourier"
     cannot_take: ClassVar[tuple[str, ...]] = ("resnet18",)
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Deep Fourier features",
         source="Lewandowski et al., arXiv:2410.20634, section 4",
         controls="the Jacobian of the activations (a column isometry)",
@@ -124,7 +124,7 @@ class MaxMin(Method):
     """
 
     name: ClassVar[str] = "maxmin"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="MaxMin",
         source="Anil et al., arXiv:1811.05381; arXiv:2606.09762, Eq 10 to 13",
         controls="the Jacobian of the activations (orthogonal)",
@@ -164,7 +164,7 @@ class SmoothLeaky(Method):
     """
 
     name: ClassVar[str] = "smooth-leaky"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Smooth-leaky",
         source="Lillo and Cheney, arXiv:2509.22562, Eq 1",
         controls="the Jacobian of the activations (slopes above zero)",
@@ -210,7 +210,7 @@ class AdaLin(Method):
     """
 
     name: ClassVar[str] = "adalin"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="AdaLin",
         source="Rohani et al., arXiv:2505.09486, Eq 2",
         controls="the Jacobian of the activations (a learned slope where they saturate)",
@@ -256,7 +256,7 @@ class IntervalDropout(Method):
     """
 
     name: ClassVar[str] = "interval-dropout"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Interval-wise dropout (AID)",
         source="Park et al., arXiv:2502.01342",
         controls="the Jacobian of the activations (every slope is 1 at times)",

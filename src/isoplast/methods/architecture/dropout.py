@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import fraction
 from isoplast.methods._tools._surgery import hidden_activations
@@ -44,7 +44,7 @@ class Dropout(Method):
     """
 
     name: ClassVar[str] = "dropout"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Dropout",
         source="Hinton et al., arXiv:1207.0580",
         controls="nothing",

@@ -10,14 +10,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import fraction, positive
 from isoplast.methods._tools._surgery import hidden_activations, own, replace_
-from isoplast.model.units._graph import graph_of
-from isoplast.model.units._groups import BATCH_NORMS, NORMS, feature_dim
-from isoplast.nn import GPT, ViT
-from isoplast.nn.networks._transformer import Attention
+from isoplast.model import BATCH_NORMS, NORMS, feature_dim, graph_of
+from isoplast.nn import GPT, Attention, ViT
 
 # (features, their dimension from the end) -> layer
 Make = Callable[[int, int], nn.Module]
@@ -47,7 +45,7 @@ class LayerNorm(Method):
     """
 
     name: ClassVar[str] = "layernorm"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="LayerNorm",
         source="Ba et al., arXiv:1607.06450; Lyle et al., arXiv:2402.18762",
         controls="the scale of the activations",
@@ -95,7 +93,7 @@ class BatchNorm(Method):
 
     name: ClassVar[str] = "batchnorm"
     cannot_take: ClassVar[tuple[str, ...]] = ("vit",)
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="BatchNorm",
         source="Ioffe and Szegedy, arXiv:1502.03167, algorithm 1",
         controls="the scale of the activations",

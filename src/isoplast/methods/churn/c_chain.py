@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
-from isoplast.methods._protocol import About, Method, StepContext
+from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
 
@@ -47,7 +47,7 @@ class CChain(Method):
     """
 
     name: ClassVar[str] = "c-chain"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="C-CHAIN",
         source="Tang et al., arXiv:2506.00592, section 5",
         controls="no weight: the off-diagonal entries of the empirical NTK",

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import moments
 
@@ -30,7 +30,7 @@ class AdamW(Method):
     """
 
     name: ClassVar[str] = "adamw"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="AdamW",
         source="Loshchilov and Hutter, arXiv:1711.05101, algorithm 2",
         controls="the mean square of the singular values (towards 0)",

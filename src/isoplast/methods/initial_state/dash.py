@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, mse_loss
 
-from isoplast.methods._protocol import About, TaskContext, TaskMethod
+from isoplast.methods._protocol import MethodInfo, TaskContext, TaskMethod
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
-from isoplast.model._preserve_state import undisturbed
+from isoplast.model import preserve_state
 
 
 @register
@@ -44,14 +44,14 @@ class DASH(TaskMethod):
     """
 
     name: ClassVar[str] = "dash"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="DASH",
         source="Shin et al., arXiv:2410.23495, algorithm 1",
         controls="the norms of rows (by their angle to the gradient), where tasks begin",
         spectrum="mean square",
         family="initial state",
         cost="one pass over the data of each task",
-        told_of_tasks=True,
+        needs_task_boundaries=True,
     )
 
     alpha: float = 0.3
@@ -82,7 +82,7 @@ class DASH(TaskMethod):
     def _descent(self, task: TaskContext, parameters: list[nn.Parameter]) -> list[Tensor]:
         """The running average of the negative gradients of these parameters over the batches of a task."""
         average = [torch.zeros_like(parameter) for parameter in parameters]
-        with undisturbed(task.model, training=True) as network, torch.enable_grad():
+        with preserve_state(task.model, training=True) as network, torch.enable_grad():
             batches = zip(
                 torch.split(task.inputs, self.batch_size),
                 torch.split(task.targets, self.batch_size),

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import About
+from isoplast.methods._protocol import MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._features import FeatureMethod
-from isoplast.model.units._units import head_name
+from isoplast.model import head_name
 
 
 @register
@@ -37,7 +37,7 @@ class FeatureNorm(FeatureMethod):
     """
 
     name: ClassVar[str] = "feature-norm"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Feature-norm penalty",
         source="Lyle et al., arXiv:2402.18762, section 4.1",
         controls="the scale of the last features",

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._penalised import penalised, quadratic
@@ -36,7 +36,7 @@ class L2(Method):
     """
 
     name: ClassVar[str] = "l2"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="L2 regularisation",
         source="Dohare et al., arXiv:2306.13812; Kumar et al., arXiv:2308.11958",
         controls="the mean square of the singular values (towards 0)",

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._fresh import drawn, initial
@@ -44,7 +44,7 @@ class L2Init(Method):
     """
 
     name: ClassVar[str] = "l2init"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="L2-Init",
         source=f"{_SOURCE}, section 4",
         controls="the distance of each weight from its initial value, singular vectors included",
@@ -88,7 +88,7 @@ class L1Init(Method):
     """
 
     name: ClassVar[str] = "l1init"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="L1-Init",
         source=f"{_SOURCE}, ablation of the norm",
         controls="how many weights leave their initial value",
@@ -139,7 +139,7 @@ class L2InitResampled(Method):
     """
 
     name: ClassVar[str] = "l2init-resampled"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="L2-Init, resampled",
         source=f"{_SOURCE}, ablation of the target",
         controls="the mean square of the singular values (of noise that replaces the weights)",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from isoplast.methods._protocol import About
+from isoplast.methods._protocol import MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._execution import executed
@@ -48,7 +48,7 @@ class L2ER(FeatureMethod):
     """
 
     name: ClassVar[str] = "l2er"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="L2-ER",
         source="Prakash et al., arXiv:2509.22335",
         controls="the effective rank of the features, and the mean square of the singular values (towards 0)",

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import About, Method, StepContext
+from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._penalised import NORMALISATIONS, Frozen, affine_names
-from isoplast.model.units._units import head_name
+from isoplast.model import head_name
 
 
 @register
@@ -44,7 +44,7 @@ class NaP(Method):
     """
 
     name: ClassVar[str] = "nap"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="NaP",
         source="Lyle et al., arXiv:2407.01800, algorithm 1",
         controls="the mean square of the singular values (exactly), and the scale of the activations",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from isoplast.methods._protocol import About, Method, StepContext, TaskContext, TaskMethod
+from isoplast.methods._protocol import Method, MethodInfo, StepContext, TaskContext, TaskMethod
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
 from isoplast.methods._tools._fresh import drawn, remember
@@ -44,7 +44,7 @@ class ShrinkPerturb(Method):
     """
 
     name: ClassVar[str] = "shrink-perturb"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Shrink and Perturb, per step",
         source="Ash and Adams, arXiv:1910.08475; Juliani and Ash, arXiv:2405.19153",
         controls="the mean square of the singular values (towards that of noise)",
@@ -125,14 +125,14 @@ class ShrinkPerturbTasks(TaskMethod):
     """
 
     name: ClassVar[str] = "shrink-perturb-tasks"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Shrink and Perturb, per task",
         source="Ash and Adams, arXiv:1910.08475, section 4; Juliani and Ash, arXiv:2405.19153",
         controls="the mean square of the singular values (towards a fresh network's), where tasks begin",
         spectrum="mean square",
         family="initial state",
         cost="one initialisation per task",
-        told_of_tasks=True,
+        needs_task_boundaries=True,
     )
 
     shrink: float = 0.5

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._fresh import initial
@@ -41,7 +41,7 @@ class Wasserstein(Method):
     """
 
     name: ClassVar[str] = "wasserstein"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Wasserstein regularisation",
         source="Lewandowski et al., arXiv:2312.00246; Chung et al., arXiv:2412.07224",
         controls="the mean square of the singular values (by the distribution of the entries)",

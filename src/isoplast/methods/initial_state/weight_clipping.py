@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import About, Method, StepContext
+from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import positive
 
@@ -40,7 +40,7 @@ class WeightClipping(Method):
     """
 
     name: ClassVar[str] = "weight-clipping"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Weight clipping",
         source="Elsayed et al., arXiv:2407.01704, algorithm 1",
         controls="a loose upper bound of the largest singular value",

@@ -10,9 +10,7 @@ from torch.optim import Optimizer
 from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import Method
 from isoplast.methods._tools._checks import at_least, positive
-from isoplast.optim import attach
-from isoplast.optim._groups import DEFAULT_ISOMETRY
-from isoplast.optim._report import report
+from isoplast.optim import DEFAULT_ISOMETRY, attach, isometry_report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +37,7 @@ class AttachedIsometry(Method):
 
     def report(self, optimizer: Optimizer, steps: int) -> list[str]:
         """Return what is under isometry, and a warning if the run is too short for its strength."""
-        found = report(optimizer.param_groups)
+        found = isometry_report(optimizer.param_groups)
         warning = found.warning(steps) if self.isometry != 0 else None
         return [str(found)] if warning is None else [str(found), f"warning: {warning}"]
 

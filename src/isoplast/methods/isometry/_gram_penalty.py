@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from isoplast.isometry import matrix_views
-from isoplast.isometry._gram import gram_deviation_in_strips, times_small_side
-from isoplast.optim._param_groups import Decision, decide
+from isoplast.isometry import gram_deviation_in_strips, matrix_views, times_small_side
+from isoplast.model import Decision, decide
 
 
 def gram_penalty(matrix: Tensor, target: float = 1.0) -> Tensor:

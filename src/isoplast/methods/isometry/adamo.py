@@ -10,10 +10,10 @@ from torch.optim import Optimizer
 
 from isoplast import optim
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import moments
-from isoplast.optim._groups import DEFAULT_ISOMETRY
+from isoplast.optim import DEFAULT_ISOMETRY
 
 
 @register
@@ -34,7 +34,7 @@ class AdamO(Method):
     """
 
     name: ClassVar[str] = "adamo"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="AdamO",
         source="Rosseau, Müller and Nowé, arXiv:2606.09762, Eq 19 and 20",
         controls="every singular value (towards 1)",

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from isoplast.isometry import newton_schulz
-from isoplast.methods._protocol import About, TaskContext, TaskMethod
+from isoplast.methods._protocol import MethodInfo, TaskContext, TaskMethod
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
-from isoplast.optim._param_groups import Decision, decide
+from isoplast.model import Decision, decide
 
 _QUERY_OR_KEY = re.compile(r"(^|[._])(q|k|query|key)(_proj|_lin)?[._]weight$", re.IGNORECASE)
 
@@ -46,14 +46,14 @@ class Fire(TaskMethod):
     """
 
     name: ClassVar[str] = "fire"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="FIRE",
         source="Han et al., arXiv:2602.08040, and its code",
         controls="every singular value (made equal), once per task",
         spectrum="all",
         family="isometry",
         cost="nothing in a step; ten Newton-Schulz iterations on each weight matrix per task",
-        told_of_tasks=True,
+        needs_task_boundaries=True,
     )
 
     iterations: int = 10

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods.isometry._gram_penalty import gram_penalty, kept_matrices
@@ -36,7 +36,7 @@ class IsometryPenalty(Method):
     """
 
     name: ClassVar[str] = "isometry-penalty"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Isometry penalty",
         source="Rosseau, Müller and Nowé, arXiv:2606.09762, Eq 16 and 18",
         controls="every singular value (towards 1)",

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 from torch.optim import Optimizer
 
-from isoplast.methods._protocol import About
+from isoplast.methods._protocol import MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods.isometry._attached import AttachedIsometry
 from isoplast.methods.optimizers.muon import Muon
@@ -36,13 +36,13 @@ class MuonO(AttachedIsometry, Muon):
     """
 
     name: ClassVar[str] = "muono"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="MuonO",
         source="Rosseau, Müller and Nowé, arXiv:2606.09762, Eq 20; Jordan et al., 2024",
         controls="every singular value (towards 1)",
         spectrum="all",
         family="isometry",
-        cost=Muon.about.cost + ", and one for each weight matrix, amortised over steps",
+        cost=Muon.info.cost + ", and one for each weight matrix, amortised over steps",
         strength="isometry",
         base="muon",
         claims=frozenset({"optimizer"}),

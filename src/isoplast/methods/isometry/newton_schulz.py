@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from isoplast.isometry import matrix_view, polar_factor
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._hidden_layers import hidden_layers
@@ -40,7 +40,7 @@ class NewtonSchulz(Method):
     """
 
     name: ClassVar[str] = "newton-schulz"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Hard orthogonality by Newton-Schulz",
         source="Rosseau, Müller and Nowé, arXiv:2606.09762, section 3 and appendix B.1",
         controls="every singular value of the hidden layers (equal to 1)",

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, positive
 from isoplast.nn import isometric_init_
@@ -32,7 +32,7 @@ class OrthogonalInit(Method):
     """
 
     name: ClassVar[str] = "orthogonal-init"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Orthogonal initialisation",
         source="Saxe, McClelland and Ganguli, arXiv:1312.6120, section 3; arXiv:2606.09762, appendix B.1",
         controls="every singular value at the start, none afterwards",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, positive
 from isoplast.methods.isometry._gram_penalty import gram_penalty, kept_matrices
@@ -47,7 +47,7 @@ class Parseval(Method):
     """
 
     name: ClassVar[str] = "parseval"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Parseval regularisation",
         source="Chung, Cherif, Meger and Precup, arXiv:2412.07224, section 3",
         controls="every singular value of the hidden layers (towards the root of scale)",

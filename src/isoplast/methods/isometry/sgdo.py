@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import About
+from isoplast.methods._protocol import MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import fraction
 from isoplast.methods.isometry._attached import AttachedIsometry
@@ -37,7 +37,7 @@ class SGDO(AttachedIsometry):
     """
 
     name: ClassVar[str] = "sgdo"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="SGDO",
         source="Rosseau, Müller and Nowé, arXiv:2606.09762, Eq 20, with SGD in Adam's place",
         controls="every singular value (towards 1)",

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._hidden_layers import hidden_layers
@@ -38,7 +38,7 @@ class SpectralNorm(Method):
     """
 
     name: ClassVar[str] = "spectral-norm"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Spectral normalisation",
         source="Miyato, Kataoka, Koyama and Yoshida, arXiv:1802.05957, algorithm 1",
         controls="the largest singular value of the hidden layers (equal to 1)",

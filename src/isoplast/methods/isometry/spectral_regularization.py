@@ -8,12 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from isoplast.isometry import matrix_views, power_iteration
-from isoplast.isometry._precision import no_autocast, working
-from isoplast.methods._protocol import About, Method
+from isoplast.isometry import matrix_views, no_autocast, power_iteration, working
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
-from isoplast.optim._param_groups import Decision, decide
+from isoplast.model import Decision, decide
 
 # Iterations from the random vector before the first estimate, as in torch's spectral_norm: without them the
 # first steps would pull up a direction that is not the largest.
@@ -45,7 +44,7 @@ class SpectralRegularization(Method):
     """
 
     name: ClassVar[str] = "spectral-regularization"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Spectral regularisation",
         source="Lewandowski et al., arXiv:2406.06811, Eq 1; strength of arXiv:2606.09762, appendix B.1",
         controls="the largest singular value (towards 1)",

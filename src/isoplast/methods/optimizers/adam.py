@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import moments
 
@@ -27,7 +27,7 @@ class Adam(Method):
     """
 
     name: ClassVar[str] = "adam"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Adam",
         source="Kingma and Ba, arXiv:1412.6980, algorithm 1",
         controls="nothing",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
 
@@ -34,7 +34,7 @@ class EqualBetas(Method):
     """
 
     name: ClassVar[str] = "equal-betas"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Adam, equal betas",
         source="Dohare et al., Nature 632, 2024, arXiv:2306.13812",
         controls="nothing",

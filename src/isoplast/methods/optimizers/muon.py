@@ -9,10 +9,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, moments
-from isoplast.optim._muon import AdjustLR, muon_with_adam
+from isoplast.optim import AdjustLR, muon_with_adam
 
 
 @register
@@ -49,7 +49,7 @@ class Muon(Method):
     """
 
     name: ClassVar[str] = "muon"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Muon",
         source="Jordan et al., 2024; Liu et al., arXiv:2502.16982",
         controls="every singular value of the updates, none of the weights",

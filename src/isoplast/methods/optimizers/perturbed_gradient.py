@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from isoplast.methods._protocol import About, Method, StepContext
+from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 
@@ -35,7 +35,7 @@ class PerturbedGradient(Method):
     """
 
     name: ClassVar[str] = "perturbed-gradient"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Perturbed gradient descent",
         source="Elsayed and Mahmood, arXiv:2404.00781, section 5",
         controls="nothing",

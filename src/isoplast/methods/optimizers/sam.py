@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 
@@ -39,7 +39,7 @@ class SAM(Method):
     """
 
     name: ClassVar[str] = "sam"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="SAM",
         source="Foret et al., arXiv:2010.01412, algorithm 1",
         controls="nothing",

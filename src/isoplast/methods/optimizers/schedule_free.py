@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, moments
 
@@ -46,7 +46,7 @@ class ScheduleFree(Method):
     """
 
     name: ClassVar[str] = "schedule-free"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Schedule-free AdamW",
         source="Defazio et al., arXiv:2405.15682, algorithm 1",
         controls="nothing",

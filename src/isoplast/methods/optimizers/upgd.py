@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 from torch.optim import Optimizer
 
-from isoplast.methods._protocol import About, Method
+from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
 from isoplast.methods.optimizers import _upgd_optimizer
@@ -41,7 +41,7 @@ class UPGD(Method):
     """
 
     name: ClassVar[str] = "upgd"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="UPGD",
         source="Elsayed and Mahmood, arXiv:2404.00781, algorithm 1",
         controls="nothing",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from isoplast.methods._protocol import About, StepContext
+from isoplast.methods._protocol import MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
 from isoplast.methods._tools._unit_method import Sensor, UnitMethod
@@ -57,7 +57,7 @@ class ContinualBackprop(UnitMethod):
     """
 
     name: ClassVar[str] = "cbp"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Continual Backprop",
         source="Dohare et al., arXiv:2306.13812, algorithm 1",
         controls="activations: rows of the least useful units start anew",

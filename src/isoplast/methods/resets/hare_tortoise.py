@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from isoplast.methods._protocol import About, Method, StepContext
+from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
 from isoplast.methods._tools._fresh import put, tensors
@@ -46,7 +46,7 @@ class HareTortoise(Method):
     """
 
     name: ClassVar[str] = "hare-tortoise"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Hare and Tortoise",
         source="Lee et al., arXiv:2406.02596, section 4",
         controls="nothing (weights are averaged over time)",

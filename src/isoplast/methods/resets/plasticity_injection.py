@@ -12,12 +12,12 @@ from torch.fx.passes.split_module import split_module
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import About, Method, StepContext
+from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._execution import LayerTracer, last_layers
 from isoplast.methods._tools._fresh import drawn, forget, put
-from isoplast.model._clone import clone
+from isoplast.model import clone
 
 _HEAD = "submod_1"
 
@@ -98,7 +98,7 @@ class PlasticityInjection(Method):
     """
 
     name: ClassVar[str] = "plasticity-injection"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Plasticity injection",
         source="Nikishin et al., arXiv:2305.15555, section 4",
         controls="the spectra of an added head (fresh ones), once",

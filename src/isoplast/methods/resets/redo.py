@@ -9,13 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import About, StepContext
+from isoplast.methods._protocol import MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._unit_method import Sensor, UnitMethod
 from isoplast.methods._tools._unit_reset import reset_
-from isoplast.model._preserve_state import outputs, undisturbed
-from isoplast.model.units._groups import UnitGroup
+from isoplast.model import UnitGroup, outputs, preserve_state
 
 _EPS = 1e-9
 
@@ -56,7 +55,7 @@ class ReDo(UnitMethod):
     """
 
     name: ClassVar[str] = "redo"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="ReDo",
         source="Sokar et al., arXiv:2302.12902, algorithm 1",
         controls="activations: rows of dormant units start anew",
@@ -111,7 +110,7 @@ def dormancy(model: nn.Module, inputs: Tensor, groups: list[UnitGroup]) -> list[
         tensor([0.0000, 0.7500, 2.2500])
     """
     sensors = [[_Activity(probe) for probe in group.probes] for group in groups]
-    with undisturbed(model) as network, torch.no_grad(), contextlib.ExitStack() as stack:
+    with preserve_state(model) as network, torch.no_grad(), contextlib.ExitStack() as stack:
         for sensor in (each for several in sensors for each in several):
             stack.callback(sensor.register(network).remove)
         outputs(network, inputs)

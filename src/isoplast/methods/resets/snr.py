@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import About, StepContext
+from isoplast.methods._protocol import MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._unit_method import Sensor, UnitMethod
@@ -49,7 +49,7 @@ class SelfNormalizedResets(UnitMethod):
     """
 
     name: ClassVar[str] = "snr"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Self-normalised resets",
         source="Farias and Jozefiak, arXiv:2410.20098, algorithm 1",
         controls="activations: rows of silent units start anew",

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import About, Method, StepContext
+from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
 from isoplast.methods._tools._optimizer_state import memories
-from isoplast.model._preserve_state import plain
+from isoplast.model import unwrap
 
 
 @register
@@ -45,7 +45,7 @@ class SelectiveWeights(Method):
     """
 
     name: ClassVar[str] = "swr"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Selective weight reinitialisation",
         source="Hernandez-Garcia et al., arXiv:2508.00212",
         controls="nothing directly: single useless weights start anew",
@@ -70,7 +70,7 @@ class SelectiveWeights(Method):
         if self.fraction > 0 and "initial" not in self.state:
             self.state["initial"] = {
                 name: [parameter.mean(), parameter.std(correction=0)]
-                for name, parameter in plain(model).named_parameters()
+                for name, parameter in unwrap(model).named_parameters()
             }
         return None
 
@@ -82,7 +82,7 @@ class SelectiveWeights(Method):
         self.state["steps"] = self.state.get("steps", 0) + 1
         if self.state["steps"] % self.every:
             return
-        for name, parameter in plain(step.model).named_parameters():
+        for name, parameter in unwrap(step.model).named_parameters():
             if parameter.grad is None:
                 continue
             chosen = self._choose(parameter)

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.optim import Optimizer
 
-from isoplast.methods._protocol import About, TaskContext, TaskMethod
+from isoplast.methods._protocol import MethodInfo, TaskContext, TaskMethod
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._execution import last_layers, names_within
 from isoplast.methods._tools._fresh import drawn, forget, put, remember, tensors
-from isoplast.model.units._units import head_name
+from isoplast.model import head_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +56,13 @@ class HeadReset(_Reset):
     """
 
     name: ClassVar[str] = "head-reset"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Head reset",
         source="Nikishin et al., arXiv:2205.07802, section 5",
         controls="the spectrum of the head (a fresh one), where tasks begin",
         family="resets",
         cost="one initialisation per task",
-        told_of_tasks=True,
+        needs_task_boundaries=True,
         claims=frozenset({"layers"}),
     )
 
@@ -92,13 +92,13 @@ class LastLayersReset(_Reset):
     """
 
     name: ClassVar[str] = "last-layers-reset"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Reset of the last layers",
         source="Nikishin et al., arXiv:2205.07802, section 5",
         controls="the spectra of the last layers (fresh ones), where tasks begin",
         family="resets",
         cost="one initialisation per task",
-        told_of_tasks=True,
+        needs_task_boundaries=True,
         claims=frozenset({"layers"}),
     )
 
@@ -132,14 +132,14 @@ class FullReset(_Reset):
     """
 
     name: ClassVar[str] = "full-reset"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Full reset",
         source="the control of all studies, e.g. Dohare et al., arXiv:2306.13812",
         controls="every singular value (a fresh network's), where tasks begin",
         spectrum="all",
         family="resets",
         cost="one initialisation per task",
-        told_of_tasks=True,
+        needs_task_boundaries=True,
         claims=frozenset({"layers"}),
     )
 
@@ -167,12 +167,12 @@ class OptimizerReset(TaskMethod):
     """
 
     name: ClassVar[str] = "optimizer-reset"
-    about: ClassVar[About] = About(
+    info: ClassVar[MethodInfo] = MethodInfo(
         title="Optimizer reset",
         source="Asadi, Fakoor and Sabach, arXiv:2306.17833",
         controls="nothing (the step size of Adam)",
         family="resets",
-        told_of_tasks=True,
+        needs_task_boundaries=True,
     )
 
     def at_task(self, task: TaskContext, first: bool) -> None:

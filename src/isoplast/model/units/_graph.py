@@ -14,7 +14,7 @@ from torch import nn
 from isoplast._core.errors import IsoplastError
 from isoplast.model.units._groups import LAYERS, NORMS
 from isoplast.model.units._layout import ACTIVATION_MODULES
-from isoplast.nn.networks._transformer import Attention
+from isoplast.nn import Attention
 
 _LEAVES = (*LAYERS, *NORMS, *ACTIVATION_MODULES, Attention)
 

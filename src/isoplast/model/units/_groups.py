@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.model._preserve_state import plain
+from isoplast.model._preserve_state import unwrap
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LAYERS = (nn.Linear, *CONVOLUTIONS)
@@ -225,7 +225,7 @@ def mixes(norm: nn.Module) -> bool:
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
-    modules = dict(plain(model).named_modules())
+    modules = dict(unwrap(model).named_modules())
     if name not in modules:
         raise unknown("module", name, modules)
     found: nn.Module = modules[name]

@@ -8,8 +8,7 @@ from typing import Any
 import torch.fx
 from torch import nn
 
-from isoplast.nn.layers._activations import AdaLin, CReLU, FourierFeatures, GroupSort, SmoothLeaky
-from isoplast.nn.layers._interval_dropout import IntervalDropout
+from isoplast.nn import AdaLin, CReLU, FourierFeatures, GroupSort, IntervalDropout, SmoothLeaky
 
 # fmt: off
 ACTIVATION_MODULES = (
@@ -44,7 +43,7 @@ SIZES = {"size", "dim", "getattr", "numel", "ndimension"}
 # fmt: on
 
 
-class Lost(Exception):
+class Untraceable(Exception):
     """The units cannot be followed through an operation."""
 
 
@@ -73,7 +72,7 @@ class Layout:
         rest = width // known
         decided = self.parts is not None and self.inner is not None
         if width % known or (decided and rest != 1):
-            raise Lost(f"a layer of width {width} does not fit its {size} units")
+            raise Untraceable(f"a layer of width {width} does not fit its {size} units")
         return (
             self.parts if self.parts is not None else rest,
             self.inner if self.inner is not None else rest,
@@ -92,7 +91,7 @@ class Layout:
             return dataclasses.replace(self, rank=2, parts=None)
         first, last = self.from_end(start), self.from_end(end)
         if first is None or last is None:
-            raise Lost("flatten joins dimensions that are not known")
+            raise Untraceable("flatten joins dimensions that are not known")
         rank = None if self.rank is None else self.rank - (last - first)
         if self.dim > last:
             return dataclasses.replace(self, rank=rank)
@@ -102,17 +101,17 @@ class Layout:
             return self
         if self.dim == first and self.inner == 1:
             return dataclasses.replace(self, dim=last, rank=rank, inner=None)
-        raise Lost("flatten puts other dimensions before the units")
+        raise Untraceable("flatten puts other dimensions before the units")
 
     def reduced(self, dims: Any, keep: Any) -> Layout:
         """What a mean over dimensions does."""
         dims = (dims,) if isinstance(dims, int) else dims
         if not isinstance(dims, list | tuple) or not all(isinstance(dim, int) for dim in dims):
-            raise Lost("it is reduced over all dimensions")
+            raise Untraceable("it is reduced over all dimensions")
         gone = [self.from_end(dim) for dim in dims]
         # Where the rank is unknown the units lie in the last dimension, and a positive one is another.
         if self.dim in gone or (None in gone and self.dim != -1):
-            raise Lost("it is reduced over the units, or over dimensions that are not known")
+            raise Untraceable("it is reduced over the units, or over dimensions that are not known")
         if keep:
             return self
         behind = sum(dim is not None and dim > self.dim for dim in gone)
@@ -125,13 +124,13 @@ class Layout:
         if all(isinstance(dim, int) for dim in order):
             old = [dim if dim < 0 else dim - len(order) for dim in order]
             return dataclasses.replace(self, dim=old.index(self.dim) - len(order), rank=len(order))
-        raise Lost("permute moves dimensions that are not known")
+        raise Untraceable("permute moves dimensions that are not known")
 
     def transposed(self, pair: tuple[Any, ...]) -> Layout:
         """What `transpose(*pair)` does."""
         first, second = (self.from_end(dim) if isinstance(dim, int) else None for dim in pair)
         if first is None or second is None:
-            raise Lost("transpose moves dimensions that are not known")
+            raise Untraceable("transpose moves dimensions that are not known")
         return dataclasses.replace(self, dim={first: second, second: first}.get(self.dim, self.dim))
 
 

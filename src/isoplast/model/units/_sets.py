@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from isoplast.model.units._groups import Probe, Slot, UnitGroup
-from isoplast.model.units._layout import Layout, Lost
+from isoplast.model.units._layout import Layout, Untraceable
 
 
 @dataclasses.dataclass
@@ -122,7 +122,7 @@ class Forest:
         if first == second:
             return
         if self.sets[first].size != self.sets[second].size:
-            raise Lost(f"it meets {self.sets[second].size} other units")
+            raise Untraceable(f"it meets {self.sets[second].size} other units")
         self.sets[first].join(self.sets[second])
         self._links[second] = first
 
@@ -143,9 +143,9 @@ class Forest:
                         continue
                     try:
                         if (slot.parts, slot.inner) != (other.parts, other.inner):
-                            raise Lost(f"{slot.module} shares its weight with a layer of other units")
+                            raise Untraceable(f"{slot.module} shares its weight with a layer of other units")
                         self.join(number, its_number)
-                    except Lost as lost:
+                    except Untraceable as lost:
                         self.sets[self.root(number)].lose(str(lost))
 
     def used_bare(self, tensor: Tensor, where: str) -> None:

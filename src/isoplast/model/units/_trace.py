@@ -38,15 +38,14 @@ from isoplast.model.units._layout import (
     SIZES,
     SUMS,
     Layout,
-    Lost,
+    Untraceable,
     arguments,
     function_name,
     keeps_batch,
     picks_position,
 )
 from isoplast.model.units._sets import Forest, UnitSet
-from isoplast.nn.layers._activations import AdaLin, CReLU, FourierFeatures, GroupSort
-from isoplast.nn.networks._transformer import Attention
+from isoplast.nn import AdaLin, Attention, CReLU, FourierFeatures, GroupSort
 
 _FEED_FORWARD = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _OPAQUE = (nn.RNNBase, nn.RNNCellBase, nn.Transformer, nn.TransformerEncoder, *_FEED_FORWARD)
@@ -83,7 +82,7 @@ class _Follower:
                 layout = self._visit(node)
                 if layout is not None:
                     self.layouts[node] = layout
-            except Lost as lost:
+            except Untraceable as lost:
                 for source in node.all_input_nodes:
                     if source in self.layouts:
                         self.forest.of(self.layouts[source]).lose(str(lost))
@@ -104,7 +103,7 @@ class _Follower:
 
     def _visit(self, node: torch.fx.Node) -> Layout | None:
         if node.op == "output":
-            raise Lost("its units are outputs of the network")
+            raise Untraceable("its units are outputs of the network")
         if node.op == "call_module":
             return self._module(node, str(node.target), self.modules[str(node.target)])
         sources = node.all_input_nodes
@@ -129,7 +128,7 @@ class _Follower:
             self._inside(name, module)
         if layout is None:
             if any(source in self.layouts for source in node.all_input_nodes):
-                raise Lost(f"units are not followed through {type(module).__name__} ({name})")
+                raise Untraceable(f"units are not followed through {type(module).__name__} ({name})")
             if isinstance(module, ACTIVATION_MODULES):
                 self.left_out[name] = "what it acts on is not known to come from a layer"
             return None
@@ -141,7 +140,7 @@ class _Follower:
             return layout.flattened(module.start_dim, module.end_dim)
         if isinstance(module, PASSING_MODULES) and not (isinstance(module, POOLS) and layout.dim == -1):
             return layout
-        raise Lost(f"units are not followed through {type(module).__name__} ({name})")
+        raise Untraceable(f"units are not followed through {type(module).__name__} ({name})")
 
     def _function(self, node: torch.fx.Node, name: str, layout: Layout) -> Layout:
         if name in ACTIVATIONS:
@@ -163,7 +162,7 @@ class _Follower:
             return layout.transposed(node.args[1:])
         if name == "getitem" and picks_position(node.args[1]) and layout.dim == -1 and layout.rank != 2:
             return dataclasses.replace(layout, rank=None)
-        raise Lost(f"units are not followed through {name}")
+        raise Untraceable(f"units are not followed through {name}")
 
     def _write(self, name: str, module: nn.Module) -> Layout:
         """A layer starts a set of units, the same one at every call."""
@@ -190,7 +189,7 @@ class _Follower:
             width = module.in_channels if isinstance(module, CONVOLUTIONS) else module.in_features
             try:
                 parts, inner = layout.fill(int(width), found.size)  # type: ignore[arg-type]
-            except Lost as lost:
+            except Untraceable as lost:
                 found.lose(f"{name}: {lost}")
                 return
             found.inputs[Probe(name, "input", layout.dim, parts, inner)] = None
@@ -228,7 +227,7 @@ class _Follower:
             if layout.from_end(module.dim) != layout.dim or (
                 sorts and (layout.parts, layout.inner) != (1, 1)
             ):
-                raise Lost(f"{name} acts along another dimension than the units lie in")
+                raise Untraceable(f"{name} acts along another dimension than the units lie in")
             found.members = max(found.members, module.group_size if isinstance(module, GroupSort) else 1)
         if isinstance(module, AdaLin):
             self._own_norm(found, name, ("alpha",), layout, len(module.alpha))
@@ -245,7 +244,7 @@ class _Follower:
         if isinstance(module, nn.LayerNorm | nn.RMSNorm) and (
             layout.dim != -1 or len(module.normalized_shape) > 1
         ):
-            raise Lost(f"{name} normalises over more than the units")
+            raise Untraceable(f"{name} normalises over more than the units")
         found.normed_after |= layout.active
         found.mixed |= mixes(module)
         slots = slots_of_norm(name, module, 1, 1)
@@ -272,11 +271,11 @@ class _Follower:
             if is_sum and any(
                 source not in self.layouts and source not in self.constants for source in node.all_input_nodes
             ):
-                raise Lost("it is added to something that no layer writes")
+                raise Untraceable("it is added to something that no layer writes")
             return layouts[0]
         first, second = layouts
         if (first.dim, first.parts, first.inner) != (second.dim, second.parts, second.inner):
-            raise Lost("it is combined with values in which units lie otherwise")
+            raise Untraceable("it is combined with values in which units lie otherwise")
         self.forest.join(first.root, second.root)
         return dataclasses.replace(
             first,

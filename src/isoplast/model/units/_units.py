@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.model._preserve_state import plain
+from isoplast.model._preserve_state import unwrap
 from isoplast.model.units._groups import CONVOLUTIONS, Probe, Slot, UnitGroup, Units
 from isoplast.model.units._trace import follow
 
@@ -44,7 +44,7 @@ def trace_units(model: nn.Module) -> Units:
         >>> print(trace_units(net))
         1: 8 units, written by 0, read by 2
     """
-    model = plain(model)
+    model = unwrap(model)
     declared = getattr(model, DECLARED, None)
     return Units(declared) if declared is not None else follow(model)
 
@@ -68,7 +68,7 @@ def declare_units(model: nn.Module, groups: Iterable[UnitGroup]) -> nn.Module:
     found = tuple(groups)
     if not found:
         raise IsoplastError("declare_units got no group: name at least one, made by UnitGroup.of")
-    setattr(plain(model), DECLARED, found)
+    setattr(unwrap(model), DECLARED, found)
     return model
 
 
@@ -84,7 +84,7 @@ def head_name(model: nn.Module) -> str:
         >>> head_name(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
         '2'
     """
-    model = plain(model)
+    model = unwrap(model)
     if isinstance(getattr(model, "head", None), nn.Module):
         return "head"
     kinds: type | tuple[type, ...]

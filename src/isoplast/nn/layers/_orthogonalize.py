@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoplast.isometry._precision import no_autocast, working
+from isoplast.isometry import no_autocast, working
 
 # The condition number of the raw weight up to which the fixed program is tuned.
 _CONDITION = 10.0

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.nn.networks._style import ACTIVATIONS, INITS, LINEARS, NORMALIZATIONS
+from isoplast.nn.networks._choices import ACTIVATIONS, INITS, LINEARS, NORMALIZATIONS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -184,7 +184,7 @@ def _arm(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) -> A
 
 def _title(method: str) -> str:
     known = method and all(part in methods.names() for part in method.split("+"))
-    return methods.get(method).about.title if known else method
+    return methods.get(method).info.title if known else method
 
 
 def _first_names(group: pl.DataFrame, kind: str) -> tuple[str, ...]:

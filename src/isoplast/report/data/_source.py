@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isoplast.study import RunDirectory, builtin_studies, load_runs
-from isoplast.study.store._index import read_index
+from isoplast.study import RunDirectory, builtin_studies, load_runs, read_index
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from isoplast.diagnostics import Activity, WeightSpectra
-from isoplast.diagnostics.health._inspection import Moment
+from isoplast.diagnostics import Activity, Moment, WeightSpectra
 from isoplast.report.figures._palette import style
 from isoplast.report.figures._plotly import ALL, SMALLEST_DRAWN, blank_figure, reference, set_log_axis, short
 

@@ -9,7 +9,7 @@ from typing import Any
 from isoplast.report.data._arms import Arm, varying
 from isoplast.report.data._source import RunRecord, Source
 from isoplast.report.html._markup import NONE, Markup, pairs, table, tag
-from isoplast.study.run._provenance import git_words
+from isoplast.study import git_words
 
 Path = tuple[str, ...]
 # The seed tells the runs of an arm apart, the label is a name: neither is a setting of the arm.

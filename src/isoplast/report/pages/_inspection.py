@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from isoplast.diagnostics import Activity, Inspection
-from isoplast.diagnostics._result import number
-from isoplast.diagnostics.health._inspection import Moment
+from isoplast.diagnostics import Activity, Inspection, Moment, format_number
 from isoplast.report.figures import _inspection as figures
 from isoplast.report.figures._palette import style
 from isoplast.report.html._document import document, legend, picker, plot, section
@@ -46,9 +44,11 @@ def inspection_page(
 
 def _headline(found: Inspection) -> str:
     if not found.healthy:
-        ill = [f"{finding.where}: {finding.what}" for finding in found.findings if finding.severity == "ill"]
+        ill = [
+            f"{finding.where}: {finding.what}" for finding in found.findings if finding.severity == "critical"
+        ]
         more = [f"and {len(ill) - 2} more"] if len(ill) > 2 else []
-        return f"Ill: {'; '.join([*ill[:2], *more])}."
+        return f"Critical: {'; '.join([*ill[:2], *more])}."
     warnings = sum(finding.severity == "warning" for finding in found.findings)
     if warnings:
         return f"Healthy, with {warnings} warning{'s' if warnings > 1 else ''}."
@@ -105,7 +105,7 @@ def _history(moments: Sequence[Moment], plots: dict[str, str]) -> list[Markup]:
         return []
     plots["history"] = figures.history_figure(moments).to_json()
     first, last = moments[0], moments[-1]
-    ends = [f"{number(max(one.largest.values()))} at {one.name}" for one in (first, last)]
+    ends = [f"{format_number(max(one.largest.values()))} at {one.name}" for one in (first, last)]
     said = f"Singular values over time; the largest goes from {ends[0]} to {ends[1]}."
     shown = [_WEIGHTS[figures.LARGEST], _WEIGHTS[figures.SMALLEST]]
     bar = legend(shown, picker("Layer", f"all {len(last.largest)} layers", list(last.largest)))
@@ -125,9 +125,9 @@ def _numbers(found: Inspection) -> Markup:
         (
             name,
             "x".join(map(str, one.shape)),
-            *map(number, (one.smallest, one.mean, one.largest, one.condition_number)),
-            f"{number(round(one.effective_rank, 1))} of {one.singular_values.shape[-1]}",
-            number(one.norm),
+            *map(format_number, (one.smallest, one.mean, one.largest, one.condition_number)),
+            f"{format_number(round(one.effective_rank, 1))} of {one.singular_values.shape[-1]}",
+            format_number(one.norm),
         )
         for name, one in found.spectra.items()
     ]
@@ -144,7 +144,7 @@ def _activity(activity: Activity) -> Markup:
             name,
             str(one.units),
             *(f"{share:.1%}" for share in (one.dead, one.dormant, one.saturated, one.linearised)),
-            number(one.feature_rank),
+            format_number(one.feature_rank),
         )
         for name, one in activity.items()
     ]

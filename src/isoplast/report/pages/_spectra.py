@@ -13,7 +13,7 @@ import polars as pl
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import Spectrum
+from isoplast.methods import Spectrum
 from isoplast.report.data._arms import Array
 
 # What the classes of section 5 of the paper say that a method holds, from all of the spectrum to nothing.
@@ -90,7 +90,7 @@ class Reading:
     @property
     def claim(self) -> Spectrum:
         """The class the method belongs to: of a combination, that of the part that holds most."""
-        return methods.get(self.name).about.spectrum
+        return methods.get(self.name).info.spectrum
 
     @property
     def holds(self) -> tuple[str, ...]:
@@ -148,7 +148,7 @@ def _reading(group: pl.DataFrame) -> Reading | None:
     label = group["label"][0]
     return Reading(
         name=group["method"][0],
-        setting=label.partition(", ")[2] if label != methods.get(group["method"][0]).about.title else "",
+        setting=label.partition(", ")[2] if label != methods.get(group["method"][0]).info.title else "",
         seeds=len(runs),
         accuracy=_mean(final),
         accuracy_low=min(final),
@@ -269,7 +269,7 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if 1e-3 <= abs(value) < 100 or value == 0 else f"{value:.0e}".replace("e+0", "e")
 
 
-def page(found: Sequence[Reading], figure: Path, command: str, scope: str) -> str:
+def spectra_page(found: Sequence[Reading], figure: Path, command: str, scope: str) -> str:
     """The document: what was asked, the table, what agrees and what does not, the figure."""
     agreeing = [reading for reading in found if reading.verdict == "agrees"]
     others = [reading for reading in found if reading.verdict not in ("agrees", "the baseline")]

@@ -21,7 +21,7 @@ from isoplast.study._study import Study
 from isoplast.study.executors._cores import usable_cores
 from isoplast.study.run._execute import Progress
 from isoplast.study.store._directory import RunDirectory
-from isoplast.study.store._files import Busy, locked
+from isoplast.study.store._files import RunLocked, locked
 
 DONE, FAILED, BUSY, ORPHANED = 0, 1, 75, 76  # exit status of a worker
 
@@ -88,7 +88,7 @@ def run_study(
         How each run ended, in the study's order.
 
     Raises:
-        Busy: another process runs a study in this directory.
+        RunLocked: another process runs a study in this directory.
         IsoplastError: the directory holds another study or a damaged file, data cannot be had, or jobs or
             threads are out of range. No run has been started then.
     """
@@ -189,7 +189,7 @@ class _Worker:
 
     def _mark(self, failure: str) -> None:
         # On a full disk this may fail as well; the run then reads as interrupted.
-        with contextlib.suppress(Busy, OSError), self.directory.owned(patience=1.0):
+        with contextlib.suppress(RunLocked, OSError), self.directory.owned(patience=1.0):
             status = dataclasses.replace(self.directory.status(), state="failed", reason=failure)
             self.directory.write_status(status)
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from isoplast._core.errors import IsoplastError
 from isoplast.study.executors._local import BUSY, DONE, FAILED, ORPHANED
-from isoplast.study.run._execute import Failed, Progress, execute
+from isoplast.study.run._execute import Progress, RunFailed, execute
 from isoplast.study.store._directory import RunDirectory
-from isoplast.study.store._files import Busy
+from isoplast.study.store._files import RunLocked
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,9 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = RunDirectory(options.directory).read_spec()
         execute(run, options.directory.parent, threads=options.threads, on_progress=on_progress)
-    except Busy:
+    except RunLocked:
         return BUSY
-    except (Failed, IsoplastError, OSError) as error:
+    except (RunFailed, IsoplastError, OSError) as error:
         events.write(json.dumps({"failed": str(error)}) + "\n")
         return FAILED
     return DONE

@@ -39,7 +39,7 @@ class Progress:
     accuracy: float | None
 
 
-class Failed(Exception):
+class RunFailed(Exception):
     """A run that cannot go on; the message is the reason, in one line."""
 
 
@@ -67,8 +67,8 @@ def execute(
         The directory with the results; `status()` is done.
 
     Raises:
-        Failed: the loss became non-finite, or a file could not be written; `status()` holds the reason.
-        Busy: another process is at this run.
+        RunFailed: the loss became non-finite, or a file could not be written; `status()` holds the reason.
+        RunLocked: another process is at this run.
         IsoplastError: the data or a file of the directory is missing or damaged, the device is not there, or
             a setting is out of range.
     """
@@ -126,7 +126,7 @@ class _Attempt:
         except (Diverged, OSError) as error:
             reason = str(error) if isinstance(error, Diverged) else _one_line(error)
             self._fail(reason)
-            raise Failed(reason) from error
+            raise RunFailed(reason) from error
         except Exception as error:
             self._fail(str(error) if isinstance(error, IsoplastError) else _one_line(error))
             raise
@@ -156,7 +156,7 @@ class _Attempt:
         for index in range(first, run.tasks):
             task = stream.task(index)
             if trainer.begin(task):
-                self.say(f"task {index}: {trainer.method.about.title} takes over")
+                self.say(f"task {index}: {trainer.method.info.title} takes over")
                 self._say_method(trainer, total - steps * index)
             accuracy = self._train_on(trainer, task, accuracy, data).accuracy
         self.say(f"done: {run.tasks} tasks in {self._seconds():.1f} s")

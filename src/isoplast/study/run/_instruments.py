@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from isoplast import diagnostics
-from isoplast.model._preserve_state import plain, undisturbed
+from isoplast.model import preserve_state, unwrap
 from isoplast.nn import to_plain
 
 # Of a spectrum the rows keep so many quantiles, from the smallest to the largest value.
@@ -95,7 +95,7 @@ def measure(model: nn.Module, inputs: Tensor, targets: Tensor, lr: float) -> Ins
     share = torch.linspace(0, 1, _QUANTILES, dtype=torch.float64)
     activity = diagnostics.activity(model, inputs, tau=(_DORMANT,), batch_size=_FORWARD_INPUTS, ranks=False)
     # Of an isometric network the kernel by the weights it applies: the raw ones only stand for them.
-    kernel = diagnostics.ntk(to_plain(plain(model)), inputs[:_KERNEL_INPUTS], centred=True)
+    kernel = diagnostics.ntk(to_plain(unwrap(model)), inputs[:_KERNEL_INPUTS], centred=True)
     jacobian = diagnostics.jacobian(model, inputs[:_JACOBIAN_INPUTS], layers=False)
     probe = diagnostics.plasticity(
         model, inputs[:_PROBE_INPUTS], tasks=_PROBE_TASKS, steps=_PROBE_STEPS, lr=lr, fresh=False
@@ -132,7 +132,7 @@ def _score(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, fl
     """Accuracy and mean cross-entropy."""
     correct = torch.zeros((), dtype=torch.int64, device=inputs.device)
     loss = torch.zeros((), dtype=torch.float64, device=inputs.device)
-    with undisturbed(model) as network:
+    with preserve_state(model) as network:
         batches = zip(
             torch.split(inputs, _FORWARD_INPUTS), torch.split(targets, _FORWARD_INPUTS), strict=True
         )

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from isoplast import nn
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import TaskContext, announce, train_step
+from isoplast.methods import TaskContext, notify_task, train_step
 from isoplast.streams import Task
 from isoplast.study._spec import Run
 from isoplast.study.run._instruments import Instruments, measure
@@ -68,7 +68,7 @@ class Trainer:
         self._task = task.index
         self._inputs, self._targets = task.inputs.to(self.device), task.targets.to(self.device)
         context = TaskContext(self.model, self.optimizer, task.index, self._inputs, self._targets)
-        announce(self.method, context)
+        notify_task(self.method, context)
         return switches
 
     def train(self, epoch: int) -> None:

@@ -74,7 +74,7 @@ class RunDirectory:
 
         Raises:
             IsoplastError: it holds another run, or a damaged specification.
-            Busy: it must be described, and another process owns it.
+            RunLocked: it must be described, and another process owns it.
         """
         directory = cls(parent / run.id)
         directory.path.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class RunDirectory:
         """Own the directory while the block runs; what killed owners left half-written is removed.
 
         Raises:
-            Busy: after so many seconds another process still owns it.
+            RunLocked: after so many seconds another process still owns it.
         """
         with _files.locked(self.path, patience):
             for file in (self.spec, self.checkpoint, self._status):
@@ -120,7 +120,7 @@ class RunDirectory:
             IsoplastError: it is damaged.
         """
         try:
-            settings = _yaml.parse(self.spec.read_text(encoding="utf-8"), str(self.spec))
+            settings = _yaml.parse_yaml(self.spec.read_text(encoding="utf-8"), str(self.spec))
         except ValueError:  # what is no text, and what is no YAML
             settings = None
         if not isinstance(settings, dict) or not settings.keys() >= _ESSENTIAL:

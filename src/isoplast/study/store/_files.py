@@ -16,7 +16,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole as write_whole
 
 
-class Busy(IsoplastError):
+class RunLocked(IsoplastError):
     """A directory that another process is working in."""
 
 
@@ -47,7 +47,7 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     Returns:
         The size of the file in bytes.
     """
-    lines = "".join(json.dumps(strict(row), allow_nan=False) + "\n" for row in rows)
+    lines = "".join(json.dumps(strict_json(row), allow_nan=False) + "\n" for row in rows)
     with path.open("ab") as file:
         file.write(lines.encode())
         file.flush()
@@ -93,14 +93,14 @@ def truncate(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
-def strict(value: Any) -> Any:
+def strict_json(value: Any) -> Any:
     """JSON knows no infinity and no NaN: they become the words "inf", "-inf", "nan", which float() reads."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: strict(item) for key, item in value.items()}
+        return {key: strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [strict(item) for item in value]
+        return [strict_json(item) for item in value]
     return value
 
 
@@ -113,13 +113,13 @@ def locked(directory: Path, patience: float = 0.0) -> Iterator[None]:
         patience: how many seconds to wait for another owner to leave.
 
     Raises:
-        Busy: another process owns it.
+        RunLocked: another process owns it.
     """
     deadline = time.monotonic() + patience
     with (directory / ".lock").open("ab") as file:
         while not _try_lock(file, fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
-                raise Busy(f"{directory} is in use by another isoplast process: wait for it or stop it")
+                raise RunLocked(f"{directory} is in use by another isoplast process: wait for it or stop it")
             time.sleep(0.05)
         yield
 
