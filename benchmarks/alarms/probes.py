@@ -1,0 +1,135 @@
+"""Short trainings of copies on tasks that need nothing but inputs: which of them tells of the next task?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from alarms.numbers import _targets
+from alarms.plan import Recipe
+from alarms.problems import Problem, evaluate
+
+AT = (0, 1, 2, 5, 10, 20, 40, 70)
+ROWS, BATCH = 128, 32
+Curve = dict[str, list[float]]
+
+
+def probe(
+    model: nn.Module, optimizer: Optimizer | None, recipe: Recipe, of: Problem, inputs: Tensor,
+    teacher: nn.Module, seed: int,
+) -> dict[str, Curve]:  # fmt: skip
+    """Loss and accuracy of copies after the steps in `AT`, by variant.
+
+    random: fresh random targets, Adam; soft: from outputs scaled down to those of a fresh network; head: with
+    a fresh head; shift: the network's own answers under other names; teacher: the answers of a fresh network;
+    own, kept: the recipe's optimizer, fresh or with its state.
+    """
+    x = inputs[:ROWS]
+    random = _targets(of, x, seed)
+    adam: Callable[[nn.Module], Optimizer] = lambda net: Adam(net.parameters(), lr=recipe.probe_lr)  # noqa: E731
+    found = {
+        "random": train(_copy(model), adam, of, x, random, seed),
+        "soft": train(_softened(model, x), adam, of, x, random, seed),
+        "head": train(_fresh_head(model, seed), adam, of, x, random, seed),
+        "shift": train(_copy(model), adam, of, x, _shifted(model, of, x), seed),
+        "teacher": train(_copy(model), adam, of, x, _answers(teacher, of, x), seed),
+    }
+    if recipe.name.partition("+")[0] != "adam":  # else the same again
+        found["own"] = train(_copy(model), recipe.optimizer, of, x, random, seed)
+    if optimizer is not None:
+        kept = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+        found["kept"] = train(model, lambda net: optimizer, of, x, random, seed)
+        model.load_state_dict(kept[0])
+        optimizer.load_state_dict(kept[1])
+        optimizer.zero_grad()
+    return found
+
+
+def trained_twin(fresh: nn.Module, recipe: Recipe, of: Problem, inputs: Tensor, seed: int) -> nn.Module:
+    """A copy of a fresh network that has memorised the inputs once: as sure of something as trained ones."""
+    twin, x = _copy(fresh), inputs[:ROWS]
+    adam = Adam(twin.parameters(), lr=recipe.probe_lr)
+    train(twin, lambda net: adam, of, x, _targets(of, x, seed + 2), seed + 2)
+    return twin
+
+
+def train(
+    network: nn.Module, make: Callable[[nn.Module], Any], of: Problem, x: Tensor, y: Tensor, seed: int
+) -> Curve:
+    """Train in place; what was seen at the steps in `AT`."""
+    optimizer, draw = make(network), torch.Generator().manual_seed(seed)
+    network.train()
+    loss, hit = evaluate(network, of, x, y)
+    losses, hits, order = [loss], [hit], torch.empty(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for step in range(1, AT[-1] + 1):
+            if len(order) < min(BATCH, len(x)):
+                order = torch.randperm(len(x), generator=draw)
+            rows, order = order[:BATCH], order[BATCH:]
+            optimizer.zero_grad()
+            of.objective(network(x[rows]), y[rows]).backward()
+            optimizer.step()
+            if step in AT:
+                loss, hit = evaluate(network, of, x, y)
+                losses.append(loss)
+                hits.append(hit)
+    return {"loss": [round(v, 4) for v in losses], "hit": [round(v, 4) for v in hits]}
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model)
+
+
+def _head(model: nn.Module) -> nn.Linear:
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+
+
+def _fresh_head(model: nn.Module, seed: int) -> nn.Module:
+    made = _copy(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        _head(made).reset_parameters()
+    return made
+
+
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        found = model(x)
+    model.train(training)
+    return found
+
+
+def _softened(model: nn.Module, x: Tensor) -> nn.Module:
+    made = _copy(model)
+    found = _outputs(model, x).flatten(0, -2)
+    centred = found - found.mean(-1, keepdim=True) if found.shape[-1] > 1 else found
+    size = float(centred.square().mean().sqrt())
+    with torch.no_grad():
+        for part in _head(made).parameters():
+            part.mul_(min(1.0, 0.3 / max(size, 1e-9)))
+    return made
+
+
+def _shifted(model: nn.Module, of: Problem, x: Tensor) -> Tensor:
+    found = _outputs(model, x)
+    if of.loss == "numbers":
+        return -_standardised(found)
+    return (found.argmax(-1) + 1) % of.outputs
+
+
+def _answers(teacher: nn.Module, of: Problem, x: Tensor) -> Tensor:
+    found = _standardised(_outputs(teacher, x))
+    return found if of.loss == "numbers" else found.argmax(-1)
+
+
+def _standardised(found: Tensor) -> Tensor:
+    flat = found.flatten(0, -2)
+    return (found - flat.mean(0)) / flat.std(0).clamp(min=1e-9)
