@@ -7,6 +7,7 @@ import sys
 
 from isoplast import __version__
 from isoplast._core.errors import IsoplastError
+from isoplast._core.text import one_line
 
 _EXTRAS = ("tyro", "rich", "polars", "plotly", "sklearn", "yaml", "PIL")
 
@@ -45,5 +46,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"isoplast: {message}", file=sys.stderr)
+    print(f"isoplast: {one_line(message)}", file=sys.stderr)
     return status

@@ -80,10 +80,16 @@ class DataStream(ABC):
             raise IsoplastError(f"tasks={self.tasks} of stream {self.name!r}: ask for at least 1")
         if self.seed < 0:
             raise IsoplastError(f"seed={self.seed} of stream {self.name!r}: give an integer >= 0")
+        _ = self.classes
 
     @property
     def classes(self) -> int:
         """The number of classes of the data."""
+        if self.data.classes is None:
+            raise IsoplastError(
+                f"stream {self.name!r} needs classes: the targets of data {self.data.name!r} are "
+                "floating point numbers"
+            )
         return self.data.classes
 
     @property
