@@ -3,15 +3,15 @@
 from isoplast.model._batches import non_finite_names, refuse_non_finite, sample_count, take_samples, usable
 from isoplast.model._checkpoint import (
     Checkpoint,
-    checkpoint_history,
-    is_sharded,
+    NoWeights,
     read_checkpoint,
     read_tensor,
-    write_checkpoint,
 )
 from isoplast.model._clone import clone, copy_optimizer, freshly_made, parameter_pairs, redrawn
+from isoplast.model._history import checkpoint_history, is_sharded
 from isoplast.model._kernels import differentiable_kernels
 from isoplast.model._matrices import Matrix, clean_name, matrices_of_module, matrices_of_state
+from isoplast.model._networks import Network
 from isoplast.model._parameters import Decision, decide
 from isoplast.model._preserve_state import (
     outputs,
@@ -23,6 +23,7 @@ from isoplast.model._preserve_state import (
 )
 from isoplast.model._reconstructed import ReconstructedMLP, has_normalisation, reconstruct, silent_units
 from isoplast.model._recording import FUNCTIONS, ActivationRecorder
+from isoplast.model._writing import check_target, write_checkpoint
 from isoplast.model.units._graph import graph_of
 from isoplast.model.units._groups import (
     BATCH_NORMS,
@@ -45,12 +46,15 @@ __all__ = [
     "Checkpoint",
     "Decision",
     "Matrix",
+    "Network",
+    "NoWeights",
     "Probe",
     "ReconstructedMLP",
     "Slot",
     "UnitGroup",
     "Units",
     "checkpoint_history",
+    "check_target",
     "clean_name",
     "clone",
     "copy_optimizer",

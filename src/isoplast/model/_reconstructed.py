@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Layers so called have something else than a ReLU between them: attention, gates, adapters that are added.
+_NO_CHAIN = re.compile(r"lora|adapter|attn|attention|_proj|query|key|value|gate|router|expert", re.IGNORECASE)
 _NORM = re.compile(r"(norm\d*$|^bn\d*$|_bn\d*$|^ln_|^ln\d*$)", re.IGNORECASE)
 
 
@@ -72,7 +74,7 @@ def reconstruct(state: Mapping[str, Any]) -> ReconstructedMLP | None:
             return None
         owners.setdefault(owner, {})[leaf] = value
     weights = [tensors.get("weight") for tensors in owners.values()]
-    if len(owners) < 2 or not all(map(_is_linear, owners.values())):
+    if len(owners) < 2 or not all(map(_is_linear, owners.values())) or any(map(_NO_CHAIN.search, owners)):
         return None
     known = [weight for weight in weights if weight is not None]
     if any(after.shape[1] != before.shape[0] for before, after in itertools.pairwise(known)):

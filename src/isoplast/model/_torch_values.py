@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.storage import TypedStorage
 
 from isoplast._core.errors import IsoplastError
+from isoplast.model._stand_in import Name, StandIn
 
 # A tensor may be larger than its storage where it repeats one row (expand): such ones are buffers, and small.
 _REPEATED = 64 << 20  # bytes
 
 
 class Foreign(Exception):
-    """A Python object that is not read here, by its name."""
+    """A Python object that cannot even be stood in for, by its name."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,7 @@ def plain_key(key: Any) -> Any:
 
 
 def value_by_name(name: str) -> Any:
-    """The function or value that a pickle means by this name.
-
-    Raises:
-        Foreign: it is none of those that are known.
-    """
+    """The function or value that a pickle means by this name; a `Name` where it is none of those known here."""
     if name in _KNOWN:
         return _KNOWN[name]
     module, _, last = name.rpartition(".")
@@ -72,7 +69,7 @@ def value_by_name(name: str) -> Any:
         value = getattr(torch, last, None)
         if isinstance(value, torch.dtype | torch.qscheme):
             return value
-    raise Foreign(name)
+    return Name(name)
 
 
 _STORAGES = {
@@ -186,9 +183,14 @@ def _parameter_with_state(data: Tensor, requires_grad: bool, hooks: Any, state: 
     return parameter
 
 
-def _typed(make: Callable[..., Tensor], kind: Any, args: Sequence[Any], state: Any) -> Tensor:
-    """A tensor with attributes, or of a subclass."""
-    if make not in _MAKERS or kind is not _TENSOR:
+def _typed(make: Any, kind: Any, args: Sequence[Any], state: Any) -> Any:
+    """A tensor with attributes, or of a subclass: of a sharded one that is whole here, its only shard."""
+    if kind is not _TENSOR:
+        name = kind.name if isinstance(kind, Name) else type(kind).__name__
+        shard = state.get("_local_tensor") if isinstance(state, dict) else None
+        whole = isinstance(shard, Tensor) and len(args) > 2 and shard.shape == args[2]
+        return shard if whole else StandIn(name, tuple(args))
+    if make not in _MAKERS:
         raise Foreign("torch._tensor._rebuild_from_type_v2")
     tensor = make(*args)
     _set_attributes(tensor, state)
@@ -210,6 +212,11 @@ def _ordered(pairs: Sequence[Sequence[Any]] = ()) -> OrderedDict[Any, Any]:
 
 def _counter(counts: Mapping[Any, Any] | None = None) -> Counter[Any]:
     return Counter({plain_key(key): count for key, count in (counts or {}).items()})
+
+
+def _default(make: Any = None, entries: Any = ()) -> dict[Any, Any]:
+    """A defaultdict without its default, whose making would be a call."""
+    return {plain_key(key): value for key, value in dict(entries).items()}
 
 
 def _set(items: Sequence[Any] = ()) -> set[Any]:
@@ -250,6 +257,7 @@ _MAKERS: tuple[Callable[..., Tensor], ...] = (
 _KNOWN: dict[str, Any] = {
     "collections.OrderedDict": _ordered,
     "collections.Counter": _counter,
+    "collections.defaultdict": _default,
     "builtins.set": _set,
     "builtins.complex": complex,
     "builtins.bytearray": _bytearray,
