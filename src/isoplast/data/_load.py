@@ -40,7 +40,7 @@ class Dataset:
     name: str
     inputs: Tensor = field(repr=False)
     targets: Tensor = field(repr=False)
-    classes: int
+    classes: int | None
     note: str
     fingerprint: str = field(repr=False)
 
