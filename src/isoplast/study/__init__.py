@@ -8,16 +8,16 @@ Example:
 
 from isoplast.study._metrics import METRICS, Metric, metric, metrics_table
 from isoplast.study._open_run import OpenRun, open_run
-from isoplast.study._parts import Part
+from isoplast.study._parts import Part, foreign_parts
 from isoplast.study._run_study import run_study
-from isoplast.study._spec import Run, Switch, expanded, named
+from isoplast.study._spec import Run, Switch
 from isoplast.study._study import Study, builtin_studies, find_study
 from isoplast.study._yaml import parse_yaml
 from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome
 from isoplast.study.executors._inline import InlineExecutor
 from isoplast.study.executors._local import LocalExecutor
 from isoplast.study.executors._worker import worker
-from isoplast.study.run._execute import Progress, RunFailed, execute
+from isoplast.study.run._execute import Progress, RunFailed, execute, module_path
 from isoplast.study.run._instruments import INSTRUMENTS, measure_network, score
 from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec, Recipe
 from isoplast.study.run._provenance import git_words
@@ -57,15 +57,15 @@ __all__ = [
     "Switch",
     "builtin_studies",
     "execute",
-    "expanded",
     "find_study",
+    "foreign_parts",
     "git_words",
     "load_runs",
     "load_study",
     "measure_network",
     "metric",
     "metrics_table",
-    "named",
+    "module_path",
     "open_run",
     "parse_yaml",
     "read_index",

@@ -10,6 +10,7 @@ from isoplast import data, methods, nn, streams
 from isoplast._core.errors import IsoplastError
 from isoplast._core.settings import Settings, converted, settings_of, takes_list
 from isoplast.study.run._learner import LEARNERS, LearnerSpec
+from isoplast.study.run._supervised import Supervised as _Supervised  # registers itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +40,14 @@ class _Kind:
         make: the object for a name and settings.
         reference: the name by which another process finds the class of an object.
         find: the class of a name.
+        names: what is registered.
     """
 
     base: type
     make: Callable[[str, Mapping[str, Any]], Any]
     reference: Callable[[Any], str]
     find: Callable[[str], type]
+    names: Callable[[], list[str]]
 
 
 def _net(name: str, settings: Mapping[str, Any]) -> nn.NetSpec:
@@ -62,22 +65,25 @@ _KINDS: dict[str, _Kind] = {
         lambda name, settings: streams.problem(name, **settings),
         lambda found: streams.STREAMS.reference(type(found)),
         streams.STREAMS.find,
+        streams.STREAMS.names,
     ),
     "data": _Kind(
         data.DataSpec,
         lambda name, settings: data.data_spec(name, **settings),
         lambda found: data.DATA.reference(type(found)),
         data.DATA.find,
+        data.DATA.names,
     ),
-    "net": _Kind(nn.NetSpec, _net, lambda found: nn.NETS.reference(type(found)), nn.NETS.find),
+    "net": _Kind(nn.NetSpec, _net, lambda found: nn.NETS.reference(type(found)), nn.NETS.find, nn.NETS.names),
     "method": _Kind(
         methods.Method,
         lambda name, settings: methods.get(name, **settings),
         methods.reference,
         methods.METHODS.find,
+        methods.METHODS.names,
     ),
     "learner": _Kind(
-        LearnerSpec, _learner, lambda found: LEARNERS.reference(type(found)), LEARNERS.find
+        LearnerSpec, _learner, lambda found: LEARNERS.reference(type(found)), LEARNERS.find, LEARNERS.names
     ),
 }
 
@@ -117,6 +123,18 @@ def setting_takes_list(kind: str, name: str, setting: str) -> bool:
         return False
     names = name.split("+") if kind == "method" else [name]
     return any(takes_list(_KINDS[kind].find(one), setting.rpartition(".")[2]) for one in names)
+
+
+def foreign_parts(settings: Mapping[str, Any]) -> list[str]:
+    """Names of the parts of a written specification that are not ours: making them would run others' code."""
+    found = []
+    for kind, known in _KINDS.items():
+        value = settings.get(kind)
+        name = value.get("name") if isinstance(value, Mapping) else value
+        if name is not None:
+            parts = str(name).split("+") if kind == "method" else [str(name)]
+            found += [one for one in parts if one not in known.names()]
+    return found
 
 
 def _settings(found: Any) -> Settings:

@@ -88,11 +88,12 @@ class Run:
     path: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        _set(self, stream=part("stream", self.stream))
+        _set(self, stream=part("stream", _named(self.stream, Run.stream)))
         problem: Problem = make("stream", self.stream)
         _set(self, data=_data(problem, self.data))
-        _set(self, net=part("net", self.net), method=part("method", self.method))
-        _set(self, learner=part("learner", self.learner or problem.learner))
+        _set(self, net=part("net", _named(self.net, Run.net)))
+        _set(self, method=part("method", _named(self.method, Run.method)))
+        _set(self, learner=part("learner", _named(self.learner, problem.learner)))
         _set(self, seed=whole("seed", self.seed, 0), lr=_rate(self.lr), device=_device(self.device))
         _set(self, instruments=_instruments(self.instruments))
         if self.switch is not None and self.switch.task >= problem.tasks:
@@ -198,28 +199,36 @@ def expanded(mapping: Mapping[str, Any]) -> dict[str, Any]:
         values["stream"] = {key: value for key, value in values["stream"].items() if key != "data"}
         values["data"] = mapping["stream"]["data"]
     for key, owner in SHORTHANDS.items():
-        if key not in values:
+        if values.get(key) is None:
+            values.pop(key, None)
             continue
-        setting, inner = values.pop(key), named(owner, values.get(owner))
+        inner = as_mapping(owner, values.get(owner))
         if key in inner:
             raise IsoplastError(f"{key} is given twice, as {key} and as {owner}.{key}: give it once")
-        if setting is not None:
-            values[owner] = {**inner, key: setting}
+        values[owner] = {**inner, key: values.pop(key)}
     return values
 
 
-def named(kind: str, value: object) -> dict[str, Any]:
-    """A part as a mapping with a name, the default one where there is none."""
-    defaults = {"stream": Run.stream, "data": _DEFAULT_DATA, "net": Run.net, "method": Run.method}
+def as_mapping(kind: str, value: object) -> dict[str, Any]:
+    """A part as the mapping that it stands for; empty where nothing is said."""
     if value is None:
-        return {"name": defaults.get(kind, "supervised")}
+        return {}
     if isinstance(value, str):
         return {"name": value}
     if isinstance(value, Part):
         return value.to_mapping()
     if isinstance(value, Mapping):
-        return {"name": defaults.get(kind, "supervised"), **value}
+        return {str(key): item for key, item in value.items()}
     raise IsoplastError(f"{kind} is {value!r}: give a name, or a mapping with 'name' and its settings")
+
+
+def _named(value: object, default: object) -> object:
+    """What names a part: a mapping that leaves the name out is about the default one."""
+    if value is None:
+        return default
+    if isinstance(value, Mapping) and "name" not in value:
+        return {"name": default, **value}
+    return value
 
 
 def _set(instance: Any, **values: Any) -> None:
@@ -229,7 +238,7 @@ def _set(instance: Any, **values: Any) -> None:
 
 def _data(problem: Problem, value: object) -> Part | None:
     if problem.takes_data:
-        return part("data", _DEFAULT_DATA if value is None else value)
+        return part("data", _named(value, _DEFAULT_DATA))
     if value is not None:
         raise IsoplastError(f"stream {problem.name} makes its own data: leave 'data' out")
     return None

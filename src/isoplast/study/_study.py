@@ -15,7 +15,7 @@ from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.files import write_whole
 from isoplast.study import _yaml
 from isoplast.study._parts import setting_takes_list
-from isoplast.study._spec import PARTS, SHORTHANDS, Run, expanded, named
+from isoplast.study._spec import PARTS, Run, as_mapping, expanded
 from isoplast.study.run._execute import module_path
 from isoplast.study.store import _files
 from isoplast.study.store._index import read_index
@@ -208,14 +208,10 @@ def _overridden(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict
     """Settings of a run with changes that win over all that a document says."""
     if not changes:
         return dict(settings)
-    base, wanted = expanded(settings), dict(changes)
-    for key, owner in SHORTHANDS.items():
-        if key in wanted:
-            inner = wanted.get(owner, {})
-            wanted[owner] = {**(inner if isinstance(inner, dict) else {"name": inner}), key: wanted.pop(key)}
+    base, wanted = expanded(settings), expanded(changes)
     for kind in PARTS:
         if isinstance(wanted.get(kind), dict) and kind in base:
-            base[kind] = named(kind, base[kind])
+            base[kind] = as_mapping(kind, base[kind])
     return _merge(base, wanted)
 
 
