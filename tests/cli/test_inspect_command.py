@@ -144,7 +144,7 @@ def test_a_directory_shows_its_history(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = Run(
-        samples=128, tasks=2, epochs=1, method="adam", net_options=(("depth", 2), ("width", 16)), seed=3
+        samples=128, tasks=2, epochs=1, method="adam", net={"name": "mlp", "depth": 2, "width": 16}, seed=3
     )
     return execute(spec, tmp_path_factory.mktemp("runs")).path
 
@@ -236,7 +236,7 @@ def test_safetensors_missing_says_what_to_install(
 def test_the_collapsed_adam_run_is_named_ill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The demo's Adam arm up to where it is at chance: its run directory shows dead units and stretched
     layers, its bare weights stretched layers and what they do with standard normal inputs."""
-    spec = Run(samples=1280, tasks=12, epochs=25, method="adam", lr=3e-3, net_options=(("width", 128),))
+    spec = Run(samples=1280, tasks=12, epochs=25, method="adam", lr=3e-3, net={"name": "mlp", "width": 128})
     path = execute(spec, tmp_path).path
     assert main(["inspect", str(path)]) == 1
     said = capsys.readouterr().out

@@ -13,7 +13,7 @@ LAYERS = ["layers.0", "layers.1", "layers.2", "head"]
 UNITS = ["activations.0", "activations.1", "activations.2"]
 TASKS = 24
 STEPS = 500
-ADAMO = {"method": "adamo", "hyper": (("isometry", 1e-2),)}
+ADAMO = {"method": {"name": "adamo", "isometry": 1e-2}}
 
 Curve = Callable[[int], float]
 
@@ -35,7 +35,7 @@ ARMS: dict[str, tuple[dict[str, Any], Curve]] = {
     "AdamW": ({"method": "adamw"}, lambda task: collapsing(task) - 0.01),
     "AdamO": (ADAMO, staying),
     "Adam, then AdamO from task 12 (rescue)": (
-        {"method": "adam", "switch": Switch(12, "adamo", (("isometry", 1e-2),))},
+        {"method": "adam", "switch": Switch(12, {"name": "adamo", "isometry": 1e-2})},
         rescued,
     ),
 }

@@ -16,9 +16,9 @@ from isoplast.study import Run, Switch
 EXAMPLES = [
     Run(),
     Run(method="adam", samples=128, label="mine"),
-    Run(method="adamo", hyper=(("isometry", 0.03), ("isometry_every", 20), ("betas", (0.8, 0.99)))),
-    Run(method="adam", switch=Switch(12, "adamo", (("isometry_time", 1000.0),))),
-    Run(net_options=(("width", 32), ("activation", "maxmin"), ("normalization", "layernorm"))),
+    Run(method={"name": "adamo", "isometry": 0.03, "isometry_every": 20, "betas": (0.8, 0.99)}),
+    Run(method="adam", switch=Switch(12, {"name": "adamo", "isometry_time": 1000.0})),
+    Run(net={"name": "mlp", "width": 32, "activation": "maxmin", "normalization": "layernorm"}),
 ]
 
 
@@ -32,13 +32,13 @@ def test_yaml_round_trip_keeps_the_run_its_label_and_its_id(run: Run) -> None:
 
 @given(lr=st.floats(1e-300, 1e300), seed=st.integers(0, 2**63 - 1), isometry=st.floats(0, 1e300))
 def test_yaml_round_trip_keeps_every_bit_of_a_number(lr: float, seed: int, isometry: float) -> None:
-    run = Run(lr=lr, seed=seed, hyper=(("isometry", isometry),))
+    run = Run(lr=lr, seed=seed, method={"name": "adamo", "isometry": isometry})
     assert Run.from_yaml(run.to_yaml()) == run
 
 
 def test_equal_settings_are_equal_runs_however_they_are_written() -> None:
-    given_ = Run(method="adamo", hyper=(("weight_decay", 0), ("isometry", 0.01)), lr=1)
-    default = Run(method="adamo", hyper=(("isometry", 1e-2),), lr=1.0)
+    given_ = Run(method={"name": "adamo", "weight_decay": 0, "isometry": 0.01}, lr=1)
+    default = Run(method={"name": "adamo", "isometry": 1e-2}, lr=1.0)
     assert given_ == default
     assert given_.id == default.id
 
@@ -62,7 +62,13 @@ def test_labels_by_default() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"lr": 1e-4}, {"tasks": 3}, {"hyper": (("isometry", 1.0),)}, {"switch": Switch(1, "adam")}],
+    [
+        {"seed": 1},
+        {"lr": 1e-4},
+        {"tasks": 3},
+        {"method": {"name": "adamo", "isometry": 1.0}},
+        {"switch": Switch(1, "adam")},
+    ],
 )
 def test_every_setting_changes_the_id(change: dict[str, object]) -> None:
     changed = dataclasses.replace(Run(), **change)  # type: ignore[arg-type]
@@ -100,17 +106,29 @@ def test_the_canonical_form_is_strict_json_without_the_label() -> None:
         ({"method": "admo"}, "unknown method 'admo': did you mean 'adamo'?"),
         ({"device": "gpu"}, "device is 'gpu'"),
         (
-            {"hyper": (("isometri", 1.0),)},
+            {"method": {"name": "adamo", "isometri": 1.0}},
             "unknown setting of method adamo 'isometri': did you mean 'isometry'?",
         ),
-        ({"hyper": (("isometry", math.nan),)}, "isometry of method adamo is nan"),
-        ({"hyper": (("isometry", -1.0),)}, "isometry of method adamo is -1.0: it must not be negative"),
-        ({"hyper": (("betas", [0.9]),)}, r"betas of method adamo is \[0.9\]: it must be a list of 2"),
-        ({"hyper": (("betas", [0.9, 1.0]),)}, r"betas\[1\] of method adamo is 1.0"),
-        ({"hyper": (("isometry", 1.0), ("isometry_time", 9.0))}, "give one of them"),
-        ({"net_options": (("widht", 3),)}, "unknown setting of network mlp 'widht': did you mean 'width'?"),
-        ({"net_options": (("width", "big"),)}, "width of network mlp is 'big': it must be a whole number"),
-        ({"net_options": (("width", 0),)}, "width of network mlp is 0"),
+        ({"method": {"name": "adamo", "isometry": math.nan}}, "isometry of method adamo is nan"),
+        (
+            {"method": {"name": "adamo", "isometry": -1.0}},
+            "isometry of method adamo is -1.0: it must not be negative",
+        ),
+        (
+            {"method": {"name": "adamo", "betas": [0.9]}},
+            r"betas of method adamo is \[0.9\]: it must be a list of 2",
+        ),
+        ({"method": {"name": "adamo", "betas": [0.9, 1.0]}}, r"betas\[1\] of method adamo is 1.0"),
+        ({"method": {"name": "adamo", "isometry": 1.0, "isometry_time": 9.0}}, "give one of them"),
+        (
+            {"net": {"name": "mlp", "widht": 3}},
+            "unknown setting of network mlp 'widht': did you mean 'width'?",
+        ),
+        (
+            {"net": {"name": "mlp", "width": "big"}},
+            "width of network mlp is 'big': it must be a whole number",
+        ),
+        ({"net": {"name": "mlp", "width": 0}}, "width of network mlp is 0"),
         ({"label": 3}, "label is 3: it must be text"),
         ({"tasks": 3, "switch": Switch(3, "adam")}, "switch at task 3 of 3"),
     ],
@@ -168,7 +186,7 @@ def test_merge_keys_are_merged_and_may_be_overridden() -> None:
 
 
 def test_a_method_object_is_made_for_every_task() -> None:
-    run = Run(method="adam", switch=Switch(2, "adamo", (("isometry", 0.5),)))
+    run = Run(method="adam", switch=Switch(2, {"name": "adamo", "isometry": 0.5}))
     assert [run.make_method(task).name for task in range(4)] == ["adam", "adam", "adamo", "adamo"]
     options = run.switch.hyper if run.switch else ()
     assert dict(options)["isometry"] == 0.5

@@ -65,7 +65,7 @@ def test_the_demo_is_what_it_says() -> None:
     assert {(run.samples, run.tasks, run.epochs, run.batch_size, run.lr) for run in study.runs} == {
         (1280, 24, 25, 64, 3e-3)
     }
-    assert study.runs[3].switch == Switch(12, "adamo", (("isometry", 1e-2),))
+    assert study.runs[3].switch == Switch(12, {"name": "adamo", "isometry": 1e-2})
     assert len(study.runs) == 8
 
 

@@ -380,7 +380,7 @@ def test_a_long_enough_run_is_not_warned_a_short_one_is(tiny: MakeRun, tmp_path:
     said: dict[float, list[str]] = {}
     for isometry in (1e-3, 100.0):
         lines = said.setdefault(isometry, [])
-        execute(tiny(hyper=(("isometry", isometry),)), tmp_path, say=lines.append)
+        execute(tiny(method={"name": "adamo", "isometry": isometry}), tmp_path, say=lines.append)
     assert any("time constant" in line for line in said[100.0])
     assert not any(line.startswith("warning") for line in said[100.0])
     assert any(line.startswith("warning: 12 steps are fewer") for line in said[1e-3])

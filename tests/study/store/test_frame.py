@@ -78,7 +78,7 @@ def test_a_single_run_is_a_study_too(finished: Path) -> None:
 def test_runs_that_the_study_does_not_name_any_more_are_left_out(finished: Path, tmp_path: Path) -> None:
     for name in ("study.yaml", "index.json"):
         (tmp_path / name).write_bytes((finished / name).read_bytes())
-    other = Run(samples=128, tasks=1, epochs=1, net_options=(("width", 16),), method="adam")
+    other = Run(samples=128, tasks=1, epochs=1, net={"name": "mlp", "width": 16}, method="adam")
     execute(other, tmp_path)
     assert load_study(tmp_path / other.id).height == 2
     assert load_study(tmp_path).height == 0
@@ -88,8 +88,8 @@ def test_runs_that_the_study_does_not_name_any_more_are_left_out(finished: Path,
 
 def test_settings_of_different_kinds_share_a_column(tiny: Callable[..., Run], tmp_path: Path) -> None:
     for every in (3, "auto"):
-        execute(tiny(hyper=(("isometry_every", every),), tasks=1), tmp_path)
-    switched = tiny(method="adam", tasks=2, switch=Switch(1, "adamo", (("isometry", 0.5),)))
+        execute(tiny(method={"name": "adamo", "isometry_every": every}, tasks=1), tmp_path)
+    switched = tiny(method="adam", tasks=2, switch=Switch(1, {"name": "adamo", "isometry": 0.5}))
     execute(switched, tmp_path)
     frame = load_study(tmp_path)
     assert set(frame["isometry_every"].to_list()) == {"3", "auto", None}
