@@ -59,6 +59,11 @@ def _learner(name: str, settings: Mapping[str, Any]) -> LearnerSpec:
     return kind(**converted(kind, f"learner {name}", settings))
 
 
+def _method_reference(found: methods.Method) -> str:
+    parts = found.parts if isinstance(found, methods.Combination) else (found,)
+    return "+".join(methods.METHODS.reference(type(one)) for one in parts)
+
+
 _KINDS: dict[str, _Kind] = {
     "stream": _Kind(
         streams.Problem,
@@ -78,7 +83,7 @@ _KINDS: dict[str, _Kind] = {
     "method": _Kind(
         methods.Method,
         lambda name, settings: methods.get(name, **settings),
-        methods.reference,
+        _method_reference,
         methods.METHODS.find,
         methods.METHODS.names,
     ),

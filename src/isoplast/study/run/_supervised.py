@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast._core.checks import at_least, positive
-from isoplast.methods import Training, training
+from isoplast.methods import Method, Training, training
 from isoplast.streams import Problem, Stream, Task, TaskSequence
 from isoplast.study.run._instruments import Measured, measure_network, score
 from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec, Recipe
@@ -71,15 +71,9 @@ class SupervisedLearner(Learner):
             self._switch()
         self.steps_per_task = -(-len(problem.task(task).targets) // settings.batch_size) * settings.epochs
 
-    def _started(self, method: Any, network: nn.Module) -> Training:
+    def _started(self, method: Method, network: nn.Module) -> Training:
         recipe, clip = self.recipe, self.settings.clip_norm
-        try:
-            return training(method, network, lr=recipe.lr, clip_norm=clip, device=recipe.device)
-        except ValueError as error:  # a combination of settings that only the optimizer can judge
-            if isinstance(error, IsoplastError):
-                raise
-            reason = str(error).partition("\n")[0]
-            raise IsoplastError(f"method {method.name} with lr {recipe.lr:g}: {reason}") from error
+        return training(method, network, lr=recipe.lr, clip_norm=clip, device=recipe.device)
 
     def _switch(self) -> None:
         assert self.recipe.switch is not None
@@ -175,5 +169,6 @@ class SupervisedLearner(Learner):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to that."""
-        self._training.load_state_dict(state["training"])
+        # The runner keeps the generators, those of numpy and Python too.
+        self._training.load_state_dict(state["training"], generators=False)
         self.steps = state["steps"]
