@@ -30,6 +30,8 @@ def write_whole(path: Path, contents: bytes) -> None:
 
 def _sync(directory: Path) -> None:
     """Force a directory's entries to disk: until then a rename may be lost with the power."""
+    if os.name == "nt":  # Windows opens no directory; its renames go through the journal of the file system
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

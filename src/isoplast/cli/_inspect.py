@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
-from isoplast.diagnostics import Inspection, Moment, format_number, repair_, text_table, weight_spectra
+from isoplast._core.text import text_table
+from isoplast.diagnostics import Inspection, Moment, format_number, repair_, weight_spectra
 from isoplast.diagnostics import inspect as inspect_model
 from isoplast.model import (
     Checkpoint,

@@ -8,6 +8,7 @@ import traceback
 
 from isoplast import __version__
 from isoplast._core.errors import IsoplastError
+from isoplast._core.text import one_line
 
 _EXTRAS = ("tyro", "rich", "polars", "plotly", "sklearn", "yaml", "PIL", "jinja2", "filelock", "safetensors")
 
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"isoplast: {message}", file=sys.stderr)
+    print(f"isoplast: {one_line(message)}", file=sys.stderr)
     return status
 
 

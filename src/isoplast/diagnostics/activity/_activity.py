@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Layers, Result, format_number, layer_table
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Layers, Result, format_number
 from isoplast.diagnostics.activity._features import Features, srank
 from isoplast.isometry import effective_rank, stable_rank, working
 from isoplast.model import ActivationRecorder, preserve_state, run
@@ -148,7 +149,7 @@ class Activity(Layers[LayerActivity], Result):
         header = ("layer", "units", f"dormant({tau:g})", "dead", "satur.", "linear", "dupl.", "srank", "norm")
         rows = [(name, *_cells(one)) for name, one in self.items()]
         lines = [
-            layer_table(header, [*rows, ("all", *_cells(self)[:6], "", "")]),
+            text_table(header, [*rows, ("all", *_cells(self)[:6], "", "")], width=80),
             f"observed: {self.observed}",
         ]
         lines += [f"{name}: activations are not finite" for name, one in self.items() if not one.finite]

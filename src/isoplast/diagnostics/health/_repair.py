@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Result, format_number, text_table, wrapped
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Result, format_number, wrapped
 from isoplast.diagnostics.health._inspection import Inspection, batches, feeding, inspect
 from isoplast.diagnostics.weights._spectra import WeightSpectra
 from isoplast.isometry import edit_matrices_, matrix_view, polar_factor

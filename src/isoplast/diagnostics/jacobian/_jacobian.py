@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Layers, format_number, text_table, wrapped
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Layers, format_number, wrapped
 from isoplast.diagnostics.jacobian._layers import Layer, named, traced
 from isoplast.diagnostics.jacobian._spectrum import NUMBERS, JacobianSpectrum, spectrum
 from isoplast.model import (

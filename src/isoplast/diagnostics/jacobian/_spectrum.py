@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
+from isoplast._core.text import text_table
 from isoplast.diagnostics._lanczos import orthogonalized
-from isoplast.diagnostics._result import Result, format_number, text_table
+from isoplast.diagnostics._result import Result, format_number
 
 Map = Callable[[Tensor], Tensor]
 # Entries of derivatives in memory at a time: 64 MB in float32.

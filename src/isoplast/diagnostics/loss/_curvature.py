@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.text import text_table
 from isoplast.diagnostics._lanczos import Ritz, lanczos
-from isoplast.diagnostics._result import Result, format_number, text_table
+from isoplast.diagnostics._result import Result, format_number
 from isoplast.diagnostics.loss._objective import Loss, Objective, Part, finite
 from isoplast.model import differentiable_kernels, preserve_state
 

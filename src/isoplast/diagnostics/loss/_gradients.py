@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Layers, Result, format_number, layer_table, wrapped
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Layers, Result, format_number, wrapped
 from isoplast.diagnostics.loss._objective import Loss, Objective, finite, layer_of, norm
 from isoplast.diagnostics.ntk._samples import applied
 from isoplast.model import differentiable_kernels, preserve_state, refuse_batch_statistics, take_samples
@@ -105,7 +106,7 @@ class Gradients(Layers[LayerGradient], Result):
             ]
             for name, layer in self.layers.items()
         ]
-        return f"{wrapped(summary)}\n{layer_table(('layer', 'gradient', 'weight', ''), rows)}"
+        return f"{wrapped(summary)}\n{text_table(('layer', 'gradient', 'weight', ''), rows, width=80)}"
 
 
 def gradients(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Layers, Result, format_number, layer_table, text_table
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Layers, Result, format_number
 from isoplast.diagnostics.loss._objective import finite, layer_of, norm
 from isoplast.model import clean_name, outputs, preserve_state, sample_count, take_samples, unwrap, usable
 
@@ -64,7 +65,7 @@ class UpdateRatios(Layers[LayerUpdate], Result):
             [name, format_number(one.ratio), format_number(one.distance), "" if one.finite else "NOT FINITE"]
             for name, one in [*self.layers.items(), ("all", LayerUpdate(self.ratio, self.distance, True))]
         ]
-        return layer_table(("layer", "update / weight", "update", ""), rows)
+        return text_table(("layer", "update / weight", "update", ""), rows, width=80)
 
 
 def update_ratio(model: nn.Module, before: nn.Module | Mapping[str, Tensor]) -> UpdateRatios:

@@ -14,7 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Result, text_table
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Result
 from isoplast.diagnostics.health._findings import Finding
 from isoplast.diagnostics.health._optimizer_findings import optimizer_findings
 from isoplast.diagnostics.monitor._account import Account, divide

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoplast._core.text import text_table
 from isoplast.diagnostics._lanczos import Ritz, lanczos
-from isoplast.diagnostics._result import Result, format_number, text_table, wrapped
+from isoplast.diagnostics._result import Result, format_number, wrapped
 
 
 @dataclasses.dataclass(frozen=True)

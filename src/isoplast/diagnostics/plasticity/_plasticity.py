@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Result, format_number, text_table, wrapped
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Result, format_number, wrapped
 from isoplast.diagnostics._student import interval
 from isoplast.diagnostics.plasticity._probe import MakeOptimizer, Probe, Problems, Task, seed_generators
 from isoplast.model import clone, freshly_made, preserve_state, redrawn, usable

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Layers, Result, format_number, layer_table, wrapped
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Layers, Result, format_number, wrapped
 from isoplast.diagnostics.health._findings import weight_findings
 from isoplast.diagnostics.weights._convolutions import conv_singular_values
 from isoplast.isometry import effective_rank, effective_rank_energy, singular_values, stable_rank, working
@@ -141,7 +142,7 @@ class WeightSpectra(Layers[LayerSpectrum], Result):
     def __str__(self) -> str:
         header = ("layer", "shape", "min", "mean", "max", "cond", "eff rank", "|Gram-I|")
         rows = [(name, "x".join(map(str, one.shape)), *_cells(one)) for name, one in self.items()]
-        lines = [layer_table(header, [*rows, ("all", "", *_cells(self))])]
+        lines = [text_table(header, [*rows, ("all", "", *_cells(self))], width=80)]
         lines.append(
             f"product of the norms {format_number(self.lipschitz_bound)} "
             "(a Lipschitz bound of a chain without shortcuts)"
