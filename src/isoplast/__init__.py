@@ -1,7 +1,7 @@
 """isoplast keeps neural networks able to learn.
 
-:class:`AdamO` in place of Adam, or :func:`attach` for any other optimizer, keeps weight matrices isometric. It
-implements "Preserving Plasticity in Continual Learning via Dynamical Isometry" (arXiv:2606.09762).
+:class:`AdamO` in place of Adam, or :func:`attach` for any other optimizer, keeps weight matrices isometric.
+It implements "Preserving Plasticity in Continual Learning via Dynamical Isometry" (arXiv:2606.09762).
 """
 
 from __future__ import annotations
@@ -29,7 +29,18 @@ _FACE = {
     "orthogonalize_": "optim",
     "param_groups": "optim",
 }
-_PACKAGES = ("data", "diagnostics", "isometry", "methods", "model", "nn", "optim", "report", "streams", "study")
+_PACKAGES = (
+    "data",
+    "diagnostics",
+    "isometry",
+    "methods",
+    "model",
+    "nn",
+    "optim",
+    "report",
+    "streams",
+    "study",
+)
 
 __all__ = [
     "AdamO",

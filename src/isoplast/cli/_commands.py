@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import tyro
 
 from isoplast.cli import _inspect, _methods, _studies
+
+_Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+
+
+def list_methods(names: _Names = ()) -> int:
+    """List the methods: reference, defaults and what they control.
+
+    Args:
+        names: Explain these alone, such as adamo or adamo+layernorm.
+    """
+    print("\n\n".join(map(_methods.details, names)) if names else _methods.listing())
+    return 0
 
 
 def run_command(words: Sequence[str]) -> int:
@@ -16,7 +29,7 @@ def run_command(words: Sequence[str]) -> int:
         "run": _studies.run,
         "study": _studies.study,
         "report": _studies.report,
-        "methods": _methods.list_methods,
+        "methods": list_methods,
         "inspect": _inspect.inspect,
         "repair": _inspect.repair,
         "spectra": _studies.spectra,

@@ -199,7 +199,9 @@ def _opened_run(path: Path) -> Iterator[_Opened]:
         if not directory.checkpoint.exists():
             raise IsoplastError(f"{path} has no checkpoint yet: no task of the run is finished")
         checkpoint = read_checkpoint(directory.checkpoint)
-        about = f"run: {settings.get('label', path.name)}; weights alone: {', '.join(foreign)} is not imported"
+        about = (
+            f"run: {settings.get('label', path.name)}; weights alone: {', '.join(foreign)} is not imported"
+        )
         yield _Opened(
             checkpoint, checkpoint.state, checkpoint.state, run=path.name, moments=_recorded(directory),
             about=(about,),
@@ -210,8 +212,8 @@ def _opened_run(path: Path) -> Iterator[_Opened]:
     run, inputs = opened.run, opened.inputs[:_SAMPLES]
     data = f" of {run.data.name}" if run.data else ""
     about_run = (
-        f"run: {run.label} on {run.stream.name}{data}, seed {run.seed}, after {opened.finished} of {run.tasks} "
-        "tasks",
+        f"run: {run.label} on {run.stream.name}{data}, seed {run.seed}, "
+        f"after {opened.finished} of {run.tasks} tasks",
         f"inputs: {len(inputs)} of its last task",
     )
     with opened.evaluated() as network:
@@ -238,9 +240,7 @@ def _inputs(opened: _Opened, given: Path | None) -> Tensor | None:
         return opened.inputs
     inputs = read_tensor(given)
     model = opened.model
-    weights = (
-        list(model.parameters()) if isinstance(model, nn.Module) else opened.checkpoint.tensors.values()
-    )
+    weights = list(model.parameters()) if isinstance(model, nn.Module) else opened.checkpoint.tensors.values()
     kinds = [weight.dtype for weight in weights if weight.is_floating_point()]
     return inputs.to(kinds[0]) if inputs.is_floating_point() and kinds else inputs
 

@@ -210,7 +210,7 @@ def _study(chosen: Study, out: Path, jobs: int | None, threads: int, executor: s
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let a polite request to end (SIGTERM) do what Ctrl-C does: the terminal and the files are put in order."""
+    """Let SIGTERM do what Ctrl-C does: the terminal and the files are put in order."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

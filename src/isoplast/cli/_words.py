@@ -64,5 +64,11 @@ def merged(flags: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]
     found = dict(words)
     for key, value in flags.items():
         owner, _, setting = key.partition(".")
-        _put(found, owner, setting or ("name" if isinstance(found.get(owner), dict) else ""), value, f"--{owner}")
+        _put(
+            found,
+            owner,
+            setting or ("name" if isinstance(found.get(owner), dict) else ""),
+            value,
+            f"--{owner}",
+        )
     return found

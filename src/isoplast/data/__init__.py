@@ -6,5 +6,6 @@ Example:
 """
 
 from isoplast.data._load import Dataset, data_names, load_data
+from isoplast.data._temp import DATA, DataSpec, data_spec
 
-__all__ = ["Dataset", "data_names", "load_data"]
+__all__ = ["DATA", "DataSpec", "Dataset", "data_names", "data_spec", "load_data"]

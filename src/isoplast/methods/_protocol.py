@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from isoplast._core.settings import Settings, check_fields, options
+from isoplast._core.settings import Settings, check_fields, settings_of
 
 Inputs: TypeAlias = Any
 """What a model takes: a tensor, a tuple of positional or a mapping of keyword arguments."""
@@ -142,7 +142,7 @@ class Method:
 
     def settings(self) -> Settings:
         """Return all settings in canonical form: `get(name, **dict(settings))` is this method."""
-        return options(self)
+        return settings_of(self)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return the network to train: the model itself, or one with another architecture.

@@ -35,7 +35,9 @@ class Metric:
 def _score(name: str, label: str, what: str, higher: bool) -> list[Metric]:
     """A score on the data trained on, on held-out data, and while it was trained."""
     return [
-        Metric(name, "number", "task", label, f"{what} on the whole task after training on it.", "score", higher),
+        Metric(
+            name, "number", "task", label, f"{what} on the whole task after training on it.", "score", higher
+        ),
         Metric(
             f"test_{name}",
             "number",
@@ -64,7 +66,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("seconds", "number", "task", "seconds", "Wall time of training on the task.", "run"),
     Metric("primary", "text", "task", "primary metric", "Name of the metric that counts.", "run"),
     Metric(
-        "chance", "number", "task", "chance", "Score of the best guess that does not look at the inputs.", "score"
+        "chance",
+        "number",
+        "task",
+        "chance",
+        "Score of the best guess that does not look at the inputs.",
+        "score",
     ),
     *_score("accuracy", "accuracy", "Share of the inputs classified right", True),
     *_score("mean_squared_error", "mean squared error", "Mean squared error", False),
@@ -117,7 +124,13 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("units", "text", "activation", "activation", "Name of the hidden activation.", "activity"),
     Metric(
-        "dead", "number", "activation", "dead units", "Share of units that are zero on every input.", "activity", False
+        "dead",
+        "number",
+        "activation",
+        "dead units",
+        "Share of units that are zero on every input.",
+        "activity",
+        False,
     ),
     Metric(
         "dormant",
@@ -141,8 +154,8 @@ METRICS: tuple[Metric, ...] = (
         "number",
         "task",
         "NTK: participation rank",
-        "Along how many directions of the empirical NTK learning is equally fast: (sum of eigenvalues)^2 over "
-        "the sum of their squares.",
+        "Along how many directions of the empirical NTK learning is equally fast: (sum of eigenvalues)^2 "
+        "over the sum of their squares.",
         "ntk",
     ),
     Metric("ntk_size", "count", "task", "NTK: size", "Inputs times outputs of the empirical NTK.", "ntk"),
@@ -164,10 +177,20 @@ METRICS: tuple[Metric, ...] = (
         True,
     ),
     Metric(
-        "plasticity_low", "number", "task", "probe: low", "Lower end of the interval of the probe.", "plasticity"
+        "plasticity_low",
+        "number",
+        "task",
+        "probe: low",
+        "Lower end of the interval of the probe.",
+        "plasticity",
     ),
     Metric(
-        "plasticity_high", "number", "task", "probe: high", "Upper end of the interval of the probe.", "plasticity"
+        "plasticity_high",
+        "number",
+        "task",
+        "probe: high",
+        "Upper end of the interval of the probe.",
+        "plasticity",
     ),
     Metric(
         "plasticity_learned",

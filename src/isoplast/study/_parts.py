@@ -10,7 +10,6 @@ from isoplast import data, methods, nn, streams
 from isoplast._core.errors import IsoplastError
 from isoplast._core.settings import Settings, converted, settings_of, takes_list
 from isoplast.study.run._learner import LEARNERS, LearnerSpec
-from isoplast.study.run._supervised import Supervised as _Supervised  # registers itself
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from isoplast import methods
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast.methods import Method
 from isoplast.streams import Problem
@@ -78,7 +77,7 @@ class Run:
     data: Part | None = None
     net: Part = "mlp"  # type: ignore[assignment]
     method: Part = "adamo"  # type: ignore[assignment]
-    learner: Part | None = None
+    learner: Part = None  # type: ignore[assignment]
     lr: float = 1e-3
     seed: int = 0
     device: str = "cpu"
@@ -104,7 +103,7 @@ class Run:
         if not isinstance(self.label, str):
             raise IsoplastError(f"label is {self.label!r}: it must be text, put it between quotes")
         _set(self, label=self.label or self._default_label(), path=_path(self.path))
-        make("learner", self.learner).check(self, problem)
+        make("learner", self.learner).check(problem)
 
     def _default_label(self) -> str:
         title = self.make_method().info.title
@@ -182,7 +181,9 @@ class Run:
     def make_method(self, task: int = 0) -> Method:
         """The method in force during a task, as a fresh object."""
         switched = self.switch is not None and task >= self.switch.task
-        found: Method = make("method", self.switch.method if self.switch is not None and switched else self.method)
+        found: Method = make(
+            "method", self.switch.method if self.switch is not None and switched else self.method
+        )
         return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from isoplast._core.settings import settings_of
 from isoplast.data import Dataset
@@ -71,14 +72,19 @@ def _check_task(opened: TaskSequence, task: Task, index: int) -> None:
     assert task.index == index, f"task {index} says that it is task {task.index}"
     assert len(task.inputs) == len(task.targets) > 0, f"task {index}: inputs and targets differ in number"
     shape = tuple(task.inputs.shape[1:])
-    assert shape == opened.input_shape, f"task {index}: inputs are {shape}, the stream says {opened.input_shape}"
+    assert shape == opened.input_shape, (
+        f"task {index}: inputs are {shape}, the stream says {opened.input_shape}"
+    )
     if task.inputs.is_floating_point():
         assert bool(task.inputs.isfinite().all()), f"task {index}: some inputs are not finite"
     wrong = opened.objective.check(task.targets)
     assert not wrong, f"task {index}: {wrong}"
-    assert (task.test_inputs is None) == (task.test_targets is None), f"task {index}: half of a test part"
+    halves = (task.test_inputs is None) == (task.test_targets is None)
+    assert halves, f"task {index}: half of a test part"
     if task.test_inputs is not None and task.test_targets is not None:
-        assert tuple(task.test_inputs.shape[1:]) == opened.input_shape, f"task {index}: held-out inputs differ"
+        assert tuple(task.test_inputs.shape[1:]) == opened.input_shape, (
+            f"task {index}: held-out inputs differ"
+        )
         assert not opened.objective.check(task.test_targets), f"task {index}: held-out targets do not fit"
     chance = opened.objective.chance(task.targets)
     assert chance == chance, f"task {index}: chance is not a number"
@@ -88,15 +94,18 @@ def _check_purity(stream: Stream, data: Dataset | None, tasks: list[Task]) -> No
     random.seed(1)
     np.random.seed(2)  # noqa: NPY002 -- what nobody may read
     torch.manual_seed(3)
-    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
-    again = stream.open(data, 3)
+    before, again = _generators(), stream.open(data, 3)
     for index in reversed(range(len(tasks))):
-        assert _same(again.task(index), tasks[index]), f"task {index} differs when it is asked for in another order"
-    after = random.getstate(), np.random.get_state()[1], torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
-    untouched = states[0] == after[0] and bool((states[1] == after[1]).all()) and torch.equal(states[2], after[2])
-    assert untouched, "the stream draws from a global generator"
+        same = _same(again.task(index), tasks[index])
+        assert same, f"task {index} depends on what was asked for before"
+    assert before == _generators(), "the stream draws from a global generator"
     other = stream.open(data, 4)
     assert any(not _same(other.task(index), task) for index, task in enumerate(tasks)), "seeds change nothing"
+
+
+def _generators() -> tuple[object, ...]:
+    numpy: Any = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), numpy[1].tolist(), numpy[2], torch.get_rng_state().tolist()
 
 
 def _check_settings(stream: Stream) -> None:
@@ -108,12 +117,10 @@ def _check_settings(stream: Stream) -> None:
 
 
 def _same(first: Task, second: Task) -> bool:
-    pairs = [
+    pairs: list[tuple[Tensor | None, Tensor | None]] = [
         (first.inputs, second.inputs),
         (first.targets, second.targets),
         (first.test_inputs, second.test_inputs),
         (first.test_targets, second.test_targets),
     ]
-    return all(
-        (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs
-    )
+    return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)

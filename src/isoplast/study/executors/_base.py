@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 from isoplast._core.registry import Registry
@@ -39,7 +38,8 @@ class Job:
             python: the interpreter, `sys.executable` for this machine's.
         """
         start = (
-            "import sys; sys.path[:] = [p for p in sys.path if p]; import os; events = os.dup(1); os.dup2(2, 1); "
+            "import sys; sys.path[:] = [p for p in sys.path if p]; "
+            "import os; events = os.dup(1); os.dup2(2, 1); "
             "from isoplast.study import worker; sys.exit(worker(events))"
         )
         folder = str(self.directory.path.resolve())

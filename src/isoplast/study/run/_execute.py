@@ -118,7 +118,6 @@ def load_part(run: Run) -> data.Dataset:
 
 def start_learner(run: Run, problem: OpenProblem, task: int) -> Learner:
     """The learner of a run before its task number `task`, seeded as in the run, not yet restored."""
-    assert run.learner is not None
     seed_everything(run.seed)
     recipe = Recipe(
         net=make("net", run.net),
@@ -278,7 +277,9 @@ class _Attempt:
         return reached
 
     @staticmethod
-    def _row(learner: Learner, task: int, steps: int, seconds: float, found: dict[str, Any]) -> dict[str, Any]:
+    def _row(
+        learner: Learner, task: int, steps: int, seconds: float, found: dict[str, Any]
+    ) -> dict[str, Any]:
         head = {"task": task, "method_active": learner.method.name, "steps": steps, "seconds": seconds}
         return head | found
 

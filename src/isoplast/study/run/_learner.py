@@ -124,6 +124,7 @@ class LearnerSpec(ABC):
     def __post_init__(self) -> None:
         check_fields(self, f"learner {self.name}")
 
+    @abstractmethod
     def check(self, problem: Problem) -> None:
         """Raise IsoplastError, before anything starts, for a problem that this learner cannot train on."""
 

@@ -118,7 +118,7 @@ def processor() -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory this process has used so far, in bytes: of the GPU where it trains on one; 0 if unknown."""
+    """The most memory this process has used, in bytes: of the GPU where it trains on one; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if resource is None:

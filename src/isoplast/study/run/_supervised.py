@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from isoplast._core.errors import IsoplastError
 from isoplast._core.checks import at_least, positive
+from isoplast._core.errors import IsoplastError
 from isoplast.methods import Method, Training, training
 from isoplast.streams import Problem, Stream, Task, TaskSequence
 from isoplast.study.run._instruments import Measured, measure_network, score
@@ -69,7 +69,8 @@ class SupervisedLearner(Learner):
         self._measured = Measured()
         if recipe.switch is not None and task > recipe.switch:
             self._switch()
-        self.steps_per_task = -(-len(problem.task(task).targets) // settings.batch_size) * settings.epochs
+        first = problem.task(min(task, problem.tasks - 1))  # of a finished run there is no next one
+        self.steps_per_task = -(-len(first.targets) // settings.batch_size) * settings.epochs
 
     def _started(self, method: Method, network: nn.Module) -> Training:
         recipe, clip = self.recipe, self.settings.clip_norm
@@ -130,7 +131,10 @@ class SupervisedLearner(Learner):
     def measure(self, task: Task) -> dict[str, Any]:
         """Scores on the task's data, and the instruments."""
         inputs = self.inputs(task)
-        found: dict[str, Any] = {"primary": self.problem.primary, "chance": self.objective.chance(task.targets)}
+        found: dict[str, Any] = {
+            "primary": self.problem.primary,
+            "chance": self.objective.chance(task.targets),
+        }
         with self.evaluated() as network:
             found |= score(network, inputs, task.targets.to(self.recipe.device), self.objective)
             if task.test_inputs is not None and task.test_targets is not None:
@@ -138,7 +142,9 @@ class SupervisedLearner(Learner):
                 scores = score(network, *held_out, self.objective)
                 found |= {f"test_{name}": value for name, value in scores.items()}
             if self.online and self.steps:
-                found |= {f"online_{name}": value for name, value in self._measured.means(self.objective).items()}
+                found |= {
+                    f"online_{name}": value for name, value in self._measured.means(self.objective).items()
+                }
             found |= measure_network(network, inputs, self.objective, self.recipe.lr, self.recipe.instruments)
         if not math.isfinite(found["loss"]):
             if self.steps == 0:

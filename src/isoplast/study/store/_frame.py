@@ -72,7 +72,9 @@ def load_study(path: str | Path, *, flat: bool = False) -> pl.DataFrame:
     # What no run has is left out, but for what every reader relies on.
     schema = {name: one for name, one in known.items() if name in found or one.source == "run"}
     schema |= {name: one for name, one in found.items() if name not in known}
-    values = {name: [_value(one, row.get(name), where) for where, row in rows] for name, one in schema.items()}
+    values = {
+        name: [_value(one, row.get(name), where) for where, row in rows] for name, one in schema.items()
+    }
     score = [_score(row, where) for where, row in rows]
     frame = pl.DataFrame(columns, infer_schema_length=None).hstack(
         pl.DataFrame(
@@ -137,7 +139,8 @@ def _value(one: Metric, value: Any, where: RunDirectory) -> Any:
         return None if value is None else _nested(one, value, depth)
     except (TypeError, ValueError):
         raise IsoplastError(
-            f"{where.metrics}: {one.name} is {str(value)[:60]!r}, which is none: delete {where.path} and run again"
+            f"{where.metrics}: {one.name} is {str(value)[:60]!r}, which is no {one.kind}: "
+            f"delete {where.path} and run again"
         ) from None
 
 
@@ -167,7 +170,9 @@ def _flattened(frame: pl.DataFrame, schema: list[Metric]) -> pl.DataFrame:
         if names not in frame.columns:
             continue
         all_names = list(dict.fromkeys(name for row in frame[names].drop_nulls() for name in row))
-        places = [{name: at for at, name in enumerate(row)} if row is not None else {} for row in frame[names]]
+        places = [
+            {name: at for at, name in enumerate(row)} if row is not None else {} for row in frame[names]
+        ]
         for one in schema:
             if one.per != group or one.kind == "text":
                 continue
@@ -201,7 +206,7 @@ def _directories(path: Path) -> list[RunDirectory]:
 def _columns(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A specification with its nested settings side by side, the label first.
 
-    A nested setting whose name is taken has its owner in front: a setting `seed` of a method is `method_seed`.
+    A nested setting whose name is taken has its owner in front: `seed` of a method is `method_seed`.
     """
     taken = {*spec, "score", *(one.name for one in METRICS)}
     columns: dict[str, Any] = {"label": str(spec.get("label", ""))}

@@ -69,8 +69,8 @@ class DirectoryLock:
             found = ""
         if found != self._token:
             raise RunLocked(
-                f"{self.directory} was deleted or replaced while this process was working in it: nothing more "
-                "is written there; start it again"
+                f"{self.directory} was deleted or replaced while this process was working in it: nothing "
+                "more is written there; start it again"
             )
 
 

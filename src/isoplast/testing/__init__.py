@@ -1,0 +1,5 @@
+"""Contracts that anybody's tests can check: of a method, of a stream."""
+
+from isoplast.testing._streams import check_stream
+
+__all__ = ["check_stream"]
