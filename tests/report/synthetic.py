@@ -43,7 +43,8 @@ ARMS: dict[str, tuple[dict[str, Any], Curve]] = {
 
 def specification(label: str, seed: int, tasks: int = TASKS, **changes: Any) -> Run:
     settings = ARMS[label][0] if label in ARMS else {"method": "adam"}
-    return Run(**({"lr": 3e-3, "tasks": tasks, "seed": seed, "label": label} | settings | changes))
+    given = {"lr": 3e-3, "tasks": tasks, "seed": seed, "label": label} | settings | changes
+    return Run.from_mapping(given)
 
 
 def row(run: Run, task: int, curve: Curve) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def row(run: Run, task: int, curve: Curve) -> dict[str, Any]:
         "method_active": run.make_method(task).name,
         "steps": 0 if task < 0 else STEPS,
         "seconds": 0.5,
+        "primary": "accuracy",
         "chance": 0.1,
         "accuracy": accuracy,
         "loss": 1 - accuracy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         from isoplast.cli._commands import run_command
 
         status = run_command(words)
-        sys.stdout.flush()  # what a full disk refuses is told now, not after the exit status is decided
+        _flush()
         return status
     except IsoplastError as error:
         return _complain(str(error), 2)
@@ -44,16 +45,29 @@ def main(arguments: list[str] | None = None) -> int:
             return _crash()
         return _complain(f'{package} is not installed: pip install "isoplast[bench]"', 2)
     except BrokenPipeError:  # whoever was reading has seen enough, as in `isoplast methods | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that leaving flushes to nobody
+        _leave_quietly()
         return 141
     except OSError as error:
-        if sys.stdout is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _complain(f"{error.strerror or error}: {error.filename or 'writing the output'}", 2)
     except KeyboardInterrupt:
         return _complain("interrupted: finished tasks are complete; the same command goes on", 130)
     except Exception:  # a fault of ours: status 1 would say that a network is critical
         return _crash()
+
+
+def _flush() -> None:
+    """Write out all that was printed: what a full disk refuses is told before the exit status is decided."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _leave_quietly()
+        raise
+
+
+def _leave_quietly() -> None:
+    """Send to nobody what is still to be printed, so that leaving does not fail on it again."""
+    with contextlib.suppress(OSError, ValueError):  # a test's stream may have no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, status: int) -> int:

@@ -35,10 +35,10 @@ from isoplast.study import (
 Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 _Real = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
 FilePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
-_File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+_File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE_OR_NAME", help_behavior_hint="")]
 _Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 _Words = Annotated[
-    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint="")
+    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")
 ]
 
 
@@ -126,8 +126,9 @@ def run(
 ) -> int:
     """Do one run: one method on one problem with one seed.
 
-    Every setting of every part can be written as KEY=VALUE, read as YAML reads it: stream.tasks=15
-    data.name=cifar10 method.isometry=1e-2 learner.epochs=64.
+    Every setting can be written as KEY=VALUE, read as YAML reads it:
+
+    isoplast run data=cifar10 data.samples=1000 method.isometry=1e-2
 
     Args:
         words: Settings; the flags below are short for the most usual ones.

@@ -6,6 +6,7 @@ Example:
     >>> task = tasks.task(0)
 """
 
+from isoplast.data import Dataset, data_names, load_data  # their place is isoplast.data now
 from isoplast.streams._base import (
     STREAMS,
     OpenProblem,
@@ -24,6 +25,7 @@ from isoplast.streams._random_labels import RandomLabels
 __all__ = [
     "STREAMS",
     "Classification",
+    "Dataset",
     "Language",
     "Objective",
     "OpenProblem",
@@ -33,6 +35,8 @@ __all__ = [
     "Stream",
     "Task",
     "TaskSequence",
+    "data_names",
+    "load_data",
     "names",
     "problem",
     "register",

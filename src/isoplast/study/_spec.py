@@ -249,6 +249,8 @@ def whole(name: str, value: object, low: int) -> int:
     """The value if it is a whole number of at least `low`; raises IsoplastError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise IsoplastError(f"{name} is {value!r}: it must be a whole number >= {low}")
+    if value >= 2**63:
+        raise IsoplastError(f"{name} is {value}: it must be below 2^63")
     return value
 
 
@@ -287,6 +289,8 @@ def _path(value: object) -> tuple[str, ...]:
 
 
 def _switch(value: object) -> Switch:
+    if isinstance(value, Switch):
+        return value
     if not isinstance(value, Mapping) or "task" not in value or "method" not in value:
         raise IsoplastError(f"switch is {value!r}: give a mapping with 'task' and 'method'")
     for key in value:

@@ -1,5 +1,5 @@
 """Contracts that anybody's tests can check: of a method, of a stream."""
 
-from isoplast.testing._streams import check_stream
+from isoplast.testing._streams import check_stream, made_up_data
 
-__all__ = ["check_stream"]
+__all__ = ["check_stream", "made_up_data"]
