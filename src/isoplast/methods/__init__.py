@@ -5,7 +5,7 @@ Example:
     0.03
 """
 
-from isoplast.methods._combination import Combination
+from isoplast.methods._combination import CLAIMS, Combination
 from isoplast.methods._protocol import (
     Family,
     Inputs,
@@ -67,6 +67,7 @@ from isoplast.methods.resets.whole_resets import FullReset, HeadReset, LastLayer
 from isoplast.model import UnitGroup, Units, declare_units, head_name, trace_units
 
 __all__ = [
+    "CLAIMS",
     "DASH",
     "L2",
     "L2ER",

@@ -14,7 +14,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast._core.settings import Settings
 from isoplast.methods._protocol import Inputs, Method, MethodInfo, StepContext, TaskContext
 
-_CLAIMS = {
+CLAIMS = {
     "optimizer": "bring an optimizer of their own",
     "step": "do the optimizer's step in their own way",
     "evaluation": "evaluate other weights than the trained ones",
@@ -25,6 +25,7 @@ _CLAIMS = {
     "weights": "compute the weights from other parameters",
     "layers": "start whole layers anew",
 }
+"""What only one part of a combination may do, and how it is said of two."""
 
 # What moves the weights at once, where a task begins.
 _JUMPS = frozenset({"dash", "fire", "full-reset", "head-reset", "last-layers-reset", "shrink-perturb-tasks"})
@@ -76,7 +77,7 @@ class Combination(Method):
                 if claim in owners:
                     raise IsoplastError(
                         f"{owners[claim].name} and {part.name} cannot be combined: "
-                        f"both {_CLAIMS.get(claim, f'claim {claim!r}')}; leave one of them out"
+                        f"both {CLAIMS.get(claim, f'claim {claim!r}')}; leave one of them out"
                     )
                 owners[claim] = part
         _check_fights({part.name for part in self.parts})

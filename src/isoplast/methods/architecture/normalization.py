@@ -111,7 +111,7 @@ class BatchNorm(Method):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Normalise in place."""
-        tokens = next((n for n, m in model.named_modules() if isinstance(m, _ATTENTION)), None)
+        tokens = next((n for n, m in model.named_modules() if isinstance(m, _TOKENS)), None)
         if tokens is not None:
             raise IsoplastError(
                 f"method batchnorm normalises over samples, and {tokens} works on tokens: use layernorm"
@@ -123,7 +123,7 @@ class BatchNorm(Method):
         return kind(features, eps=self.eps, momentum=self.momentum, affine=self.affine)
 
 
-_ATTENTION = (Attention, nn.MultiheadAttention)
+_TOKENS = (Attention, nn.MultiheadAttention, nn.Embedding)
 _DIMS = ((nn.BatchNorm2d, -3), (nn.InstanceNorm2d, -3), (nn.BatchNorm3d, -4), (nn.InstanceNorm3d, -4))
 
 

@@ -75,7 +75,8 @@ class DASH(TaskMethod):
         if self.floor == 1:
             return
         layers = [m for m in task.model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
-        parameters = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+        tied_once = dict.fromkeys(p for layer in layers for p in layer.parameters())
+        parameters = [parameter for parameter in tied_once if parameter.requires_grad]
         pulls = self._descent(task, parameters)
         with torch.no_grad():
             for parameter, pull in zip(parameters, pulls, strict=True):
