@@ -42,7 +42,7 @@ def test_help_fits_eighty_columns(
         words = " ".join(said.replace("│", " ").split())
         for names in (
             "random-labels",
-            "cifar10, digits, mnist",
+            "cifar10, digits, file, mnist",
             "cnn, gpt, mlp, resnet18, vit",
             "`isoplast methods` lists them",
         ):

@@ -72,16 +72,17 @@ class ZipArchive:
                 raise IsoplastError(f"truncated or damaged ({error})") from None
             raise
         self.sizes = {member.filename: member.file_size for member in self._zip.infolist()}
+        self._unread = set(self.sizes)
 
     def _check(self, size: int) -> None:
         members = self._zip.infolist()
         total = sum(member.file_size for member in members)
         if total > max(_ALWAYS, _RATIO * size):
-            raise IsoplastError(f"its {size:,} bytes claim to hold {total:,}")
+            raise IsoplastError(f"damaged (its {size:,} bytes claim to hold {total:,})")
         for member in members:
             # Python unpacks a block of any other kind whole, whatever its size.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise IsoplastError(f"its member {member.filename} is packed in a way not read here")
+                raise IsoplastError(f"packed in a way not read here (member {member.filename})")
 
     def __enter__(self) -> ZipArchive:
         return self
@@ -95,15 +96,17 @@ class ZipArchive:
         Raises:
             IsoplastError: it is damaged.
         """
-        return b"".join(self._blocks(name, self.sizes[name]))
+        content = b"".join(self._blocks(name, self.sizes[name]))
+        self._unread.discard(name)
+        return content
 
     def verify(self) -> None:
-        """Compare every member with its checksum.
+        """Compare every member that was not read yet with its checksum.
 
         Raises:
             IsoplastError: one of them differs.
         """
-        for name in self.sizes:
+        for name in sorted(self._unread):
             for _ in self._blocks(name, 1 << 20):
                 pass
 

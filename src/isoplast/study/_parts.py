@@ -74,7 +74,7 @@ _KINDS: dict[str, _Kind] = {
     "data": _Kind(
         data.DataSpec,
         lambda name, settings: data.data_spec(name, **settings),
-        lambda found: data.DATA.reference(type(found)),
+        data.data_reference,
         data.DATA.find,
         data.DATA.names,
     ),
