@@ -187,7 +187,7 @@ class Churn:
 
     Args:
         model: the network in training.
-        inputs: reference inputs: a tensor (n, ...), or a tuple or dict of such, on the model's device.
+        inputs: reference inputs: a tensor (n, ...), or a tuple or mapping of such, on the model's device.
         batch_size: samples in a forward pass, >= 1.
 
     Raises:

@@ -58,7 +58,7 @@ class Monitor:
         measures: names out of "weights", "activity", "jacobian", "ntk" and "plasticity", or a mapping from
             names of your own to functions (model, inputs) -> Result or mapping from names to numbers. By
             default all but the Jacobian, or the weights alone where there are no inputs.
-        inputs: what the network takes, some hundred samples: a tensor, a tuple or a dict of tensors, or a
+        inputs: what the network takes, some hundred samples: a tensor, a tuple or a mapping of tensors, or a
             function that returns such, called before measures so that the data may change; it may draw from
             torch's generators, which are put back.
         budget: measuring time over training time, in (0, 1).
