@@ -89,6 +89,7 @@ def lanczos(
     device: torch.device | str = "cpu",
     probes: int = 1,
     rounding: float | None = None,
+    until: Callable[[Tensor, Tensor], bool] | None = None,
 ) -> Ritz:
     r"""Ritz values and quadrature weights of a symmetric operator A.
 
@@ -111,6 +112,8 @@ def lanczos(
         probes: independent starting vectors, >= 1: one for extreme eigenvalues, several for densities
             and traces with an error.
         rounding: relative error of the products; None for that of `dtype`.
+        until: stops the iteration of the single probe early; asked after every step for the Ritz values,
+            descending, and their residuals so far.
 
     Returns:
         The Ritz values; all NaN where a product is not finite.
@@ -133,7 +136,9 @@ def lanczos(
             raise IsoplastError(f"lanczos with {name}={value}: it must be at least 1")
     source = _Source(size, generator, dtype, device)
     rounding = torch.finfo(dtype).eps if rounding is None else rounding
-    rows = [_one_probe(matvec, min(steps, size), source, rounding) for _ in range(probes)]
+    if until is not None and probes != 1:
+        raise IsoplastError(f"lanczos with probes={probes} and until: an early end is for one probe")
+    rows = [_one_probe(matvec, min(steps, size), source, rounding, until) for _ in range(probes)]
     values, weights, residuals = (torch.stack(column) for column in zip(*rows, strict=True))
     return Ritz(values, weights, residuals, size)
 
@@ -160,7 +165,11 @@ class _Source:
 
 
 def _one_probe(
-    matvec: Product, steps: int, source: _Source, rounding: float
+    matvec: Product,
+    steps: int,
+    source: _Source,
+    rounding: float,
+    until: Callable[[Tensor, Tensor], bool] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return values, weights and residuals of one starting vector."""
     basis = torch.empty(steps, source.size, dtype=source.dtype, device=source.device)
@@ -182,15 +191,26 @@ def _one_probe(
         if not torch.isfinite(diagonal[step] + beside[step]):
             nothing = torch.full((steps,), torch.nan, dtype=torch.float64)
             return nothing, nothing, nothing
+        gone = beside[step] <= closed * diagonal.abs().max()
+        if gone or step + 1 == source.size:
+            beside[step] = 0.0
+        if until is not None:
+            values, _, residuals = _ritz(diagonal[: step + 1], beside[: step + 1])
+            if until(values, residuals):
+                steps = step + 1
         if step + 1 == steps:
             break
-        if beside[step] <= closed * diagonal.abs().max():
-            beside[step] = 0.0
+        if gone:
             vector = orthogonalized(source.normal(), basis[: step + 1])
         basis[step + 1] = vector / vector.norm()
+    return _ritz(diagonal[:steps], beside[:steps])
+
+
+def _ritz(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values, weights and residuals of a tridiagonal matrix and the remainder of its last vector."""
     matrix = torch.diag(diagonal) + torch.diag(beside[:-1], 1) + torch.diag(beside[:-1], -1)
     values, vectors = torch.linalg.eigh(matrix)
-    residuals = beside[-1] * vectors[-1].abs() if steps < source.size else torch.zeros_like(values)
+    residuals = beside[-1] * vectors[-1].abs()
     return values.flip(0), (vectors[0] ** 2).flip(0), residuals.flip(0)
 
 

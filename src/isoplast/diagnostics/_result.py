@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from isoplast._core.errors import unknown
+from isoplast._core.errors import IsoplastError, unknown
 
 V = TypeVar("V")
 
@@ -75,6 +75,17 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line; of one that is not ours its kind as well.
+
+    Example:
+        >>> reason_of(IsoplastError("no inputs")), reason_of(KeyError("logits"))
+        ('no inputs', "KeyError: 'logits'")
+    """
+    text = str(error).strip().partition("\n")[0]
+    return text if isinstance(error, IsoplastError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def layer_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80) -> str:

@@ -23,7 +23,7 @@ from isoplast.model._preserve_state import (
 )
 from isoplast.model._reconstructed import ReconstructedMLP, has_normalisation, reconstruct, silent_units
 from isoplast.model._recording import FUNCTIONS, ActivationRecorder
-from isoplast.model._sharded import refuse_sharded, sharded_names, whole
+from isoplast.model._sharded import refuse_flattened, refuse_sharded, sharded_names, whole
 from isoplast.model.units._graph import graph_of
 from isoplast.model.units._groups import (
     BATCH_NORMS,
@@ -78,6 +78,7 @@ __all__ = [
     "reconstruct",
     "redrawn",
     "refuse_batch_statistics",
+    "refuse_flattened",
     "refuse_non_finite",
     "refuse_scripted",
     "refuse_sharded",

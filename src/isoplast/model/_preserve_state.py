@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from isoplast._core.errors import IsoplastError
 from isoplast.model._functional import attributes_kept, replaced
-from isoplast.model._sharded import refuse_flattened, refuse_sharded, sharded_names, whole
+from isoplast.model._sharded import refuse_flattened, refuse_sharded, sharded_names, whole_parameter
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -82,7 +82,7 @@ def preserve_state(
             for parameter, _, _ in parameters:
                 parameter.grad = None
             if sharded:
-                gathered = {name: whole(parameter) for name, parameter in sharded.items()}
+                gathered = {name: whole_parameter(parameter) for name, parameter in sharded.items()}
                 stack.enter_context(replaced(network, gathered))
             yield network
     finally:

@@ -40,6 +40,13 @@ def whole(tensor: Tensor) -> Tensor:
         return found
 
 
+def whole_parameter(parameter: nn.Parameter) -> nn.Parameter:
+    """A parameter put together of its pieces, with what a layer noted on it; communication, as `whole`."""
+    found = nn.Parameter(whole(parameter), requires_grad=parameter.requires_grad)
+    vars(found).update(vars(parameter))
+    return found
+
+
 def sharded_names(network: nn.Module) -> dict[str, int]:
     """The parameters that are spread over processes (FSDP2, tensor parallel), with the number of these."""
     named = network.named_parameters()

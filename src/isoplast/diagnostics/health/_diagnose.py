@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Result
+from isoplast.diagnostics._result import Result, reason_of
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics.health._findings import Finding, is_ill, network_findings, ordered
 from isoplast.diagnostics.health._inspection import Inspection, inspect
@@ -105,8 +105,8 @@ class _Instruments:
     def use(self, name: str, measure: Callable[[], R]) -> R | None:
         try:
             return measure()
-        except IsoplastError as error:
-            self.left_out[name] = str(error)
+        except Exception as error:  # whatever runs somebody's network may raise anything
+            self.left_out[name] = reason_of(error)
             return None
 
 

@@ -193,7 +193,7 @@ def _dense(map_: Linearised) -> Tensor:
 def _units(like: Tensor) -> Iterator[Tensor]:
     """Yield every unit vector of a sample, for all samples at once: they do not see each other."""
     for index in range(like[0].numel()):
-        unit = torch.zeros_like(like, requires_grad=False).flatten(1)
+        unit = torch.zeros_like(like, requires_grad=False).reshape(len(like), -1)
         unit[:, index] = 1.0
         yield unit.view_as(like)
 
