@@ -67,7 +67,7 @@ class Linearised:
         ]
         if not pairs:
             return torch.zeros_like(self.values)
-        with _second():
+        with second_derivatives():
             (found,) = torch.autograd.grad(
                 [gradient for gradient, _ in pairs], cotangent, [v for _, v in pairs], retain_graph=True
             )
@@ -79,7 +79,7 @@ class Linearised:
             cotangent = torch.zeros_like(self.values, requires_grad=True)
             pulled: list[Tensor | None] = [None] * len(self.at)
             if self.values.requires_grad:
-                with _second():
+                with second_derivatives():
                     pulled = list(
                         torch.autograd.grad(
                             self.values, self.at, cotangent, create_graph=True, allow_unused=True
@@ -105,12 +105,12 @@ class Linearised:
             if pulled is None or not pulled.requires_grad:
                 yield stack.new_zeros(len(stack), *self.values.shape)
                 continue
-            with _second():
+            with second_derivatives():
                 yield _batched(pulled, cotangent, stack, zeros=self.values)
 
 
 @contextlib.contextmanager
-def _second() -> Iterator[None]:
+def second_derivatives() -> Iterator[None]:
     """Say what is missing where a second derivative is."""
     try:
         yield

@@ -10,7 +10,16 @@ from isoplast.model._checkpoint import (
     write_checkpoint,
 )
 from isoplast.model._clone import clone, copy_optimizer, freshly_made, parameter_pairs, redrawn
-from isoplast.model._functional import applied, dense, one_tensor, outputs, replaced, run
+from isoplast.model._functional import (
+    applied,
+    dense,
+    one_tensor,
+    outputs,
+    parameter_names,
+    refuse_made_late,
+    replaced,
+    run,
+)
 from isoplast.model._kernels import differentiable_kernels
 from isoplast.model._matrices import Matrix, clean_name, matrices_of_module, matrices_of_state
 from isoplast.model._parameters import Decision, decide
@@ -71,6 +80,7 @@ __all__ = [
     "non_finite_names",
     "one_tensor",
     "outputs",
+    "parameter_names",
     "parameter_pairs",
     "preserve_state",
     "read_checkpoint",
@@ -79,6 +89,7 @@ __all__ = [
     "redrawn",
     "refuse_batch_statistics",
     "refuse_flattened",
+    "refuse_made_late",
     "refuse_non_finite",
     "refuse_scripted",
     "refuse_sharded",

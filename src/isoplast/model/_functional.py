@@ -67,10 +67,15 @@ def attributes_kept(network: nn.Module) -> Iterator[None]:
     That holds for parameters, buffers, children and hooks by identity; for attributes of the user's own,
     such as counters, kept activations and lists; and for what torch keeps there: the list of weights of
     recurrent layers, the weight that weight normalisation computed. Contents of tensors are not looked at.
+
+    Raises:
+        IsoplastError: if a forward pass inside made parameters, which measurements would not know.
     """
+    names = parameter_names(network)
     kept = [(vars(module), vars(module).copy(), _containers(module)) for module in network.modules()]
     try:
         yield
+        refuse_made_late(network, names)
     finally:
         for attributes, before, containers in kept:
             if not _same(attributes, before):
@@ -79,6 +84,23 @@ def attributes_kept(network: nn.Module) -> Iterator[None]:
             for container, contents in containers:
                 if not _same(container, contents):
                     _refill(container, contents)
+
+
+def parameter_names(network: nn.Module) -> frozenset[str]:
+    """The names of all parameters."""
+    return frozenset(name for name, _ in network.named_parameters())
+
+
+def refuse_made_late(network: nn.Module, names: frozenset[str]) -> None:
+    """Refuse a network that has more parameters than those of the given names.
+
+    Raises:
+        IsoplastError: naming one of them; in one line.
+    """
+    for name in sorted(parameter_names(network) - names):
+        raise IsoplastError(
+            f"{name} is made by the model's first forward pass: run one batch through the model first"
+        )
 
 
 def _containers(module: nn.Module) -> list[tuple[Any, Any]]:

@@ -101,10 +101,11 @@ def preserve_state(
 
 
 def _kept_tensors(network: nn.Module) -> Iterator[Tensor]:
-    """What modules keep besides parameters and may write to in place: counters, caches of keys and values."""
+    """What a forward pass may write to in place: counters, caches of keys and values, renormed tables."""
     found = {}
     for module in network.modules():
-        for value in [*module._buffers.values(), *vars(module).values()]:
+        renormed = module._parameters.values() if getattr(module, "max_norm", None) is not None else ()
+        for value in [*module._buffers.values(), *vars(module).values(), *renormed]:
             # Activations, which have a history, are made anew by each pass and not written to.
             if isinstance(value, Tensor) and value.grad_fn is None and value.layout is torch.strided:
                 found[id(value)] = value

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast.diagnostics._lanczos import Ritz, lanczos
-from isoplast.diagnostics._linear import Linearised
+from isoplast.diagnostics._linear import Linearised, second_derivatives
 from isoplast.diagnostics._result import Result, format_number, text_table
 from isoplast.diagnostics.loss._objective import Loss, Objective, Part, finite
 from isoplast.model import differentiable_kernels, preserve_state
@@ -131,7 +131,8 @@ def curvature(
         The result: print it, or look at `.sharpness`, `.eigenvalues`, `.trace`, `.effective_rank`.
 
     Raises:
-        IsoplastError: for a value out of range, inputs or targets that do not fit, an unknown kind.
+        IsoplastError: for a value out of range, inputs or targets that do not fit, an unknown kind, an
+            operation without a second derivative, or one whose backward pass is not its derivative.
 
     Example:
         >>> linear = nn.Linear(2, 1, bias=False)
@@ -185,7 +186,8 @@ class _HessianProduct:
         """The gradient on some samples, with a graph of its own."""
         objective = self._objective
         loss = part.share * objective.mean_loss(objective.outputs(part.inputs), part.targets)
-        return list(objective.differentiated(loss, create_graph=True))
+        with second_derivatives():
+            return list(objective.differentiated(loss, create_graph=True))
 
     def __call__(self, vector: Tensor) -> Tensor:
         pieces = self._objective.split(vector)
@@ -198,7 +200,8 @@ class _HessianProduct:
 
     def _along(self, gradient: list[Tensor], pieces: list[Tensor], keep: bool) -> Tensor:
         inner = torch.stack([(g * v).sum() for g, v in zip(gradient, pieces, strict=True)]).sum()
-        return self._objective.join(self._objective.differentiated(inner, retain_graph=keep))
+        with second_derivatives():
+            return self._objective.join(self._objective.differentiated(inner, retain_graph=keep))
 
 
 class _GaussNewtonProduct:

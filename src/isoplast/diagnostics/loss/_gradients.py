@@ -215,7 +215,7 @@ def _vectorised(objective: Objective, inputs: Any, targets: Any) -> list[Tensor]
         # vmap runs a rare operation row by row
         warnings.filterwarnings("ignore", "There is a performance drop")
         found = vmap(grad(one), in_dims=(None, *dims))(at, *leaves)
-    return [found[name] for name in objective.parameters]
+    return [found[name].detach() for name in objective.parameters]
 
 
 def _looped(objective: Objective, rows: slice) -> list[Tensor]:
