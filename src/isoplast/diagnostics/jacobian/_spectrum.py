@@ -14,6 +14,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._lanczos import orthogonalized
 from isoplast.diagnostics._linear import Linearised, NotTwice
 from isoplast.diagnostics._result import Result, format_number, text_table
+from isoplast.model import usable
 
 Map = Callable[[Tensor], Tensor]
 # Entries of derivatives in memory at a time: 64 MB in float32.
@@ -166,7 +167,7 @@ def _summary(
 
 def _linearised(function: Map, points: Tensor) -> Linearised:
     with torch.enable_grad():
-        at = points.detach().requires_grad_()
+        at = usable(points).requires_grad_()
         return Linearised(function(at.clone()), [at])  # the copy may be overwritten in place
 
 

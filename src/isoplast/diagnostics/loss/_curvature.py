@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast.diagnostics._lanczos import Ritz, lanczos
-from isoplast.diagnostics._linear import Linearised, second_derivatives
+from isoplast.diagnostics._linear import Linearised, derivatives, refuse_once_differentiable
 from isoplast.diagnostics._result import Result, format_number, text_table
 from isoplast.diagnostics.loss._objective import Loss, Objective, Part, finite
 from isoplast.model import differentiable_kernels, preserve_state
@@ -186,8 +186,10 @@ class _HessianProduct:
         """The gradient on some samples, with a graph of its own."""
         objective = self._objective
         loss = part.share * objective.mean_loss(objective.outputs(part.inputs), part.targets)
-        with second_derivatives():
-            return list(objective.differentiated(loss, create_graph=True))
+        with derivatives(second=True):
+            found = objective.differentiated(loss, create_graph=True)
+        refuse_once_differentiable(found)
+        return list(found)
 
     def __call__(self, vector: Tensor) -> Tensor:
         pieces = self._objective.split(vector)
@@ -200,7 +202,7 @@ class _HessianProduct:
 
     def _along(self, gradient: list[Tensor], pieces: list[Tensor], keep: bool) -> Tensor:
         inner = torch.stack([(g * v).sum() for g, v in zip(gradient, pieces, strict=True)]).sum()
-        with second_derivatives():
+        with derivatives(second=True):
             return self._objective.join(self._objective.differentiated(inner, retain_graph=keep))
 
 

@@ -18,6 +18,7 @@ from isoplast.diagnostics.loss._objective import finite
 from isoplast.model import (
     clone,
     copy_optimizer,
+    dense,
     outputs,
     parameter_names,
     parameter_pairs,
@@ -154,9 +155,8 @@ class Probe:
             raise IsoplastError(f"{type(network).__name__} has no trainable parameter: nothing to probe")
         if self._optimizer is not None:
             return self._optimizer(parameters)
-        for module in network.modules():
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                module.sparse = False  # Adam takes no sparse gradients
+        for parameter in parameters:  # of the copy: Adam takes no sparse gradients
+            parameter.register_post_accumulate_grad_hook(_densify)
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         return torch.optim.Adam(parameters, lr=self._lr, fused=fused)
 
@@ -167,6 +167,11 @@ class Probe:
             rate = format_number(float(self._optimizer.param_groups[0]["lr"]))
             return f"{type(self._optimizer).__name__} at lr {rate} (state: {state})"
         return "the user's optimizer"
+
+
+def _densify(parameter: Tensor) -> None:
+    if parameter.grad is not None:
+        parameter.grad = dense(parameter.grad)
 
 
 def _step(network: nn.Module, optimizer: Optimizer, problem: Problem, rows: Tensor | None) -> None:
