@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from isoplast.isometry import is_matrix, matrix_views
 
@@ -111,6 +112,10 @@ def _check(group: Group) -> None:
             f"Invalid isometry_operator value: {stride} (the convolution's stride, >= 1, or None)"
         )
     if isometry > 0:
+        for index, p in enumerate(group["params"]):
+            if is_lazy(p):
+                name = (group.get("param_names") or {index: f"parameter {index}"})[index]
+                raise ValueError(f"{name} is not initialised yet: run one batch through the model first")
         for p in matrices(group["params"], group):
             views(p, group)
             if stride is not None and not 3 <= p.ndim <= 5:

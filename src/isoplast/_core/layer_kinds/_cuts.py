@@ -173,9 +173,7 @@ def _beside_module(model: nn.Module, owner: str, own: str) -> _Beside:
                 return inner.get_parameter("weight").shape[0]
         return None
 
-    return _Beside(
-        number(_HEADS), number(_KV_HEADS), number(_HEAD_DIM), _inner(own, width), _apart(width)
-    )
+    return _Beside(number(_HEADS), number(_KV_HEADS), number(_HEAD_DIM), _inner(own, width), _apart(width))
 
 
 def _inner(own: str, width: Callable[[str], int | None]) -> int | None:
