@@ -143,9 +143,8 @@ def test_a_directory_shows_its_history(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = Run(
-        samples=128, tasks=2, epochs=1, method="adam", net_options=(("depth", 2), ("width", 16)), seed=3
-    )
+    small = {"samples": 128, "tasks": 2, "epochs": 1, "net": {"depth": 2, "width": 16}}
+    spec = Run.from_mapping({**small, "method": "adam", "seed": 3})
     return execute(spec, tmp_path_factory.mktemp("runs")).path
 
 
@@ -163,10 +162,12 @@ def test_a_run_brings_its_network_inputs_and_history(
     assert main(["repair", str(run), "-o", str(new), "--layers", "all"]) == 0
     old, written = (torch.load(path, weights_only=True) for path in (run / "checkpoint.pt", new))
     assert written.keys() == old.keys()
-    assert written["trainer"]["model"].keys() == old["trainer"]["model"].keys()
-    spread = torch.linalg.svdvals(written["trainer"]["model"]["layers.1.weight"])
+    assert written["learner"]["training"]["model"].keys() == old["learner"]["training"]["model"].keys()
+    spread = torch.linalg.svdvals(written["learner"]["training"]["model"]["layers.1.weight"])
     assert torch.allclose(spread, torch.ones(16), atol=1e-5)
-    assert not torch.allclose(torch.linalg.svdvals(old["trainer"]["model"]["layers.1.weight"]), spread)
+    assert not torch.allclose(
+        torch.linalg.svdvals(old["learner"]["training"]["model"]["layers.1.weight"]), spread
+    )
 
 
 class Code:
@@ -236,7 +237,9 @@ def test_safetensors_missing_says_what_to_install(
 def test_the_collapsed_adam_run_is_named_ill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The demo's Adam arm up to where it is at chance: its run directory shows dead units and stretched
     layers, its bare weights stretched layers and what they do with standard normal inputs."""
-    spec = Run(samples=1280, tasks=12, epochs=25, method="adam", lr=3e-3, net_options=(("width", 128),))
+    spec = Run.from_mapping(
+        {"samples": 1280, "tasks": 12, "epochs": 25, "method": "adam", "lr": 3e-3, "net": {"width": 128}}
+    )
     path = execute(spec, tmp_path).path
     assert main(["inspect", str(path)]) == 1
     said = capsys.readouterr().out
@@ -246,13 +249,13 @@ def test_the_collapsed_adam_run_is_named_ill(tmp_path: Path, capsys: pytest.Capt
     new = tmp_path / "new.pt"
     assert main(["repair", str(path), "-o", str(new)]) == 0
     bare = tmp_path / "bare.pt"
-    torch.save(torch.load(path / "checkpoint.pt", weights_only=True)["trainer"]["model"], bare)
+    torch.save(torch.load(path / "checkpoint.pt", weights_only=True)["learner"]["training"]["model"], bare)
     capsys.readouterr()
     main(["inspect", str(bare)])
     said = capsys.readouterr().out
     assert "on standard normal inputs" in said
     assert "layers.2: the largest singular value is" in said
-    cured = torch.load(new, weights_only=True)["trainer"]["model"]
+    cured = torch.load(new, weights_only=True)["learner"]["training"]["model"]
     assert float(torch.linalg.svdvals(cured["layers.2.weight"])[0]) == pytest.approx(1.0, abs=1e-5)
 
 

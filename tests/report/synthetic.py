@@ -13,7 +13,7 @@ LAYERS = ["layers.0", "layers.1", "layers.2", "head"]
 UNITS = ["activations.0", "activations.1", "activations.2"]
 TASKS = 24
 STEPS = 500
-ADAMO = {"method": "adamo", "hyper": (("isometry", 1e-2),)}
+ADAMO = {"method": {"name": "adamo", "isometry": 1e-2}}
 
 Curve = Callable[[int], float]
 
@@ -35,7 +35,7 @@ ARMS: dict[str, tuple[dict[str, Any], Curve]] = {
     "AdamW": ({"method": "adamw"}, lambda task: collapsing(task) - 0.01),
     "AdamO": (ADAMO, staying),
     "Adam, then AdamO from task 12 (rescue)": (
-        {"method": "adam", "switch": Switch(12, "adamo", (("isometry", 1e-2),))},
+        {"method": "adam", "switch": Switch(12, {"name": "adamo", "isometry": 1e-2})},
         rescued,
     ),
 }
@@ -43,7 +43,8 @@ ARMS: dict[str, tuple[dict[str, Any], Curve]] = {
 
 def specification(label: str, seed: int, tasks: int = TASKS, **changes: Any) -> Run:
     settings = ARMS[label][0] if label in ARMS else {"method": "adam"}
-    return Run(**({"lr": 3e-3, "tasks": tasks, "seed": seed, "label": label} | settings | changes))
+    given = {"lr": 3e-3, "tasks": tasks, "seed": seed, "label": label} | settings | changes
+    return Run.from_mapping(given)
 
 
 def row(run: Run, task: int, curve: Curve) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def row(run: Run, task: int, curve: Curve) -> dict[str, Any]:
         "method_active": run.make_method(task).name,
         "steps": 0 if task < 0 else STEPS,
         "seconds": 0.5,
+        "primary": "accuracy",
         "chance": 0.1,
         "accuracy": accuracy,
         "loss": 1 - accuracy,

@@ -73,8 +73,7 @@ def test_sweep_chart_has_a_line_per_learning_rate_and_the_others_as_levels(tmp_p
                     seed,
                     2,
                     lr=lr,
-                    method="adamo",
-                    hyper=(("isometry", strength),),
+                    method={"name": "adamo", "isometry": strength},
                 )
                 synthetic.write_run(tmp_path, run, lambda task, strength=strength: 0.5 + strength)  # type: ignore[misc]
     synthetic.write_run(tmp_path, synthetic.specification("Adam", 0, 2), lambda task: 0.3)

@@ -141,7 +141,8 @@ def test_labels_cannot_become_markup(tmp_path: Path) -> None:
 def test_a_single_run_gets_a_page_and_its_command_makes_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(tasks=2, samples=100, lr=1e-4, seed=3, hyper=(("isometry", 0.03), ("betas", (0.8, 0.99))))
+    method = {"name": "adamo", "isometry": 0.03, "betas": (0.8, 0.99)}
+    run = Run.from_mapping({"tasks": 2, "samples": 100, "lr": 1e-4, "seed": 3, "method": method})
     synthetic.write_run(tmp_path, run, synthetic.staying, threads=2)
     target = write_report(tmp_path / run.id, tmp_path / "pages" / "one.html")
     assert target == tmp_path / "pages" / "one.html"
@@ -209,7 +210,7 @@ def test_a_name_that_ends_in_svg_gets_the_main_figure(tmp_path: Path) -> None:
     for strength in (1e-3, 1e-2):
         synthetic.write_run(
             tmp_path / "sweep",
-            synthetic.specification("AdamO", 0, hyper=(("isometry", strength),)),
+            synthetic.specification("AdamO", 0, method={"name": "adamo", "isometry": strength}),
             synthetic.staying,
         )
     assert "isometry strength" in write_report(tmp_path / "sweep", tmp_path / "sweep.svg").read_text()

@@ -49,7 +49,7 @@ def test_the_time_constant_is_1_over_8_lr_lambda(tmp_path: Path) -> None:
 
 
 def test_a_strength_given_as_time_is_the_same_strength(tmp_path: Path) -> None:
-    found = isometry(adamo(tmp_path, hyper=(("isometry_time", 3000.0),)))
+    found = isometry(adamo(tmp_path, method={"name": "adamo", "isometry_time": 3000.0}))
     assert found is not None
     assert found.constant == pytest.approx(3000)
     assert found.elapsed == pytest.approx(24 * synthetic.STEPS / 3000)
@@ -66,7 +66,7 @@ def test_only_the_tasks_with_isometry_count(tmp_path: Path) -> None:
 
 
 def test_a_run_too_short_for_its_isometry_is_warned_about(tmp_path: Path) -> None:
-    arm = adamo(tmp_path, lr=1e-4, hyper=(("isometry", 1e-3),))
+    arm = adamo(tmp_path, lr=1e-4, method={"name": "adamo", "isometry": 1e-3})
     source = read_source(tmp_path)
     assert "0.0096 (short)" in text(results_table([arm]))
     (warning,) = troubles(source, [arm])

@@ -67,7 +67,7 @@ def check_fields(instance: Any, owner: str) -> None:
         object.__setattr__(instance, name, value)
 
 
-def options(instance: Any) -> Settings:
+def settings_of(instance: Any) -> Settings:
     """All settings of a dataclass instance in canonical form.
 
     A setting that is None by default and None here is left out, so that a new optional setting does not

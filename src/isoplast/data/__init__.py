@@ -13,6 +13,7 @@ from isoplast.data._digits import Digits
 from isoplast.data._file import File
 from isoplast.data._mnist import Mnist
 from isoplast.data._spec import (
+    DATA,
     DataSpec,
     data_names,
     data_reference,
@@ -22,6 +23,7 @@ from isoplast.data._spec import (
 )
 
 __all__ = [
+    "DATA",
     "Cifar10",
     "DataSpec",
     "Dataset",

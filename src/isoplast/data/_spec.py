@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.registry import Registry
-from isoplast._core.settings import Settings, check_fields, converted, options
+from isoplast._core.settings import Settings, check_fields, converted, settings_of
 from isoplast.data._dataset import Dataset
 
 _SPLITS = ("train", "test")
@@ -49,7 +49,7 @@ class DataSpec:
 
     def settings(self) -> Settings:
         """All settings in canonical form; those that are None by default and None here are left out."""
-        return options(self)
+        return settings_of(self)
 
     def read(self, split: str, root: Path | None) -> Dataset:
         """All samples of a split.
@@ -77,20 +77,20 @@ class DataSpec:
         return data if self.samples is None else data.take(self.samples)
 
 
-_REGISTRY: Registry[DataSpec] = Registry("data", DataSpec, "isoplast.data")
+DATA: Registry[DataSpec] = Registry("data set", DataSpec, "isoplast.data")
 
 _Kind = TypeVar("_Kind", bound=type[DataSpec])
 
 
 def register_data(kind: _Kind) -> _Kind:
     """Class decorator: makes a data set known under its `name` in this process."""
-    _REGISTRY.register(kind)
+    DATA.register(kind)
     return kind
 
 
 def data_names(*, installed: bool = False) -> list[str]:
     """The names that `data_spec` and `load_data` know; with `installed` those of other packages too."""
-    return _REGISTRY.names(installed=installed)
+    return DATA.names(installed=installed)
 
 
 def data_reference(spec: DataSpec) -> str:
@@ -99,7 +99,7 @@ def data_reference(spec: DataSpec) -> str:
     Raises:
         IsoplastError: no other process can import it.
     """
-    return _REGISTRY.reference(type(spec))
+    return DATA.reference(type(spec))
 
 
 def data_spec(name: str, **settings: Any) -> DataSpec:
@@ -118,7 +118,7 @@ def data_spec(name: str, **settings: Any) -> DataSpec:
         >>> data_spec("file", path="mine.npz").path
         'mine.npz'
     """
-    kind = _REGISTRY.find(name)
+    kind = DATA.find(name)
     values = converted(kind, f"data {name}", settings)
     missing = [
         field.name

@@ -8,21 +8,31 @@ from isoplast.model._checkpoint import (
     read_tensor,
 )
 from isoplast.model._clone import clone, copy_optimizer, freshly_made, parameter_pairs, redrawn
+from isoplast.model._functional import (
+    applied,
+    dense,
+    one_tensor,
+    outputs,
+    parameter_names,
+    refuse_made_late,
+    replaced,
+    run,
+)
 from isoplast.model._history import checkpoint_history, is_sharded
 from isoplast.model._kernels import differentiable_kernels
 from isoplast.model._matrices import Matrix, clean_name, matrices_of_module, matrices_of_state
 from isoplast.model._networks import Network
 from isoplast.model._parameters import Decision, decide
 from isoplast.model._preserve_state import (
-    outputs,
     preserve_state,
     refuse_batch_statistics,
     refuse_scripted,
-    run,
+    refuse_unready,
     unwrap,
 )
 from isoplast.model._reconstructed import ReconstructedMLP, has_normalisation, reconstruct, silent_units
 from isoplast.model._recording import FUNCTIONS, ActivationRecorder
+from isoplast.model._sharded import refuse_flattened, refuse_sharded, sharded_names, whole
 from isoplast.model._writing import check_target, write_checkpoint
 from isoplast.model.units._graph import graph_of
 from isoplast.model.units._groups import (
@@ -53,13 +63,15 @@ __all__ = [
     "Slot",
     "UnitGroup",
     "Units",
-    "checkpoint_history",
+    "applied",
     "check_target",
+    "checkpoint_history",
     "clean_name",
     "clone",
     "copy_optimizer",
     "decide",
     "declare_units",
+    "dense",
     "differentiable_kernels",
     "feature_dim",
     "freshly_made",
@@ -70,7 +82,9 @@ __all__ = [
     "matrices_of_module",
     "matrices_of_state",
     "non_finite_names",
+    "one_tensor",
     "outputs",
+    "parameter_names",
     "parameter_pairs",
     "preserve_state",
     "read_checkpoint",
@@ -78,14 +92,21 @@ __all__ = [
     "reconstruct",
     "redrawn",
     "refuse_batch_statistics",
+    "refuse_flattened",
+    "refuse_made_late",
     "refuse_non_finite",
     "refuse_scripted",
+    "refuse_sharded",
+    "refuse_unready",
+    "replaced",
     "run",
     "sample_count",
+    "sharded_names",
     "silent_units",
     "take_samples",
     "trace_units",
     "unwrap",
     "usable",
+    "whole",
     "write_checkpoint",
 ]

@@ -14,8 +14,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from isoplast.isometry import Split, is_matrix, matrix_view, matrix_views, polar_factor
-from isoplast.model._parameters import Decision, decide
 from isoplast.model._batches import is_mask
+from isoplast.model._parameters import Decision, decide
 
 _CONVOLUTIONS = (
     nn.Conv1d,

@@ -26,6 +26,19 @@ class ParamGroups(list[dict[str, Any]]):
         super().__init__(groups)
         self.decisions = tuple(decisions)
 
+    def require_isometric(self) -> None:
+        """Refuses a model of which nothing is kept isometric.
+
+        Raises:
+            IsoplastError: naming some of its parameters and the reasons.
+        """
+        if not any(d.isometric for d in self.decisions):
+            reasons = "; ".join(f"{d.name}: {d.reason}" for d in self.decisions[:3]) or "it has no parameters"
+            raise IsoplastError(
+                f"isometry was asked for a model that holds no matrix to keep isometric ({reasons}): set "
+                "isometry=0 for plain Adam, or see print(param_groups(model))"
+            )
+
     def __str__(self) -> str:
         rows = [("parameter", "shape", "role", "isometry", "reason")]
         for d in self.decisions:

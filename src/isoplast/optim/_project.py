@@ -51,8 +51,8 @@ def orthogonalize_(target: Target) -> float:
 
     .. math:: W \leftarrow U V^T \ \text{for} \ W = U \Sigma V^T
 
-    The acute cure for a network that no longer learns; AdamO is the chronic one. Biases and the
-    optimizer's state stay as they are.
+    For a network that no longer learns: it acts at once, while AdamO keeps the network there. Biases and
+    the optimizer's state stay as they are.
 
     Args:
         target: as for :func:`isometry_penalty`.

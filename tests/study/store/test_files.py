@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import math
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.files import write_whole
 from isoplast.study.store import _files
+from isoplast.study.store._lock import DirectoryLock, RunLocked, is_locked
 
 ROWS = [{"task": 0, "accuracy": 0.5}, {"task": 1, "accuracy": 0.25, "names": ["a", "ü"]}]
 
@@ -49,12 +53,48 @@ def test_a_line_torn_anywhere_is_dropped_and_nothing_else(
     assert _files.read_rows(file) == ROWS[:complete]
 
 
-@pytest.mark.parametrize("line", ['{"task"', "3", "[]"])
+@pytest.mark.parametrize("line", ['{"task"', "3", "[]", '{"task": 1}', '{"task": 1, "crc": "00000000"}'])
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "metrics.jsonl"
-    file.write_text(f'{{"task": 0}}\n{line}\n{{"task": 2}}\n')
-    with pytest.raises(IsoplastError, match=r"metrics.jsonl line 2 is damaged: delete its directory"):
+    _files.append_rows(file, [{"task": 0}])
+    with file.open("a") as damaged:
+        damaged.write(f"{line}\n")
+    _files.append_rows(file, [{"task": 2}])
+    with pytest.raises(IsoplastError, match=r"metrics.jsonl line 2 is damaged, or was changed after it was"):
         _files.read_rows(file)
+
+
+@given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_no_flipped_bit_of_a_row_is_read(
+    tmp_path_factory: pytest.TempPathFactory, place: int, bit: int
+) -> None:
+    file = tmp_path_factory.mktemp("flipped") / "metrics.jsonl"
+    _files.append_rows(file, ROWS)
+    contents = bytearray(file.read_bytes())
+    place %= len(contents)
+    contents[place] ^= 1 << bit
+    file.write_bytes(bytes(contents))
+    try:
+        found = _files.read_rows(file)
+    except IsoplastError:
+        return
+    assert found == ROWS[: len(found)]  # a newline that is gone makes a line a torn one: it is dropped
+    assert len(found) < len(ROWS)
+
+
+def test_a_row_is_forced_to_disk_after_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, original = tmp_path / "metrics.jsonl", os.fsync
+    forced: list[tuple[int, int]] = []
+
+    def spy(descriptor: int) -> None:
+        forced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    size = _files.append_rows(file, ROWS)
+    assert (file.stat().st_ino, size) in forced
 
 
 def test_truncate_cuts_what_is_not_known_to_be_complete(tmp_path: Path) -> None:
@@ -71,14 +111,14 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "checkpoint.pt"
-    _files.write_whole(file, b"old")
+    write_whole(file, b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device"):
-        _files.write_whole(file, b"new")
+        write_whole(file, b"new")
     assert file.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
@@ -90,10 +130,10 @@ def test_two_processes_that_replace_the_same_file_do_not_meet(
 
     def meanwhile(descriptor: int) -> None:  # another process writes the file while this one is at it
         monkeypatch.setattr(os, "fsync", original)
-        _files.write_whole(file, b"theirs")
+        write_whole(file, b"theirs")
 
     monkeypatch.setattr(os, "fsync", meanwhile)
-    _files.write_whole(file, b"ours")
+    write_whole(file, b"ours")
     assert file.read_bytes() == b"ours"
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
@@ -114,43 +154,74 @@ def test_json_that_is_no_mapping_is_named_with_the_remedy(tmp_path: Path, conten
 
 
 def test_a_directory_has_one_owner(tmp_path: Path) -> None:
-    assert not _files.is_locked(tmp_path)
-    with _files.locked(tmp_path):
-        assert _files.is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+    with DirectoryLock(tmp_path):
+        assert is_locked(tmp_path)
         with (
-            pytest.raises(_files.RunLocked, match="in use by another isoplast process"),
-            _files.locked(tmp_path),
+            pytest.raises(RunLocked, match="in use by another isoplast process"),
+            DirectoryLock(tmp_path),
         ):
             pytest.fail("two owners")
-    assert not _files.is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+
+
+HOLD = (
+    "import pathlib, sys, time; from isoplast.study.store._lock import DirectoryLock\n"
+    "with DirectoryLock(pathlib.Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)"
+)
 
 
 def test_a_lock_ends_with_a_killed_owner(tmp_path: Path) -> None:
-    script = (
-        "import fcntl, sys, time; file = open(sys.argv[1] + '/.lock', 'ab')\n"
-        "fcntl.flock(file, fcntl.LOCK_EX); print('mine', flush=True); time.sleep(60)"
-    )
-    owner = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     assert owner.stdout.readline() == "mine\n"
-    assert _files.is_locked(tmp_path)
+    assert is_locked(tmp_path)
+    with pytest.raises(RunLocked), DirectoryLock(tmp_path):
+        pytest.fail("two owners")
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    with _files.locked(tmp_path):
+    with DirectoryLock(tmp_path):
         pass
 
 
 def test_somebody_who_waits_gets_the_lock_of_a_killed_owner(tmp_path: Path) -> None:
-    with (tmp_path / ".lock").open("ab") as file:
-        assert _files._try_lock(file, _files.fcntl.LOCK_EX)
-        child = os.fork()
-        if child == 0:  # keeps the lock alive for a moment after its parent's copy is closed
-            import time
-
-            time.sleep(0.3)
-            os._exit(0)
-    assert _files.is_locked(tmp_path)
-    with _files.locked(tmp_path, patience=30):
+    owner = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "mine\n"
+    killer = threading.Timer(0.3, owner.kill)
+    killer.start()
+    with DirectoryLock(tmp_path, patience=30):
         pass
-    os.waitpid(child, 0)
+    killer.join()
+    owner.wait()
+    owner.stdout.close()
+
+
+def test_readers_do_not_take_each_other_for_the_owner(tmp_path: Path) -> None:
+    with DirectoryLock(tmp_path):
+        pass
+    found: list[bool] = []
+    readers = [threading.Thread(target=lambda: found.append(is_locked(tmp_path))) for _ in range(8)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert found == [False] * 8
+
+
+def test_an_owner_knows_when_its_directory_was_taken_away(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    place.mkdir()
+    with DirectoryLock(place) as lock:
+        lock.check()
+        shutil.rmtree(place)
+        with pytest.raises(RunLocked, match="was deleted or replaced while this process was working in it"):
+            lock.check()
+        place.mkdir()
+        with DirectoryLock(place) as other:  # made again by somebody else, who owns what is there now
+            other.check()
+            with pytest.raises(RunLocked, match="deleted or replaced"):
+                lock.check()
+        with pytest.raises(RunLocked, match="deleted or replaced"):
+            lock.check()

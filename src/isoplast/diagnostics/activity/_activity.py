@@ -189,8 +189,8 @@ def activity(
 
     Args:
         model: any module; a compiled one runs uncompiled here.
-        inputs: what it takes, n >= 1 along the first dimension: a tensor, a tuple of positional or a dict
-            of keyword arguments.
+        inputs: what it takes, n >= 1 along the first dimension: a tensor, a tuple of positional or a mapping
+            of keyword arguments (a dict, what a tokenizer returns).
         tau: limits of the score, >= 0. `dormant` is at the last.
         batch_size: inputs per forward pass, >= 1.
         ranks: whether to compute ranks and duplicates, which cost more than all the rest.
@@ -328,7 +328,7 @@ class _Units:
 
 def _count(inputs: Any) -> int:
     """The number of inputs."""
-    parts = tuple(inputs.values()) if isinstance(inputs, dict) else inputs
+    parts = tuple(inputs.values()) if isinstance(inputs, Mapping) else inputs
     tensors = [
         part
         for part in (parts if isinstance(parts, tuple) else (parts,))
@@ -343,7 +343,7 @@ def _count(inputs: Any) -> int:
 
 def _part(inputs: Any, count: int, start: int, stop: int) -> Any:
     """A range of the inputs; arguments that are no batch stay whole."""
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         return {name: _part(value, count, start, stop) for name, value in inputs.items()}
     if isinstance(inputs, tuple):
         return tuple(_part(value, count, start, stop) for value in inputs)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Result
+from isoplast.diagnostics._result import Result, reason_of
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics.health._findings import Finding, is_ill, network_findings, ordered
 from isoplast.diagnostics.health._inspection import Inspection, inspect
@@ -25,7 +25,14 @@ from isoplast.diagnostics.loss._gradients import Gradients, gradients
 from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
 from isoplast.diagnostics.plasticity._plasticity import Plasticity, plasticity
-from isoplast.model import outputs, preserve_state, sample_count, take_samples, unwrap
+from isoplast.model import (
+    outputs,
+    preserve_state,
+    refuse_non_finite,
+    sample_count,
+    take_samples,
+    unwrap,
+)
 
 # How many of the inputs each instrument looks at.
 _KERNEL, _JACOBIAN, _LOSS, _PROBE = 32, 16, 64, 512
@@ -98,8 +105,8 @@ class _Instruments:
     def use(self, name: str, measure: Callable[[], R]) -> R | None:
         try:
             return measure()
-        except IsoplastError as error:
-            self.left_out[name] = str(error)
+        except Exception as error:  # whatever runs somebody's network may raise anything
+            self.left_out[name] = reason_of(error)
             return None
 
 
@@ -124,7 +131,7 @@ def diagnose(
 
     Args:
         model: any module that returns one tensor (n, ...).
-        inputs: some hundred samples: a tensor, or a tuple or dict of tensors.
+        inputs: some hundred samples: a tensor, or a tuple or mapping of tensors.
         targets: classes, shaped like the outputs without their last dimension (cross-entropy), or numbers
             shaped like the outputs (squared error): then gradients and curvature are measured too.
         optimizer: what trains the network.
@@ -148,8 +155,7 @@ def diagnose(
     Reference:
         arXiv:2606.09762, sections 2 and 4; docs/what-each-number-means.md defines every number.
     """
-    if not _finite(inputs):
-        raise IsoplastError("the inputs hold NaN or infinities: clean them first")
+    refuse_non_finite(inputs)
     found = _outputs(model, inputs)
     loss = None if targets is None else _loss(found, targets, sample_count(inputs))
     findings = optimizer_findings(model, optimizer, steps)
@@ -178,13 +184,6 @@ def diagnose(
     return Diagnosis(
         inspection, slopes, kernel, trained, slope, bend, tuple(ordered(findings)), tools.left_out
     )
-
-
-def _finite(inputs: Any) -> bool:
-    if isinstance(inputs, Tensor):
-        return bool(inputs.isfinite().all())
-    parts = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else ()
-    return all(map(_finite, parts))
 
 
 def _outputs(model: nn.Module, inputs: Any) -> Tensor:

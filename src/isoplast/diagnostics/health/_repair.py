@@ -24,6 +24,7 @@ from isoplast.model import (
     outputs,
     preserve_state,
     reconstruct,
+    refuse_sharded,
     unwrap,
 )
 
@@ -179,7 +180,9 @@ def repair_(
     """
     if biases not in _BIASES:
         raise unknown("treatment of biases", biases, _BIASES)
-    if not isinstance(model, nn.Module):  # the same tensors, under the names of the network itself
+    if isinstance(model, nn.Module):
+        refuse_sharded(unwrap(model))
+    else:  # the same tensors, under the names of the network itself
         model = {clean_name(name): value for name, value in model.items()}
     editable = dict(_editable(model))
     before = inspect(model, inputs)

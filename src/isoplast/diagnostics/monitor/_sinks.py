@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ def sink(target: Any) -> Write:
             (step, record).
 
     Raises:
-        IsoplastError: for anything else.
+        IsoplastError: for anything else, and for a path that cannot be written.
     """
     if isinstance(target, str | os.PathLike):
         path = Path(target)
@@ -75,15 +76,22 @@ def _run(run: Any) -> Write:
 
 def _csv(path: Path) -> Write:
     """Long rows, since not every measure runs at every time; each record in one write, so none is torn."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.stat().st_size == 0:
-        path.write_bytes(b"step,name,value\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.stat().st_size == 0:
+            path.write_bytes(b"step,name,value\n")
+    except OSError as error:
+        raise IsoplastError(f"sink {str(path)!r} cannot be written: {error.strerror}") from error
 
     def write(step: int, record: Record) -> None:
         numbers = (item for item in record.items() if item[0] != "step")
         rows = "".join(f"{step},{_quoted(name)},{value!r}\n" for name, value in numbers)
+        contents = rows.encode()
         with path.open("ab", buffering=0) as file:
-            file.write(rows.encode())
+            end = file.seek(0, os.SEEK_END)
+            if file.write(contents) != len(contents):  # a disk that became full on the way
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     return write
 

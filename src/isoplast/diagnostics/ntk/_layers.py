@@ -27,6 +27,18 @@ class Call:
     edge: GradientEdge
     shape: torch.Size
 
+    def fits(self, n: int) -> bool:
+        """Whether it has a whole number of rows for each of n samples, in its inputs as in its outputs."""
+        spatial = getattr(self.module, "kernel_size", None)
+        batched = spatial is None or self.inputs.dim() == len(spatial) + 2
+        return (
+            batched
+            and len(self.shape) > 0
+            and self.shape[0] > 0
+            and self.shape[0] % n == 0
+            and self.inputs.shape[0] == self.shape[0]
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -154,7 +166,7 @@ for _kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
     _KNOWN[_kind.forward, "bias"] = _channels_bias
 
 
-def known_uses(network: nn.Module, parameters: dict[str, nn.Parameter]) -> dict[str, list[Use]]:
+def known_uses(network: nn.Module, parameters: dict[str, Tensor]) -> dict[str, list[Use]]:
     """Return, by parameter name, the layers that own the parameter, where the formula knows all of them."""
     names = {id(parameter): name for name, parameter in parameters.items()}
     uses: dict[str, list[Use]] = {name: [] for name in parameters}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -16,6 +18,10 @@ class Explicit:
     """Gradients of every output of every sample with respect to one parameter: (n, C, entries)."""
 
     gradients: Tensor
+
+    def combined(self, weights: Tensor) -> Tensor:
+        """The gradient of the outputs' sum with weights (n, C): (entries,)."""
+        return weights.flatten() @ self.gradients.flatten(0, 1)
 
     @property
     def nbytes(self) -> int:
@@ -41,6 +47,13 @@ class Outer:
     def nbytes(self) -> int:
         """Memory it holds."""
         return self.inputs.nbytes + self.signals.nbytes
+
+    def combined(self, weights: Tensor) -> Tensor:
+        """The gradient of the outputs' sum with weights (n, C), in the order of the parameter's entries."""
+        n, outputs, positions, height = self.signals.shape
+        signals = torch.bmm(weights[:, None], self.signals.reshape(n, outputs, -1)).view(-1, height)
+        matrix = signals.t() @ self.inputs.reshape(n * positions, -1)
+        return (matrix.t() if self.transposed else matrix).flatten()
 
     def gradients(self, start: int, stop: int) -> Tensor:
         """Return the gradients (n, C, entries) of the rows start to stop of the matrix."""
@@ -77,6 +90,26 @@ class Outer:
 
 
 Term = Explicit | Outer
+
+
+def agree(own: Tensor, expected: Tensor, whole: float) -> bool:
+    """Whether a gradient by a formula is autograd's, up to the rounding of two ways to add up.
+
+    A wrong formula is off by its own size. Gradients that vanish in theory (of the keys' biases in attention)
+    are rounding alone, which is relative to the others.
+
+    Args:
+        own, expected: the two, with the same entries.
+        whole: the norm of autograd's gradient by all parameters.
+    """
+    eps = torch.finfo(own.dtype).eps
+    allowed = 10 * eps**0.5 * float(expected.norm()) + 100 * eps * whole
+    return float((own.flatten() - expected.flatten()).norm()) <= allowed
+
+
+def whole_norm(gradients: Iterable[Tensor]) -> float:
+    """The norm of gradients by several parameters together."""
+    return math.sqrt(sum(float(gradient.norm()) ** 2 for gradient in gradients))
 
 
 def merged(terms: list[Term]) -> Term:

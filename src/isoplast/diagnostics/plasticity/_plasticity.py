@@ -182,7 +182,7 @@ def plasticity(
 
     Args:
         model: any module whose output is one tensor; compiled or data-parallel ones are unwrapped.
-        inputs: a tensor (n, ...), or a tuple or dict of such, on the model's device; a `task` of your own
+        inputs: a tensor (n, ...), or a tuple or mapping of such, on the model's device; a `task` of your own
             brings its own.
         tasks: number of tasks, >= 1; 2 for an interval.
         steps: the budget, >= 1 optimizer steps per task.

@@ -174,7 +174,8 @@ def weight_spectra(
     biases and depthwise kernels do not. A fused q, k, v projection is three matrices, the gates of a
     recurrent layer are one each, a grouped convolution is a block-diagonal one. Isometric and parametrised
     layers show the weight they apply, tied weights appear once. Layers of equal shape share one call of
-    ``torch.linalg.svdvals``, in float32 (float64 for float64 weights).
+    ``torch.linalg.svdvals``, in float32 (float64 for float64 weights). Weights that are sharded over
+    processes are put together first: call it on all of them.
 
     Args:
         model: any module, or a state dict, whose layers are told apart by their names and shapes.
@@ -206,7 +207,7 @@ def weight_spectra(
     if isinstance(model, torch.jit.ScriptModule):
         model = model.state_dict()  # its layers are no longer what they were
     if isinstance(model, nn.Module):
-        with preserve_state(model) as network, torch.no_grad():
+        with preserve_state(model, runs=conv == "operator") as network, torch.no_grad():
             matrices, left_out = matrices_of_module(network)
             start = _initial(initial, network)
             sizes = _image_sizes(network, input_size, inputs) if conv == "operator" else {}
@@ -223,7 +224,7 @@ def _initial(initial: nn.Module | Mapping[str, Any] | None, network: nn.Module |
     if initial is None:
         return {}
     if isinstance(initial, nn.Module):
-        with preserve_state(initial) as start:
+        with preserve_state(initial, runs=False) as start:
             return {one.name: one.blocks for one in matrices_of_module(start)[0]}
     if network is None:
         return {one.name: one.blocks for one in matrices_of_state(initial)[0]}

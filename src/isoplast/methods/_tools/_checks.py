@@ -1,4 +1,4 @@
-"""Ranges of hyper-parameters, checked where a method is made."""
+"""Ranges of settings, checked where a method is made."""
 
 from __future__ import annotations
 

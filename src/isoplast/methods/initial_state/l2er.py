@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.optim import Optimizer
 
-from isoplast.methods._protocol import MethodInfo
+from isoplast.methods._protocol import Inputs, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._execution import executed
@@ -30,10 +31,8 @@ class L2ER(FeatureMethod):
               \qquad \text{erank}(\Phi) = \exp\Bigl(-\sum_i p_i \log p_i\Bigr),
               \quad p_i = \sigma_i / \textstyle\sum_j \sigma_j
 
-    with the features Phi_l (rows, d_l) that layer l is fed, for every layer behind the first: the factors
-    of the Hessian's Kronecker approximation that come from the forward pass. Controls the spectrum of the
-    features, and of the weights the mean square (towards 0). Is not told of tasks; costs an
-    eigendecomposition of the features' Gram matrix, for each layer and step.
+    with the features Phi_l (rows, d_l), the input of layer l, for every layer behind the first: the factors
+    of the Hessian's Kronecker approximation that come from the forward pass.
 
     Args:
         strength: lambda, >= 0.
@@ -66,15 +65,14 @@ class L2ER(FeatureMethod):
         super().__post_init__()
         at_least(self, 0.0, "strength", "rank_strength")
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Listen to every linear layer and convolution but the first."""
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Watch the input of every linear layer and convolution but the first."""
         if self.rank_strength > 0:
             layers = [model.get_submodule(name) for name in executed(model)]
             kinds = (nn.Linear, nn.modules.conv._ConvNd)
             self.tap([layer for layer in layers if isinstance(layer, kinds)][1:])
-        return model
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def penalty(self, model: nn.Module, inputs: Inputs) -> Tensor | None:
         """Return the L2 term less the reward for rank."""
         l2 = None if self.strength == 0 else quadratic(penalised(model), None, self.strength)
         if self.rank_strength == 0:

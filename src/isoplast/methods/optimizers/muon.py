@@ -23,9 +23,8 @@ class Muon(Method):
     .. math:: W \leftarrow (1 - \eta\,wd)\,W - \eta\,s\,\mathrm{NS}_k(M), \qquad
               M = \mu B + (1 - \mu) g,\quad B = \mathrm{EMA}_\mu(g)
 
-    with NS_k(M) about the polar factor of M: singular values in [0.5, 1.5] after k = 5 iterations. Controls
-    the spectrum of every update, not that of the weights; is not told of tasks. Costs k times three products
-    with a matrix's smaller Gram, in bfloat16.
+    with NS_k(M) about the polar factor of M: singular values in [0.5, 1.5] after k = 5 iterations, three
+    products with a matrix's smaller Gram each, in bfloat16.
 
     Args:
         momentum: mu, in [0, 1).

@@ -131,8 +131,8 @@ def _ended(record: RunRecord) -> Markup:
     why = f": {record.reason}" if record.reason else ""
     return _warning(
         f"{record.label}, seed {record.seed}, {record.state}",
-        f"after {record.tasks} of {record.spec['tasks']} tasks{why}. Its finished tasks count. It is "
-        f"run {record.id}.",
+        f"after {record.tasks} of {record.spec['stream']['tasks']} tasks{why}. Its finished tasks count. "
+        f"It is run {record.id}.",
     )
 
 
