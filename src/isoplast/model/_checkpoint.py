@@ -18,6 +18,7 @@ from isoplast.model._networks import Network, find_networks
 from isoplast.model._stand_in import StandIn, entries_of
 from isoplast.model._torch_file import REMEDY, NoWeights, read_torch_file
 
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A file with networks, as it was read.
@@ -53,8 +54,8 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Open a safetensors file, a torch file, an archive of torch files, or a directory with one network.
 
-    Nothing in a file is run: Python objects in a pickle become stand-ins that keep what is said of them. Sizes
-    are checked before anything is allocated, and every number against the checksum of the file.
+    Nothing in a file is run: Python objects in a pickle become stand-ins that keep what is said of them.
+    Sizes are checked before anything is allocated, and every number against the checksum of the file.
 
     Args:
         path: the file; or a directory that holds a network in several files, with or without an index.

@@ -36,7 +36,9 @@ def checkpoint_history(directory: Path) -> list[tuple[str, Path]]:
         inner = {sub.name: files_of_weights(sub) for sub in sorted(directory.iterdir()) if sub.is_dir()}
         found = {name: sub[0] if len(sub) == 1 else sub[0].parent for name, sub in inner.items() if sub}
     if not found:
-        raise IsoplastError(f"{directory} holds no checkpoint: none of its files ends in {', '.join(SUFFIXES)}")
+        raise IsoplastError(
+            f"{directory} holds no checkpoint: none of its files ends in {', '.join(SUFFIXES)}"
+        )
     times = {name: path.stat().st_mtime for name, path in found.items()}
     order = _order(list(found))
     return sorted(found.items(), key=lambda item: (order[item[0]], times[item[0]]))

@@ -57,7 +57,7 @@ class Network:
 
     @property
     def measured(self) -> dict[str, Any]:
-        """The state without weights that cannot be measured and without their scales, which mean nothing alone."""
+        """The state without weights that cannot be measured, and without their scales and zeros."""
         owners = {_owner(name) for name in self.unread}
         return {name: value for name, value in self.state.items() if _owner(name) not in owners}
 
@@ -79,21 +79,27 @@ def _hidden(name: str, value: Any) -> str:
         return f"stored as {str(value.layout).removeprefix('torch.')}"
     if value.is_quantized or (value.is_floating_point() and value.dtype.itemsize == 1):
         return f"quantised to {str(value.dtype).removeprefix('torch.')}"
-    whole = not value.is_floating_point() and not value.is_complex() and value.dtype not in (torch.int64, torch.bool)
+    whole = (
+        not value.is_floating_point()
+        and not value.is_complex()
+        and value.dtype not in (torch.int64, torch.bool)
+    )
     return f"packed in {str(value.dtype).removeprefix('torch.')}" if whole and _PACKED.search(name) else ""
 
 
 def find_networks(contents: Any) -> list[Network]:
     """All networks in the contents of a file, those with the most numbers first; averages behind the others.
 
-    Mappings, sequences and stand-ins are looked into. A mapping counts that holds a matrix named like a weight,
-    or, where none does, the one with the most matrices; the states of optimizers do not.
+    Mappings, sequences and stand-ins are looked into. A mapping counts that holds a matrix named like a
+    weight, or, where none does, the one with the most numbers; the states of optimizers do not.
     """
     found = [(where, state) for where, state in _states(contents) if any(map(_is_matrix, state.values()))]
     named = [one for one in found if any(_is_weight(*item) for item in one[1].items())]
     chosen = named or sorted(found, key=lambda one: -_size(one[1]))[:1]
     networks = _without_averages([Network(where, state) for where, state in chosen])
-    return sorted(networks, key=lambda one: (one.average_of is not None, not _is_model(one), -_size(one.state)))
+    return sorted(
+        networks, key=lambda one: (one.average_of is not None, not _is_model(one), -_size(one.state))
+    )
 
 
 def _is_model(network: Network) -> bool:
@@ -101,7 +107,9 @@ def _is_model(network: Network) -> bool:
 
 
 def _is_matrix(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 1 or isinstance(value, StandIn) and "Tensor" in value.name
+    if isinstance(value, StandIn):
+        return "Tensor" in value.name
+    return isinstance(value, Tensor) and value.ndim > 1
 
 
 def _is_weight(name: str, value: Any) -> bool:
@@ -141,7 +149,9 @@ def _without_averages(networks: list[Network]) -> list[Network]:
     for average in networks:
         if average in trained:
             continue
-        same = [one for one in trained if _shapes(one) <= _shapes(average) or _shapes(average) <= _shapes(one)]
+        same = [
+            one for one in trained if _shapes(one) <= _shapes(average) or _shapes(average) <= _shapes(one)
+        ]
         of = same[0].where if same else None
         found.append(Network(average.where, average.state, of))
     return found

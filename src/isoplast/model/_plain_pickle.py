@@ -1,4 +1,4 @@
-"""A pickle of values and tensors, read step by step: no class in it is ever imported, stand-ins take their place."""
+"""A pickle, read step by step: no class in it is ever imported, stand-ins take the place of its objects."""
 
 from __future__ import annotations
 

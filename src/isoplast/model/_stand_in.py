@@ -1,4 +1,4 @@
-"""Stand-ins for the Python objects in a pickle: they keep what the pickle says of an object and run nothing."""
+"""Stand-ins for the Python objects in a pickle: they keep what it says of an object and run nothing."""
 
 from __future__ import annotations
 
@@ -43,19 +43,6 @@ class Name:
         return StandIn(self.name, arguments)
 
 
-def holds_stand_ins(value: Any) -> bool:
-    """Whether there is one in a value, inside mappings and sequences too: such a value cannot be saved again."""
-    waiting, seen = [value], set[int]()
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, StandIn | Name):
-            return True
-        if isinstance(one, dict | list | tuple | set) and id(one) not in seen:
-            seen.add(id(one))
-            waiting += [*one, *one.values()] if isinstance(one, dict) else one
-    return False
-
-
 def entries_of(value: Any) -> Mapping[Any, Any] | None:
     """The entries of a mapping, a sequence (by place), or of an object that has such; None for others.
 
@@ -91,6 +78,8 @@ def _state_dict(module: StandIn) -> dict[str, Tensor]:
             for name, value in one.state[part].items():
                 if isinstance(value, Tensor) and isinstance(name, str):
                     found[f"{prefix}{name}"] = value
-        inner = [(f"{prefix}{name}.", child) for name, child in one.state["_modules"].items() if is_module(child)]
+        inner = [
+            (f"{prefix}{name}.", child) for name, child in one.state["_modules"].items() if is_module(child)
+        ]
         waiting[:0] = inner
     return found

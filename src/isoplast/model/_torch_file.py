@@ -22,6 +22,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast.model._plain_pickle import read_pickle
 from isoplast.model._torch_values import Foreign, StorageType, storage_of_bytes, typed, value_by_name
 
+
 class NoWeights(IsoplastError):
     """A sound file without a network in it."""
 

@@ -56,7 +56,7 @@ def plain_key(key: Any) -> Any:
 
 
 def value_by_name(name: str) -> Any:
-    """The function or value that a pickle means by this name; a `Name` where it is none of those known here."""
+    """The function or value that a pickle means by this name; a `Name` where it is not known here."""
     if name in _KNOWN:
         return _KNOWN[name]
     module, _, last = name.rpartition(".")
@@ -187,7 +187,8 @@ def _typed(make: Any, kind: Any, args: Sequence[Any], state: Any) -> Any:
     """A tensor with attributes, or of a subclass: of a sharded one that is whole here, its only shard."""
     if kind is not _TENSOR:
         name = kind.name if isinstance(kind, Name) else type(kind).__name__
-        shard = state.get("_local_tensor") if isinstance(state, dict) else None
+        parts = state if isinstance(state, tuple) else (state,)  # attributes, and those in slots
+        shard = next((part["_local_tensor"] for part in parts if part and "_local_tensor" in part), None)
         whole = isinstance(shard, Tensor) and len(args) > 2 and shard.shape == args[2]
         return shard if whole else StandIn(name, tuple(args))
     if make not in _MAKERS:

@@ -44,8 +44,8 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path, *, keep_optimizer: bool
     """Write a checkpoint to a new file, in the format that its name says.
 
     A torch file made from a torch file has everything that was in the old one. A safetensors file has the
-    tensors alone; of several networks their names begin with where each lay. The file is written aside, forced
-    to disk and renamed: it is whole or absent.
+    tensors alone; of several networks their names begin with where each lay. The file is written aside,
+    forced to disk and renamed: it is whole or absent.
 
     Args:
         checkpoint: what was read, perhaps edited.
@@ -101,7 +101,7 @@ def _flat(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def _whole(checkpoint: Checkpoint, said: list[str]) -> Any:
     """What goes into a torch file: the contents, or the networks where those are no torch file's."""
-    of_files = checkpoint.path.is_dir() and checkpoint.where or checkpoint.path.suffix == ".zip"
+    of_files = (checkpoint.path.is_dir() and checkpoint.where) or checkpoint.path.suffix == ".zip"
     if isinstance(checkpoint.contents, dict | list | tuple) and not of_files:
         return checkpoint.contents
     said.append("everything but the tensors of the networks")
@@ -120,7 +120,9 @@ def _cleaned(value: Any, where: tuple[Any, ...], said: list[str], keep: bool) ->
             said.append(f"the state of {'/'.join(map(str, where)) or 'the optimizer'}, which is empty now")
             value = {**value, "state": {}}
         made = {key: _cleaned(one, (*where, key), said, keep) for key, one in value.items()}
-        kept = {key: one for key, one in made.items() if one is not _LEFT_OUT and not isinstance(key, StandIn)}
+        kept = {
+            key: one for key, one in made.items() if one is not _LEFT_OUT and not isinstance(key, StandIn)
+        }
         if not isinstance(value, OrderedDict):
             return kept
         ordered = OrderedDict(kept)
