@@ -18,7 +18,13 @@ _UNITS: Mapping[str, Callable[[], nn.Module]] = {
 
 
 def mlp(
-    inputs: int, outputs: int, width: int, depth: int, units: str = "relu", norm: bool = False, drop: float = 0.0
+    inputs: int,
+    outputs: int,
+    width: int,
+    depth: int,
+    units: str = "relu",
+    norm: bool = False,
+    drop: float = 0.0,
 ) -> nn.Module:
     """A chain of linear layers."""
     layers: list[nn.Module] = []
@@ -86,8 +92,12 @@ class ResNet(nn.Module):
 
     def __init__(self, channels: int, outputs: int, width: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.blocks = nn.Sequential(Block(width, width, 1), Block(width, 2 * width, 2), Block(2 * width, 4 * width, 2))
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.blocks = nn.Sequential(
+            Block(width, width, 1), Block(width, 2 * width, 2), Block(2 * width, 4 * width, 2)
+        )
         self.head = nn.Linear(4 * width, outputs)
 
     def forward(self, images: Tensor) -> Tensor:

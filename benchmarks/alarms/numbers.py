@@ -60,7 +60,9 @@ def _weights(model: nn.Module, start: nn.Module) -> Numbers:
     sides = [layer.singular_values.shape[-1] for layer in now.values()]
     found = _spread("largest", (now[name].largest for name in hidden))
     found |= _spread("growth", (now[name].largest / max(then[name].largest, 1e-9) for name in hidden))
-    found |= _spread("rank", (layer.effective_rank / side for layer, side in zip(now.values(), sides, strict=True)))
+    found |= _spread(
+        "rank", (layer.effective_rank / side for layer, side in zip(now.values(), sides, strict=True))
+    )
     found |= _spread("condition", (layer.condition_number for layer in now.values()))
     found |= _spread("mean", (layer.mean for layer in now.values()))
     values = [layer.singular_values.double() for layer in now.values()]
@@ -134,7 +136,9 @@ def _loss(model: nn.Module, of: Problem, x: Tensor, y: Tensor) -> Numbers:
     found["size"] = float(flat.abs().amax())
     if of.loss != "numbers":
         share = flat.softmax(-1)
-        found["entropy"] = float(-(share * share.clamp(min=1e-12).log()).sum(-1).mean()) / math.log(of.outputs)
+        found["entropy"] = float(-(share * share.clamp(min=1e-12).log()).sum(-1).mean()) / math.log(
+            of.outputs
+        )
         found["classes"] = float(flat.argmax(-1).unique().numel()) / of.outputs
     seen = gradients(model, x[:32], y[:32], of.objective)
     found |= {"gradient": seen.norm, "interference": seen.interference, "noise": seen.noise_scale}

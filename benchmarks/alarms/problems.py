@@ -158,9 +158,14 @@ def problem(name: str, samples: int, flat: bool, root: Path | None) -> Problem:
     if name == "text":
         assert root is not None
         return text(samples, root / "austen")
-    pools = {"digits": 1, "mnist": 2, "cifar10": 2}
+    source, pool = {
+        "digits": ("digits", 1),
+        "mnist": ("mnist", 2),
+        "cifar10": ("cifar10", 2),
+        "cifar8": ("cifar10", 4),
+    }[name]
     folder = root / "mnist" if root is not None and name == "mnist" else root
-    return images(name, pools[name], samples, flat, folder)
+    return images(source, pool, samples, flat, folder)
 
 
 def evaluate(model: nn.Module, of: Problem, inputs: Tensor, targets: Tensor) -> tuple[float, float]:

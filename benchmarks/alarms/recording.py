@@ -52,7 +52,9 @@ class Recorder:
     def _config(subject: Subject) -> tuple[str, str, float]:
         return subject.family.name, subject.recipe.name, subject.recipe.lr
 
-    def fresh_scores(self, subject: Subject, of: Problem, kind: str, epochs: int) -> list[tuple[float, float]]:
+    def fresh_scores(
+        self, subject: Subject, of: Problem, kind: str, epochs: int
+    ) -> list[tuple[float, float]]:
         """What fresh networks make of tasks of a kind."""
         key = (*self._config(subject), kind)
         if key not in self._fresh:
@@ -72,9 +74,7 @@ class Recorder:
         if key not in self._twins:
             with torch.random.fork_rng():
                 made = trained_twin(fresh, subject.recipe, of, task.inputs, subject.seed)
-                self._twins[key] = probe(
-                    made, None, subject.recipe, of, task.inputs, teacher, subject.seed
-                )
+                self._twins[key] = probe(made, None, subject.recipe, of, task.inputs, teacher, subject.seed)
 
 
 class Run:
