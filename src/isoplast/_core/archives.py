@@ -79,6 +79,9 @@ class ZipArchive:
         total = sum(member.file_size for member in members)
         if total > max(_ALWAYS, _RATIO * size):
             raise IsoplastError(f"damaged (its {size:,} bytes claim to hold {total:,})")
+        # An archive inside an archive is found by its own end where the outer one has lost its own.
+        if members and min(member.header_offset for member in members):
+            raise IsoplastError("truncated or damaged (its beginning belongs to another archive)")
         for member in members:
             # Python unpacks a block of any other kind whole, whatever its size.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

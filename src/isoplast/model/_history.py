@@ -13,7 +13,7 @@ _BESIDE = re.compile(
     r"^(optimizer|scheduler|rng_state|training_args|scaler|random_states|replay_buffer)|optim_states|\.optimizer\."
 )
 # A number with a point is a metric or a time, one after "v" the version of a file.
-_NUMBER = re.compile(r"(?<![\d.])(\d+)(?!\d*\.\d)(?!\d)")
+_NUMBER = re.compile(r"\d+")
 _DECIMAL = re.compile(r"\d+\.\d+(e[+-]?\d+)?", re.IGNORECASE)
 _VERSION = re.compile(r"[-_.]v\d+$", re.IGNORECASE)
 _STEP = re.compile(r"(?:global_?step|steps?|iter(?:ation)?s?|updates?|batch)[=_\-. ]*(\d+)", re.IGNORECASE)

@@ -200,6 +200,7 @@ _ACTIONS: dict[str, _Action] = {
     "APPENDS": lambda machine, _: machine.extend(machine.marked()),
     "SETITEM": lambda machine, _: machine.set_item(),
     "SETITEMS": lambda machine, _: machine.set_items(machine.marked()),
+    "FROZENSET": lambda machine, _: machine.push(frozenset(map(plain_key, machine.marked()))),
     "ADDITEMS": lambda machine, _: machine.add_items(),
     "GLOBAL": _Machine.find,
     "STACK_GLOBAL": lambda machine, _: machine.find_on_stack(),

@@ -20,6 +20,7 @@ from torch.storage import TypedStorage
 from isoplast._core.archives import ZipArchive
 from isoplast._core.errors import IsoplastError
 from isoplast.model._plain_pickle import read_pickle
+from isoplast.model._stand_in import Name
 from isoplast.model._torch_values import Foreign, StorageType, storage_of_bytes, typed, value_by_name
 
 
@@ -135,7 +136,7 @@ def _read_old(file: IO[bytes]) -> Any:
 
 def _placeholder(name: str) -> Any:
     value = value_by_name(name)
-    return (lambda *arguments: OrderedDict()) if callable(value) else value
+    return (lambda *arguments: OrderedDict()) if callable(value) and not isinstance(value, Name) else value
 
 
 class _OldStorages:
