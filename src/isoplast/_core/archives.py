@@ -80,7 +80,7 @@ class ZipArchive:
         if total > max(_ALWAYS, _RATIO * size):
             raise IsoplastError(f"damaged (its {size:,} bytes claim to hold {total:,})")
         # An archive inside an archive is found by its own end where the outer one has lost its own.
-        if members and min(member.header_offset for member in members):
+        if min((member.header_offset for member in members), default=0):
             raise IsoplastError("truncated or damaged (its beginning belongs to another archive)")
         for member in members:
             # Python unpacks a block of any other kind whole, whatever its size.

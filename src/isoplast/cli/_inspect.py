@@ -16,7 +16,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
 from isoplast.cli._inspection_text import as_json, as_text, history
 from isoplast.cli._opened import Opened, Subject, opened
-from isoplast.diagnostics import Inspection, repair_
+from isoplast.diagnostics import Inspection, Repair, repair_
 from isoplast.diagnostics import inspect as inspect_model
 from isoplast.model import check_target, write_checkpoint
 from isoplast.study import strict_json
@@ -113,6 +113,7 @@ def repair(
     inputs: _Inputs = None,
     only: _Name = None,
     layers: _Layers = "critical",
+    forget: _Flag = False,
     keep_optimizer: _Flag = False,
 ) -> int:
     """Put critical layers back onto isometries, and write a new file.
@@ -126,8 +127,9 @@ def repair(
         out: The new file; it must not exist yet. Its name says the format: .safetensors or .pt.
         inputs: As for `isoplast inspect`.
         only: The one network to repair, where a file holds several; else all.
-        layers: Those where `isoplast inspect` finds something critical, or all, which forgets most of what
-            the network knows.
+        layers: Those where `isoplast inspect` finds something critical, or all.
+        forget: What the network knows may be lost. Without this a repair that changes what it computes is
+            refused, with the size of that change.
         keep_optimizer: Keep the optimizer's state, which belongs to the old weights; else it is emptied, so
             that the optimizer starts anew.
     """
@@ -135,11 +137,11 @@ def repair(
     with _waiting(f"reading {file}"), opened(file, only) as what:
         if len(what.moments) > 1 and what.run is None:
             raise IsoplastError(f"{file} holds several checkpoints: repair one of them")
-        repaired = [(one, _repaired(what, one, inputs, layers)) for one in what.subjects]
+        repaired = [(one, _repaired(what, one, inputs, layers, forget)) for one in what.subjects]
     for subject, one in repaired:
         print(f"== {subject.name}\n{one}" if len(repaired) > 1 else str(one))
     if not any(one.layers for _, one in repaired):
-        print("nothing is written; --layers all repairs every layer anyway")
+        print("nothing is written")
         return 0
     for said in write_checkpoint(what.checkpoint, out, keep_optimizer=keep_optimizer):
         print(f"left out: {said}")
@@ -147,8 +149,8 @@ def repair(
     return 0
 
 
-def _repaired(what: Opened, subject: Subject, inputs: Path | None, layers: Any) -> Any:
-    found = repair_(subject.trained, what.inputs_of(subject, inputs), layers=layers)
+def _repaired(what: Opened, subject: Subject, inputs: Path | None, layers: str, forget: bool) -> Repair:
+    found = repair_(subject.trained, what.inputs_of(subject, inputs), layers=layers, forget=forget)
     if found.layers and isinstance(subject.trained, nn.Module):
         for name, value in subject.trained.state_dict().items():
             if isinstance(value, Tensor):

@@ -32,15 +32,15 @@ def _findings(found: Inspection) -> list[str]:
     groups: dict[tuple[str, str], list[str]] = {}
     for finding in found.findings:
         sentence = f"{finding.where}: {finding.what}"
-        groups.setdefault((finding.severity, finding.remedy), []).append(sentence)
+        groups.setdefault((finding.severity, finding.advice), []).append(sentence)
     lines = []
-    for (severity, remedy), all_said in groups.items():
+    for (severity, advice), all_said in groups.items():
         more = len(all_said) - _SHOWN
         rest = [f"and {more} more like these; --json has them all"] if more > 0 else []
         lines.append(severity)
         for said in [*all_said[:_SHOWN], *rest]:
             lines += textwrap.wrap(said, _WIDTH, initial_indent="  ", subsequent_indent="    ")
-        lines += textwrap.wrap(remedy, _WIDTH, initial_indent="  -> ", subsequent_indent="     ")
+        lines += textwrap.wrap(advice, _WIDTH, initial_indent="  -> ", subsequent_indent="     ")
         lines.append("")
     return lines
 

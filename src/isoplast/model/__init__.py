@@ -3,7 +3,6 @@
 from isoplast.model._batches import non_finite_names, refuse_non_finite, sample_count, take_samples, usable
 from isoplast.model._checkpoint import (
     Checkpoint,
-    NoWeights,
     read_checkpoint,
     read_tensor,
 )
@@ -33,6 +32,7 @@ from isoplast.model._preserve_state import (
 from isoplast.model._reconstructed import ReconstructedMLP, has_normalisation, reconstruct, silent_units
 from isoplast.model._recording import FUNCTIONS, ActivationRecorder
 from isoplast.model._sharded import refuse_flattened, refuse_sharded, sharded_names, whole
+from isoplast.model._torch_file import NoWeights
 from isoplast.model._writing import check_target, write_checkpoint
 from isoplast.model.units._graph import graph_of
 from isoplast.model.units._groups import (

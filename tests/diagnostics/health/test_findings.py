@@ -14,7 +14,7 @@ from isoplast.diagnostics.health._findings import (
     Finding,
     activity_findings,
     barrier_findings,
-    is_ill,
+    has_critical,
     network_findings,
     ordered,
     silence_findings,
@@ -90,7 +90,7 @@ def test_each_illness_of_a_weight_is_one_finding_at_its_layer(
     (found,) = changed(edit)
     assert (found.severity, found.where) == (severity, "0")
     assert words in found.what
-    assert found.remedy
+    assert found.advice
 
 
 def test_scale_is_no_warning_for_the_head_or_before_a_normalisation() -> None:
@@ -173,6 +173,6 @@ def test_numbers_of_the_whole_network() -> None:
 def test_the_worst_comes_first_and_prints_in_one_line() -> None:
     note, warning, ill = (Finding(s, "a", "b", "c") for s in ("note", "warning", "critical"))  # type: ignore[arg-type]
     assert ordered([note, warning, ill]) == [ill, warning, note]
-    assert is_ill([note, ill])
-    assert not is_ill([note, warning])
+    assert has_critical([note, ill])
+    assert not has_critical([note, warning])
     assert str(ill) == "critical: a: b; c"

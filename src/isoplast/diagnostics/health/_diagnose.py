@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._result import Result, reason_of
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
-from isoplast.diagnostics.health._findings import Finding, is_ill, network_findings, ordered
+from isoplast.diagnostics.health._findings import Finding, has_critical, network_findings, ordered
 from isoplast.diagnostics.health._inspection import Inspection, inspect
 from isoplast.diagnostics.health._judgement import kernel_numbers, probe_findings, probe_lr, probe_numbers
 from isoplast.diagnostics.health._optimizer_findings import optimizer_findings
@@ -72,8 +72,8 @@ class Diagnosis(Result):
 
     @property
     def healthy(self) -> bool:
-        """Whether no finding is an illness; warnings may be there."""
-        return not is_ill(self.findings)
+        """Whether no finding is critical; warnings may be there."""
+        return not has_critical(self.findings)
 
     def as_dict(self) -> dict[str, float]:
         """Return every number as "instrument/name"."""
@@ -229,8 +229,8 @@ def _constant(found: Tensor, inspection: Inspection) -> list[Finding]:
     if len(values) < 2 or head.largest == 0 or not spread <= _CONSTANT * size:
         return []
     what = f"the outputs are the same for all {len(values)} inputs"
-    remedy = "some layer before the head is dead: repair_ it, then train on with AdamO(isometry=...)"
-    return [Finding("critical", "head", what, remedy)]
+    advice = "some layer before the head is dead: repair_ it, then train on with AdamO(isometry=...)"
+    return [Finding("critical", "head", what, advice)]
 
 
 def _kernel(model: nn.Module, inputs: Any, found: Tensor) -> NTK:

@@ -66,16 +66,16 @@ class Finding:
             "note": worth knowing.
         where: the layer, or "network".
         what: one sentence with the number.
-        remedy: one sentence.
+        advice: one sentence.
     """
 
     severity: Severity
     where: str
     what: str
-    remedy: str
+    advice: str
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.where}: {self.what}; {self.remedy}"
+        return f"{self.severity}: {self.where}: {self.what}; {self.advice}"
 
 
 class WeightOf(Protocol):
@@ -117,8 +117,8 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: _ORDER[finding.severity])
 
 
-def is_ill(findings: Iterable[Finding]) -> bool:
-    """Whether any finding is an illness."""
+def has_critical(findings: Iterable[Finding]) -> bool:
+    """Whether any finding is critical."""
     return any(finding.severity == "critical" for finding in findings)
 
 
@@ -161,10 +161,10 @@ def _of_weight(name: str, layer: WeightOf, scale_counts: bool, start: WeightOf |
     if not layer.finite:
         return [Finding("critical", name, "the weight holds non-finite values", _RESTORE)]
     if layer.largest == 0:
-        remedy = (
+        advice = (
             "fine for a layer that starts at zero; else initialise it anew: no step of the penalty moves it"
         )
-        return [Finding("note", name, "the weight is all zero", remedy)]
+        return [Finding("note", name, "the weight is all zero", advice)]
     if layer.largest < _NEAR_ZERO:
         what = f"the largest singular value is {format_number(layer.largest)}: hardly any signal gets through"
         return [Finding("warning", name, what, "lower the weight decay, or keep it isometric with AdamO")]
@@ -219,13 +219,13 @@ def activity_findings(layers: Mapping[str, ActivityOf]) -> list[Finding]:
 
 def _of_activity(name: str, layer: ActivityOf) -> Finding | None:
     if not layer.finite:
-        remedy = "look at the inputs, and at the weights before this layer"
-        return Finding("critical", name, "the activations are not finite", remedy)
+        advice = "look at the inputs, and at the weights before this layer"
+        return Finding("critical", name, "the activations are not finite", advice)
     dead = f"{layer.dead:.0%} of {layer.units} units are dead (zero on every input)"
     if hardly_tells_apart(layer):
         what = f"{dead} and {layer.linearised:.0%} always on: it hardly tells the inputs apart"
-        remedy = "usual at torch's default initialisation; isometric_init_ or a normalisation avoids it"
-        return Finding("note", name, what, remedy)
+        advice = "usual at torch's default initialisation; isometric_init_ or a normalisation avoids it"
+        return Finding("note", name, what, advice)
     if layer.dead >= _DEAD_ILL:
         end = "nothing the network is taught gets past this layer" if layer.dead == 1 else ""
         return Finding("critical", name, f"{dead}: {end}" if end else dead, _CURE)
@@ -293,7 +293,7 @@ def barrier_findings(
     Reference:
         arXiv:2606.09762, section 4.3.
     """
-    remedy = "repair_ lifts them to zero; bias_decay of AdamO does so in time"
+    advice = "repair_ lifts them to zero; bias_decay of AdamO does so in time"
     found = []
     for name, (count, total, largest) in below.items():
         what = (
@@ -301,7 +301,7 @@ def barrier_findings(
         )
         severity: Severity = "critical" if count >= _DEAD_ILL * total else "warning"
         if count:
-            found.append(Finding("note" if name in constant else severity, name, what, remedy))
+            found.append(Finding("note" if name in constant else severity, name, what, advice))
     return found
 
 

@@ -69,13 +69,13 @@ def _ownership(names: Mapping[nn.Parameter, str], held: set[nn.Parameter], kind:
             f"{len(missing)} trainable parameters ({_some(missing)}) are in no group of {kind}: "
             "they never change"
         )
-        remedy = "make the optimizer after the model is complete, or call add_param_group"
-        found.append(Finding("critical", "optimizer", what, remedy))
+        advice = "make the optimizer after the model is complete, or call add_param_group"
+        found.append(Finding("critical", "optimizer", what, advice))
     foreign = sum(p not in names for p in held)
     if foreign:
         what = f"{kind} holds {foreign} parameters that are not in the model"
-        remedy = "a module was replaced after the optimizer was made: make the optimizer anew"
-        found.append(Finding("warning", "optimizer", what, remedy))
+        advice = "a module was replaced after the optimizer was made: make the optimizer anew"
+        found.append(Finding("warning", "optimizer", what, advice))
     return found
 
 
@@ -87,20 +87,20 @@ def _isometry(optimizer: Optimizer, steps: int | None) -> list[Finding]:
     if idle:
         kind = type(optimizer).__name__
         what = f"{len(idle)} groups carry isometry settings, but nothing in {kind} acts on them"
-        remedy = "use AdamO, or call isoplast.attach(optimizer)"
-        return [Finding("warning", "optimizer", what, remedy)]
+        advice = "use AdamO, or call isoplast.attach(optimizer)"
+        return [Finding("warning", "optimizer", what, advice)]
     if not any(group.get("isometry") for group in groups):
         return []
     kept = isometry_report(groups)
     if not kept.kept:
         what = "isometry is asked for, but no group that asks holds a matrix"
-        remedy = "pass isoplast.param_groups(model), or the weights themselves"
-        return [Finding("warning", "optimizer", what, remedy)]
+        advice = "pass isoplast.param_groups(model), or the weights themselves"
+        return [Finding("warning", "optimizer", what, advice)]
     warning = None if steps is None else kept.warning(steps)
     if warning is None:
         return []
-    what, _, remedy = warning.partition("; ")
-    return [Finding("warning", "optimizer", what, remedy)]
+    what, _, advice = warning.partition("; ")
+    return [Finding("warning", "optimizer", what, advice)]
 
 
 def _some(names: list[str]) -> str:

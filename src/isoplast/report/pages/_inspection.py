@@ -37,7 +37,7 @@ def inspection_page(
     scope = tag("p", "; ".join(line for line in (*about, found.assumption) if line), class_="scope")
     named = tag("p", f"isoplast inspect: {name}", class_="name")
     header = tag("header", [named, tag("h1", _headline(found)), scope])
-    footer = tag("footer", tag("p", "Written by isoplast inspect. Limits and remedies: arXiv:2606.09762."))
+    footer = tag("footer", tag("p", "Written by isoplast inspect. Limits and rates: docs/alarms.md; arXiv:2606.09762."))
     looks = [look for _, _, look in _CURVES]
     return document(f"{name}: isoplast inspect", [header, tag("main", main), footer], plots, looks)
 
@@ -58,11 +58,11 @@ def _headline(found: Inspection) -> str:
 def _findings(found: Inspection) -> Markup:
     groups: dict[tuple[str, str], list[str]] = {}
     for finding in found.findings:
-        groups.setdefault((finding.severity, finding.remedy), []).append(f"{finding.where}: {finding.what}")
+        groups.setdefault((finding.severity, finding.advice), []).append(f"{finding.where}: {finding.what}")
     content: list[Markup] = []
-    for (severity, remedy), said in groups.items():
+    for (severity, advice), said in groups.items():
         items = tag("ul", [tag("li", one) for one in said])
-        parts = [tag("strong", severity.capitalize()), items, tag("span", f"Remedy: {remedy}.")]
+        parts = [tag("strong", severity.capitalize()), items, tag("span", f"{advice[:1].upper()}{advice[1:]}.")]
         content.append(tag("div", parts, class_="warning" if severity != "note" else "note"))
     unseen = "Dead units show on inputs only: none were given." if found.activity is None else ""
     words = [tag("p", "Nothing.")] if not content else []
