@@ -110,12 +110,12 @@ class Subject:
 
 
 def _light(data: str, network: str) -> Family:
-    return Family(data, network, 1024, 20, 64, 21, (1, 2, 4, 8, 14, 20))
+    return Family(data, network, 512, 20, 64, 17, (1, 3, 6, 11, 16))
 
 
 def _heavy(data: str, network: str) -> Family:
     samples = 128 if data == "text" else 256
-    return Family(data, network, samples, 20, 16 if data == "text" else 32, 8, (1, 3, 7))
+    return Family(data, network, samples, 16, 16 if data == "text" else 32, 7, (2, 6))
 
 
 FAMILIES = (

@@ -16,7 +16,9 @@ from alarms.recording import read
 
 Row = dict[str, Any]
 LOST, HEALTHY = 0.7, 0.95
-_MEANING = 0.1  # of the scale from chance to perfect: where fresh networks learn less, nothing can be compared
+_MEANING = (
+    0.1  # of the scale from chance to perfect: where fresh networks learn less, nothing can be compared
+)
 _TEXTS = ("key", "family", "data", "network", "recipe", "history", "time", "loss")
 _KEPT_STEPS = (5, 10, 20, 40, 70)
 
@@ -137,5 +139,6 @@ def load(path: Path) -> list[Row]:
     """The table that `write` wrote."""
     lines = csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode()))
     return [
-        {name: value if name in _TEXTS else float(value or "nan") for name, value in line.items()} for line in lines
+        {name: value if name in _TEXTS else float(value or "nan") for name, value in line.items()}
+        for line in lines
     ]
