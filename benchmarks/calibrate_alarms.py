@@ -1,7 +1,10 @@
 """The alarms of diagnose, inspect and Monitor have the error rates that their documentation states.
 
-python benchmarks/calibrate_alarms.py record --data FOLDER     # about 90 minutes of one core; resumable
-python benchmarks/calibrate_alarms.py analyse                  # rates, limits and figures from the table
+    python benchmarks/calibrate_alarms.py record --data FOLDER     # about an hour of one core; resumable
+    python benchmarks/calibrate_alarms.py table                    # what was recorded, into results/alarms
+    python benchmarks/calibrate_alarms.py analyse                  # rates, limits and figures from the table
+
+FOLDER holds cifar-10-subset.tar.xz, mnist/ and austen/. Networks that the table has are not recorded again.
 """
 
 from __future__ import annotations
@@ -9,23 +12,33 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from alarms import table
 from alarms.recording import record
 
-_RUNS = Path("runs/alarms")
+_RUNS, _TABLE = Path("runs/alarms"), Path("results/alarms/networks.csv.gz")
 
 
 def main() -> None:
-    """Runs one of the two halves."""
+    """Runs one of the three parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--runs", type=Path, default=_RUNS)
+    parser.add_argument("--table", type=Path, default=_TABLE)
     commands = parser.add_subparsers(dest="command", required=True)
     recording = commands.add_parser("record", help="train and measure the networks")
-    recording.add_argument("--runs", type=Path, default=_RUNS)
-    recording.add_argument("--data", type=Path, help="folder with cifar-10-subset.tar.xz, mnist/ and austen/")
+    recording.add_argument("--data", type=Path, required=True)
     recording.add_argument("--only", default="", help="part of the keys to record")
+    commands.add_parser("table", help="put what was recorded into the table")
+    commands.add_parser("analyse", help="rates, limits and figures")
     args = parser.parse_args()
-    record(args.runs, args.data, args.only)
+    old = table.load(args.table)
+    if args.command == "record":
+        record(args.runs, args.data, args.only, done={row["key"] for row in old})
+    elif args.command == "table":
+        rows = table.merged(old, table.compact(args.runs))
+        table.write(rows, args.table)
+        print(f"{len({row['key'] for row in rows})} networks, {len(rows)} rows: {args.table}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -207,15 +207,21 @@ def learn(
     return of.score(*evaluate(model, of, x, y)), held
 
 
-def record(folder: Path, data: Path | None, only: str = "", say: Callable[[str], None] = print) -> None:
+def record(
+    folder: Path,
+    data: Path | None,
+    only: str = "",
+    done: Collection[str] = (),
+    say: Callable[[str], None] = print,
+) -> None:
     """Record all networks that the folder lacks: one file of JSON lines per family."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    done = {row["key"] for row in read(folder)}
+    known = {row["key"] for row in read(folder)} | set(done)
     recorder = Recorder(data)
     wanted = [one for one in subjects() if only in one.key]
     for place, subject in enumerate(wanted, 1):
-        if subject.key in done:
+        if subject.key in known:
             continue
         row = recorder.record(subject)
         path = folder / f"{subject.family.name.replace('/', '-').replace(':', '-')}.jsonl"

@@ -20,101 +20,97 @@ _MEANING = (
     0.1  # of the scale from chance to perfect: where fresh networks learn less, nothing can be compared
 )
 _TEXTS = ("key", "family", "data", "network", "recipe", "history", "time", "loss")
-_KEPT_STEPS = (5, 10, 20, 40, 70)
+_STEPS = (5, 10, 20, 40, 70)  # of a probe
+_TWIN = "trained twin"  # the time of rows about a fresh network that has memorised once
+_START = ("task0", "fresh")
 
 
-def build(folder: Path) -> list[Row]:
-    """All rows of the records in a folder."""
-    networks = list(read(folder))
-    twins = _twins(networks)
-    fresh = _fresh(networks)
+def compact(folder: Path) -> list[Row]:
+    """One row for each look at a network of the records in a folder, and one for each trained twin."""
     rows = []
-    for one in networks:
-        reference = fresh[(one["family"], one["recipe"], one["lr"], _kind(one))]
+    for one in read(folder):
+        shared = {name: one[name] for name in _TEXTS if name != "time"} | {"lr": one["lr"]}
+        fresh = [score for score, _ in one["fresh"]]
+        shared |= {"fresh": sum(fresh) / len(fresh), "fresh_count": len(fresh)}
         for time in one["times"]:
-            if time["next"] is None:
-                continue
-            rows.append(_row(one, time, reference, twins))
+            score, held = time["next"] or (math.nan, math.nan)
+            row = {**shared, "time": time["time"], "tasks": time["tasks"], "score": time["score"]}
+            row |= {"next": score, "held": held, **_probes(one["loss"], time["probes"])}
+            rows.append(row | {k: v for k, v in time["numbers"].items() if isinstance(v, int | float)})
+        if one["trained_twin"]:
+            rows.append({**shared, "time": _TWIN, **_probes(one["loss"], one["trained_twin"])})
     return rows
 
 
-def _kind(one: Row) -> str:
-    return "shift" if one["history"] in ("one", "finetune", "warm") else one["history"]
-
-
-def _fresh(networks: list[Row]) -> dict[tuple[Any, ...], list[float]]:
-    """What fresh networks learn of a task, by family, recipe and kind of task."""
-    found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
-    for one in networks:
-        key = (one["family"], one["recipe"], one["lr"], _kind(one))
-        found[key] += [score for score, _ in one["fresh"]]
-        first = [time for time in one["times"] if time["time"] in ("task0", "fresh") and time["next"]]
-        found[key] += [time["next"][0] for time in first]
-    return found
-
-
-def _twins(networks: list[Row]) -> dict[tuple[str, float], Row]:
-    """Mean probe scores of fresh networks and of trained twins, by family and rate of the probe's Adam."""
-    fresh: dict[Any, list[Row]] = defaultdict(list)
-    trained: dict[Any, list[Row]] = defaultdict(list)
-    for one in networks:
-        key = (one["family"], _probe_lr(one))
-        fresh[key] += [
-            _scores(one, time["probes"]) for time in one["times"] if time["time"] in ("task0", "fresh")
-        ]
-        if one["trained_twin"]:
-            trained[key].append(_scores(one, one["trained_twin"]))
-    return {key: {"fresh": _mean(fresh[key]), "trained": _mean(trained[key])} for key in fresh}
-
-
-def _probe_lr(one: Row) -> float:
-    return one["lr"] if one["recipe"].startswith("adam") else 1e-3
-
-
-def _mean(all_scores: Iterable[Row]) -> Row:
-    sums: dict[str, list[float]] = defaultdict(list)
-    for scores in all_scores:
-        for name, value in scores.items():
-            if math.isfinite(value):
-                sums[name].append(value)
-    return {name: sum(values) / len(values) for name, values in sums.items()}
-
-
-def _scores(one: Row, probes: Row) -> Row:
-    """What each probe reached after each of its steps: 0 is chance, 1 everything; and by loss."""
-    outputs = {"numbers": 1, "tokens": 27, "classes": 10}[one["loss"]]
+def _probes(loss: str, probes: Row) -> Row:
+    """What each probe reached after some of its steps, by accuracy and by loss: 0 is chance, 1 everything."""
+    outputs = {"numbers": 1, "tokens": 27, "classes": 10}[loss]
+    guess = math.log(outputs) if outputs > 1 else 1.0
     found = {}
     for name, curve in probes.items():
-        for place, step in enumerate(AT):
-            loss, hit = curve["loss"][place], curve["hit"][place]
-            guess = math.log(outputs) if outputs > 1 else 1.0
-            found[f"{name}/learned{step}"] = 1 - loss / guess
-            known = not math.isnan(hit)
-            found[f"{name}/score{step}"] = (hit - 1 / outputs) / (1 - 1 / outputs) if known else 1 - loss
+        for place, step in enumerate(AT[: len(curve["loss"])]):
+            value, hit = curve["loss"][place], curve["hit"][place]
+            if step in _STEPS or step == 0:
+                found[f"{name}/learned{step}"] = 1 - value / guess
+                found[f"{name}/score{step}"] = (
+                    1 - value if math.isnan(hit) else (hit - 1 / outputs) / (1 - 1 / outputs)
+                )
     return found
 
 
-def _row(one: Row, time: Row, reference: list[float], twins: dict[tuple[str, float], Row]) -> Row:
-    mean = sum(reference) / len(reference)
-    row: Row = {name: one[name] for name in _TEXTS if name != "time"}
-    row |= {"time": time["time"], "tasks": time["tasks"], "lr": one["lr"], "score": time["score"]}
-    row |= {"fresh": mean, "next": time["next"][0], "held": time["next"][1]}
-    row["ratio"] = time["next"][0] / mean if mean >= _MEANING else math.nan
-    row |= {name: value for name, value in time["numbers"].items() if isinstance(value, int | float)}
-    own, twin = _scores(one, time["probes"]), twins[(one["family"], _probe_lr(one))]
-    for name, value in own.items():
-        probe, _, step = name.partition("/")
-        if not any(step.endswith(f"d{at}") or step.endswith(f"e{at}") for at in _KEPT_STEPS):
+def with_truth(rows: Sequence[Row]) -> list[Row]:
+    """The looks whose next task is known, each with `ratio`, the truth, and its probes beside twins.
+
+    `probe/random/score70/fresh` is what the probe reached over what fresh networks of its family reach at the
+    same rate of Adam, ".../trained" over what twins reach that have memorised once.
+    """
+    fresh, twins = _fresh(rows), _twins(rows)
+    found = []
+    for row in rows:
+        if row["time"] == _TWIN or math.isnan(row["next"]):
             continue
-        for kind in ("fresh", "trained"):
-            if name in twin[kind]:
-                row[f"probe/{name}/{kind}"] = _share(value, twin[kind][name])
-    return row
+        mean = fresh[_config(row)]
+        made = {**row, "ratio": row["next"] / mean if mean >= _MEANING else math.nan, "fresh": mean}
+        for (kind, name), twin in twins[_probe_key(row)].items():
+            value = row.get(name, math.nan)
+            made[f"probe/{name}/{kind}"] = value / twin if twin >= 0.05 else math.nan
+        found.append(made)
+    return found
 
 
-def _share(value: float, twin: float) -> float:
-    """Of what the twin reached; NaN where that is too little to compare."""
-    return value / twin if twin >= 0.05 else math.nan
+def _config(row: Row) -> tuple[Any, ...]:
+    kind = "shift" if row["history"] in ("one", "finetune", "warm") else row["history"]
+    return row["family"], row["recipe"], row["lr"], kind
+
+
+def _fresh(rows: Iterable[Row]) -> dict[tuple[Any, ...], float]:
+    """What fresh networks learn of a task, by family, recipe and kind of task: references, and first tasks."""
+    sums: dict[tuple[Any, ...], dict[Any, float]] = defaultdict(dict)
+    for row in rows:
+        values = sums[_config(row)]
+        for index in range(int(row["fresh_count"])):
+            values[(round(row["fresh"], 4), index)] = row["fresh"]  # references are shared by networks
+        if row["time"] in _START and not math.isnan(row["next"]):
+            values[row["key"]] = row["next"]
+    return {key: sum(values.values()) / len(values) for key, values in sums.items()}
+
+
+def _probe_key(row: Row) -> tuple[str, float]:
+    return row["family"], row["lr"] if row["recipe"].startswith("adam") else 1e-3
+
+
+def _twins(rows: Iterable[Row]) -> dict[tuple[str, float], dict[tuple[str, str], float]]:
+    """Mean probe scores of fresh networks and of trained twins, by family and rate of the probe's Adam."""
+    sums: dict[Any, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        kind = "fresh" if row["time"] in _START else "trained" if row["time"] == _TWIN else ""
+        if kind:
+            for name, value in row.items():
+                if ("/learned" in name or "/score" in name) and math.isfinite(value):
+                    sums[_probe_key(row)][(kind, name)].append(value)
+    return defaultdict(dict) | {
+        key: {name: sum(values) / len(values) for name, values in of.items()} for key, of in sums.items()
+    }
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
@@ -123,7 +119,7 @@ def write(rows: Sequence[Row], path: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    for row in sorted(rows, key=lambda row: (row["key"], row["tasks"])):
+    for row in sorted(rows, key=lambda row: (row["key"], row["time"] == _TWIN, row.get("tasks", 0))):
         writer.writerow([_cell(row.get(name)) for name in names])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.getvalue().encode(), 9, mtime=0))
@@ -136,9 +132,17 @@ def _cell(value: Any) -> Any:
 
 
 def load(path: Path) -> list[Row]:
-    """The table that `write` wrote."""
+    """The table that `write` wrote; empty where there is none."""
+    if not path.exists():
+        return []
     lines = csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode()))
     return [
         {name: value if name in _TEXTS else float(value or "nan") for name, value in line.items()}
         for line in lines
     ]
+
+
+def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """The rows of both tables; of a network in both the new ones."""
+    fresh = {row["key"] for row in new}
+    return [row for row in old if row["key"] not in fresh] + list(new)
