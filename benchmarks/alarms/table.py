@@ -20,7 +20,7 @@ _MEANING = (
     0.1  # of the scale from chance to perfect: where fresh networks learn less, nothing can be compared
 )
 _TEXTS = ("key", "family", "data", "network", "recipe", "history", "time", "loss")
-_STEPS = (5, 10, 20, 40, 70)  # of a probe
+_STEPS = (5, 10, 20, 40, 70, 100, 150, 200, 300)  # of a probe
 _TWIN = "trained twin"  # the time of rows about a fresh network that has memorised once
 _START = ("task0", "fresh")
 

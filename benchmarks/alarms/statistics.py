@@ -1,0 +1,147 @@
+"""How well a number tells networks that lost plasticity from those that went on learning."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from scipy.stats import beta
+
+from alarms.plan import FAMILIES
+from alarms.table import HEALTHY, LOST, Row
+
+FIT = frozenset(family.name for place, family in enumerate(FAMILIES) if place // 2 % 2 == 0)
+"""The families that limits are fitted on; the others measure them."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number by which to judge.
+
+    Attributes:
+        name: what it is called.
+        sign: 1 where it grows as plasticity is lost, -1 where it falls.
+        of: from a row; NaN where it cannot say.
+    """
+
+    name: str
+    sign: int
+    of: Callable[[Row], float]
+
+    def alarm(self, row: Row) -> float:
+        """The number, so signed that it grows with the alarm."""
+        return self.sign * self.of(row)
+
+
+def column(name: str, sign: int) -> Number:
+    """A column of the table."""
+    return Number(name, sign, lambda row: float(row.get(name, math.nan)))
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share with its 95 % confidence interval (Clopper and Pearson)."""
+
+    count: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The share, NaN of nothing."""
+        return self.count / self.total if self.total else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end."""
+        low = beta.ppf(0.025, self.count, self.total - self.count + 1) if self.count else 0.0
+        high = beta.ppf(0.975, self.count + 1, self.total - self.count) if self.count < self.total else 1.0
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        if not self.total:
+            return "none"
+        low, high = self.interval
+        return f"{self.value:.1%} of {self.total} ({low:.1%} to {high:.1%})"
+
+
+def lost(row: Row) -> bool:
+    """Whether the network learned less than 70 % of what fresh ones learn of the next task."""
+    return bool(row["ratio"] < LOST)
+
+
+def healthy(row: Row) -> bool:
+    """Whether it learned more than 95 %."""
+    return bool(row["ratio"] > HEALTHY)
+
+
+def auc(number: Number, rows: Sequence[Row]) -> float:
+    """The chance that a lost network has a higher alarm than a healthy one."""
+    bad = [value for row in rows if lost(row) and not math.isnan(value := number.alarm(row))]
+    good = [value for row in rows if healthy(row) and not math.isnan(value := number.alarm(row))]
+    if not bad or not good:
+        return math.nan
+    wins = sum((one > other) + 0.5 * (one == other) for one in bad for other in good)
+    return wins / len(bad) / len(good)
+
+
+def within_families(number: Number, rows: Sequence[Row], key: str = "family") -> tuple[float, int]:
+    """The mean AUC of families that have three of each kind, and their number."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[str(row[key])].append(row)
+    found = [
+        auc(number, group)
+        for group in groups.values()
+        if sum(map(lost, group)) > 2 < sum(map(healthy, group))
+    ]
+    found = [value for value in found if not math.isnan(value)]
+    return (sum(found) / len(found) if found else math.nan), len(found)
+
+
+def limit(number: Number, rows: Sequence[Row], rate: float) -> float:
+    """The lowest alarm beyond which at most `rate` of the healthy looks of the fitted families lie."""
+    values = sorted(v for row in rows if healthy(row) and not math.isnan(v := number.alarm(row)))
+    if not values:
+        return math.inf
+    allowed = int(rate * len(values))
+    return values[-1 - allowed]
+
+
+def false_alarms(number: Number, rows: Sequence[Row], beyond: float) -> Share:
+    """Of healthy looks with the number, those that are beyond a limit."""
+    values = [v for row in rows if healthy(row) and not math.isnan(v := number.alarm(row))]
+    return Share(sum(value > beyond for value in values), len(values))
+
+
+def hits(number: Number, rows: Sequence[Row], beyond: float) -> Share:
+    """Of looks at networks that lost plasticity."""
+    values = [v for row in rows if lost(row) and not math.isnan(v := number.alarm(row))]
+    return Share(sum(value > beyond for value in values), len(values))
+
+
+def lead(number: Number, rows: Sequence[Row], beyond: float) -> tuple[Share, float]:
+    """Of streams that lost plasticity, those that rang before their score was below 80 % of its first value.
+
+    Also the median over the streams that rang of the score at that time, over the first one.
+    """
+    streams: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["history"] in ("random", "shift", "inputs"):
+            streams[str(row["key"])].append(row)
+    early, total, scores = 0, 0, []
+    for looks in streams.values():
+        if not any(map(lost, looks)):
+            continue
+        total += 1
+        looks = sorted(looks, key=lambda row: row["tasks"])
+        rung = next((row for row in looks if number.alarm(row) > beyond), None)
+        if rung is None:
+            continue
+        first = looks[0]["next"]  # what the network, still fresh, learned of the first task
+        now = rung["score"] if rung["tasks"] else first
+        scores.append(now / first)
+        early += now >= 0.8 * first
+    scores.sort()
+    return Share(early, total), (scores[len(scores) // 2] if scores else math.nan)
