@@ -57,6 +57,7 @@ class LayerActivity:
         rare: estimated share of the units that are zero on these inputs and would not be on others: with
             f1 and f2 units that fire on exactly one and two of the inputs, at least
             f1 (f1 - 1) / (2 (f2 + 1)) units fire on inputs that were not drawn (Chao 1984). At most `dead`.
+        inputs: number of inputs.
         inputs_needed: estimated number of inputs until all but 2 % of the units that ever fire have done so;
             the number that was given where these suffice.
         saturated: share of the units that lie within 2.5 % of the range of a bound (tanh, sigmoid and
@@ -82,6 +83,7 @@ class LayerActivity:
     dormant: float
     dead: float
     rare: float
+    inputs: int
     inputs_needed: int
     saturated: float
     linearised: float
@@ -338,7 +340,7 @@ class _Units:
         if finite and missed > _MISSED * (seen + missed):  # how the curve goes on (Chao et al. 2009)
             ratio = missed / (_MISSED * (seen + missed))
             needed += math.ceil(self.inputs * once / (2 * max(twice, 1)) * math.log(ratio))
-        return {"rare": missed / self.count, "inputs_needed": needed}
+        return {"rare": missed / self.count, "inputs": self.inputs, "inputs_needed": needed}
 
     def _ranked(self, finite: bool, duplicate: float) -> dict[str, Any]:
         if self.features is None or not finite:

@@ -1,4 +1,4 @@
-"""What silently disables a remedy: read off the optimizer, before any training."""
+"""What silently disables a method: read off the optimizer, before any training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from isoplast.diagnostics.health._findings import Finding
+from isoplast.diagnostics.health._finding import Finding
 from isoplast.model import unwrap
 from isoplast.optim import GROUP_DEFAULTS, isometry_report
 
@@ -54,6 +54,15 @@ def optimizer_findings(
         what = f"a group of {type(optimizer).__name__} has lr 0: neither the task nor isometry moves it"
         found.append(Finding("note", "optimizer", what, "set its lr, unless it is meant to rest"))
     return [*found, *_isometry(optimizer, steps)]
+
+
+def keeps_isometry(optimizer: Optimizer | None) -> bool:
+    """Whether an optimizer keeps matrices isometric."""
+    if optimizer is None:
+        return False
+    groups = [group for group in optimizer.param_groups if GROUP_DEFAULTS.keys() <= group.keys()]
+    asking = [{**group, "lr": peak_lr(group)} for group in groups if group.get("isometry")]
+    return bool(asking) and bool(isometry_report(asking).kept)
 
 
 def peak_lr(group: Mapping[str, Any]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.text import text_table
 from isoplast.diagnostics._result import Result, format_number, wrapped
+from isoplast.diagnostics.health._editable import Layout, editable_weights
 from isoplast.diagnostics.health._inspection import Inspection, batches, feeding, inspect
 from isoplast.diagnostics.weights._spectra import WeightSpectra
 from isoplast.isometry import edit_matrices_, matrix_view, polar_factor
 from isoplast.model import (
     clean_name,
-    decide,
-    matrices_of_state,
     non_finite_names,
     outputs,
     preserve_state,
@@ -194,7 +193,7 @@ def repair_(
         refuse_sharded(unwrap(model))
     else:  # the same tensors, under the names of the network itself
         model = {clean_name(name): value for name, value in model.items()}
-    editable = dict(_editable(model))
+    editable = dict(editable_weights(model))
     before = inspect(model, inputs)
     state = dict(unwrap(model).state_dict()) if isinstance(model, nn.Module) else model
     bad = non_finite_names(state)
@@ -221,7 +220,7 @@ def _change(
     inputs: Any,
     chosen: Collection[str],
     biases: Biases,
-    editable: Mapping[str, tuple[Tensor, _Layout]],
+    editable: Mapping[str, tuple[Tensor, Layout]],
 ) -> dict[str, RepairedLayer]:
     """Project and lift; what changed by layer."""
     changed = {name: _project(*editable[name]) for name in chosen}
@@ -255,37 +254,6 @@ def _loss(
     )
 
 
-_Layout = dict[str, Any]
-
-
-def _editable(model: nn.Module | Mapping[str, Any]) -> Iterator[tuple[str, tuple[Tensor, _Layout]]]:
-    """By layer the weight that may be projected, and the layout of the matrices in it."""
-    if isinstance(model, nn.Module):
-        for one in decide(unwrap(model)):
-            if one.isometric:
-                name = clean_name(one.name).removesuffix(".weight")
-                yield name, (one.parameter, {"batch_dims": one.batch_dims, "split": one.split})
-        return
-    parts: dict[str, int] = {}
-    matrices, left_out = matrices_of_state(model)
-    for matrix in matrices:
-        name = matrix.name.partition("[")[0]
-        parts[name] = parts.get(name, 0) + 1
-    tables = [model[name] for name in left_out if isinstance(model.get(name), Tensor)]
-    for name, split in parts.items():
-        weight = model.get(f"{name}.weight", model.get(name))
-        # Else a parametrisation makes the weight from others, or it is an embedding at the same time.
-        if isinstance(weight, Tensor) and not any(_same(weight, table) for table in tables):
-            yield name, (weight, {"split": split})
-
-
-def _same(weight: Tensor, table: Tensor) -> bool:
-    """Whether two entries of a state dict are one weight, perhaps stored twice."""
-    return weight.shape == table.shape and (
-        weight.data_ptr() == table.data_ptr() or bool(torch.equal(weight, table))
-    )
-
-
 def _chosen(layers: str | Collection[str], before: Inspection, editable: Collection[str]) -> list[str]:
     if layers == "all":
         return list(editable)
@@ -301,7 +269,7 @@ def _chosen(layers: str | Collection[str], before: Inspection, editable: Collect
     return [name for name in editable if name in layers]
 
 
-def _project(weight: Tensor, layout: _Layout) -> RepairedLayer:
+def _project(weight: Tensor, layout: Layout) -> RepairedLayer:
     moved = 0.0
 
     def project_(view: Tensor) -> None:

@@ -15,13 +15,8 @@ from isoplast.diagnostics._result import Result
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics._student import interval
 from isoplast.diagnostics.activity._activity import Activity, activity
-from isoplast.diagnostics.health._findings import (
-    Finding,
-    activity_findings,
-    network_findings,
-    weight_findings,
-)
-from isoplast.diagnostics.health._judgement import kernel_numbers, probe_findings, probe_lr, probe_numbers
+from isoplast.diagnostics.health._decide import Evidence, activity_places, feature_rank
+from isoplast.diagnostics.health._numbers import diverged, kernel_condition, probe_lr
 from isoplast.diagnostics.jacobian._jacobian import jacobian
 from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
@@ -37,7 +32,7 @@ from isoplast.model import (
     unwrap,
 )
 
-_ACTIVITY, _JACOBIAN, _KERNEL, _PROBE = 512, 16, 24, 256
+_ACTIVITY, _FEATURES, _JACOBIAN, _KERNEL, _PROBE = 512, 256, 16, 24, 256
 _KERNEL_SIZE = 512  # eigenvalues of more rows take longer than all the rest
 _PROBE_TASKS, _PROBE_STEPS = 2, 25
 _CONFIDENCE = 0.95
@@ -95,10 +90,12 @@ class Standard:
     Attributes:
         guess: its cost before it has run, in training steps (an MLP of width 128 on batches of 64).
         measure: of a model and all inputs.
+        importance: factor of its share of the budget.
     """
 
     guess: float
     measure: Callable[[nn.Module, Any, Setting], Result]
+    importance: float = 1.0
 
 
 def _weights(model: nn.Module, inputs: Any, known: Setting) -> Result:
@@ -113,6 +110,10 @@ def _weights(model: nn.Module, inputs: Any, known: Setting) -> Result:
 
 def _activity(model: nn.Module, inputs: Any, known: Setting) -> Result:
     return activity(model, take_samples(inputs, slice(_ACTIVITY)), ranks=False)
+
+
+def _features(model: nn.Module, inputs: Any, known: Setting) -> Result:
+    return activity(model, take_samples(inputs, slice(_FEATURES)))
 
 
 def _jacobian(model: nn.Module, inputs: Any, known: Setting) -> Result:
@@ -144,22 +145,29 @@ def _plasticity(model: nn.Module, inputs: Any, known: Setting) -> Result:
 
 
 STANDARD = {
-    "weights": Standard(10, _weights),
-    "activity": Standard(10, _activity),
+    "weights": Standard(6, _weights),
+    "activity": Standard(4, _activity, importance=4.0),  # it warns first, and is the cheapest
+    "features": Standard(25, _features),
     "jacobian": Standard(20, _jacobian),
-    "ntk": Standard(20, _ntk),
+    "ntk": Standard(15, _ntk),
     "plasticity": Standard(150, _plasticity),
 }
 
 
-def judge(result: object, known: Setting) -> list[Finding]:
-    """What is wrong, by the result of a measure."""
+def added(evidence: Evidence, result: object, known: Setting) -> Evidence:
+    """The evidence with what a measure found."""
     if isinstance(result, WeightSpectra):
-        return weight_findings(result, normalised=known.normalised)
+        return evidence.with_(spectra=result)
     if isinstance(result, Activity):
-        return activity_findings(result)
+        places = activity_places(result)
+        inputs = max((layer.inputs for layer in places.values()), default=0)
+        found = evidence.with_(activity=places, inputs=inputs)
+        lowest = feature_rank(places)
+        if lowest is None:
+            return found
+        return found.with_(features=places, highest_rank=max(evidence.highest_rank, lowest[1]))
     if isinstance(result, NTK):
-        return network_findings(kernel_numbers(result, known.shape))
+        return evidence.with_(ntk_condition=kernel_condition(result, known.shape))
     if isinstance(result, Plasticity):
-        return [*network_findings(probe_numbers(result)), *probe_findings(result)]
-    return []
+        return evidence.with_(diverged=diverged(result))
+    return evidence

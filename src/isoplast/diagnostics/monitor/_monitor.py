@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import re
+import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -17,11 +20,13 @@ from torch.optim import Optimizer
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.text import text_table
 from isoplast.diagnostics._result import Result, reason_of
-from isoplast.diagnostics.health._findings import Finding
-from isoplast.diagnostics.health._optimizer_findings import optimizer_findings
+from isoplast.diagnostics.health._decide import Evidence, decide
+from isoplast.diagnostics.health._finding import Finding
+from isoplast.diagnostics.health._optimizer_findings import keeps_isometry, optimizer_findings
 from isoplast.diagnostics.monitor._account import Account, divide
-from isoplast.diagnostics.monitor._measures import STANDARD, Setting, judge, setting
+from isoplast.diagnostics.monitor._measures import STANDARD, Setting, added, setting
 from isoplast.diagnostics.monitor._sinks import Write, sink
+from isoplast.diagnostics.monitor._summary import summary
 from isoplast.model import preserve_state, sample_count
 
 if TYPE_CHECKING:
@@ -31,7 +36,7 @@ Measure: TypeAlias = Callable[[nn.Module, Any], Result | Mapping[str, float]]
 
 T = TypeVar("T")
 
-_DEFAULT = ("weights", "activity", "ntk", "plasticity")
+_DEFAULT = ("weights", "activity", "features", "ntk")
 _OWN_GUESS = 20  # training steps that a measure of the user's is taken to cost before it has run
 # Looks come after each hundredth of the steps so far: they cost nothing, and a history grows with the
 # logarithm of a long run, to 1300 records in 10 million steps.
@@ -40,7 +45,7 @@ _SEVERITY = {"note": 0, "warning": 1, "critical": 2}
 
 
 class PlasticityWarning(UserWarning):
-    """A network is losing its ability to learn, or its remedy does nothing."""
+    """A network is losing its ability to learn, or a method against that does nothing."""
 
 
 class Monitor:
@@ -52,22 +57,27 @@ class Monitor:
     does not allow (a kernel of too many outputs, say), or that raises anything at all, is left out from then
     on; a sink that fails is tried again with the next record. Either is kept in `left_out` and said once.
 
+    When the training ends (`steps` are over, `close()` is called, the monitor is left as a context, or the
+    program ends) it says in a line what it saw, or that it saw nothing and why.
+
     The plasticity measure trains copies on two tasks of random labels for 25 steps of Adam, the kernel is
     that of up to 24 samples on centred logits: comparable in one history, not with longer probes.
 
     Args:
         model: any module; compiled and data-parallel ones are looked into.
-        optimizer: what trains it. Given, what silently disables a remedy is looked for, too: trainable
+        optimizer: what trains it. Given, what silently disables a method is looked for, too: trainable
             parameters that it does not hold, isometry that cannot act.
         every: steps between two looks at what is due, >= 1.
-        measures: names out of "weights", "activity", "jacobian", "ntk" and "plasticity", or a mapping from
-            names of your own to functions (model, inputs) -> Result or mapping from names to numbers. By
-            default all but the Jacobian, or the weights alone where there are no inputs.
+        measures: names out of "weights", "activity", "features" (activity with ranks), "jacobian", "ntk" and
+            "plasticity", or a mapping from names of your own to functions (model, inputs) -> Result or
+            mapping from names to numbers. By default the first three and "ntk", or the weights alone where
+            there are no inputs.
         inputs: what the network takes, some hundred samples: a tensor, a tuple or a mapping of tensors, or a
             function that returns such, called before measures so that the data may change; it may draw from
             torch's generators, which are put back.
         budget: measuring time over training time, in (0, 1).
-        steps: length of the run in optimizer steps, for the check of the isometry's time constant.
+        steps: length of the run in optimizer steps, if you know it: then the looks are spread over it, the
+            first of them early, and an isometry whose time constant is longer is found.
         lr: learning rate of the plasticity probe's Adam; None takes that of the optimizer if it is of
             Adam's family, else 1e-3.
         sinks: where numbers go besides the history: paths that end in .csv (rows are appended), TensorBoard
@@ -113,10 +123,11 @@ class Monitor:
         if inputs is not None and not callable(inputs):
             sample_count(inputs)
         self._model, self._optimizer, self._inputs, self._lr = model, optimizer, inputs, lr
-        self._every, self._budget, self._horizon, self._warn = every, budget, steps, warn
+        self._every, self._budget, self._length, self._warn = every, budget, steps, warn
         self._measures, self._accounts = self._open(measures)
         divide(budget, self._accounts.values())
         self._sinks: list[tuple[str, Write]] = [(_name(target), sink(target)) for target in sinks]
+        self._evidence = Evidence()
         self._known: dict[tuple[str, str, str], int] = {}
         self._untold: list[tuple[type[Warning], str]] = []
         self._last: float | None = None
@@ -127,6 +138,26 @@ class Monitor:
         self.findings: list[tuple[int, Finding]] = []
         self.left_out: dict[str, str] = {}
         self.total_steps = 0
+        self._said = not warn
+        atexit.register(_say_at_exit, weakref.ref(self))
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_said", True):  # else its making failed
+            self.close()
+
+    def close(self) -> str:
+        """Say what was seen, once, on standard error; returns that line."""
+        said = summary(self.total_steps, self.records, self.findings, self._accounts, self._length)
+        if not self._said:
+            self._said = True
+            print(f"isoplast: {said}", file=sys.stderr)
+        return said
 
     def _open(
         self, measures: Iterable[str] | Mapping[str, Measure] | None
@@ -144,7 +175,7 @@ class Monitor:
             if name != "weights" and self._inputs is None:
                 raise IsoplastError(f"measure {name!r} needs inputs: pass inputs=, some hundred samples")
             found[name] = functools.partial(self._standard, name)
-        return found, {name: Account(STANDARD[name].guess) for name in found}
+        return found, {name: Account(STANDARD[name].guess, STANDARD[name].importance) for name in found}
 
     def _standard(self, name: str, model: nn.Module, inputs: Any) -> Result:
         return STANDARD[name].measure(model, inputs, self._known_setting())
@@ -156,6 +187,8 @@ class Monitor:
             self._look()
             self._tell()
             self._last = perf_counter()
+        if self.total_steps == self._length:
+            self.close()
 
     def _look(self) -> None:
         self._count_time()
@@ -163,7 +196,7 @@ class Monitor:
         if self._setting is None:
             self._known_setting()
             self._check_optimizer()
-        due = [name for name, account in self._accounts.items() if account.due(steps, elapsed)]
+        due = [name for name, account in self._accounts.items() if account.due(steps, elapsed, self._length)]
         if due:
             self._run(due)
         pause = max(self._every, steps // _LOOKS)
@@ -243,7 +276,8 @@ class Monitor:
         result = self._measures[name](self._model, inputs)
         numbers = result.as_dict() if isinstance(result, Result) else result
         found = {f"{name}/{key}": float(value) for key, value in numbers.items()}
-        self._note(name, judge(result, self._known_setting()))
+        self._evidence = added(self._evidence, result, self._known_setting())
+        self._note("numbers", decide(self._evidence))
         return found
 
     def _tried(self, name: str, action: Callable[[], T]) -> T | None:
@@ -284,10 +318,9 @@ class Monitor:
     def _check_optimizer(self) -> None:
         optimizer = self._optimizer
         if optimizer is not None:
-            found = self._tried(
-                "optimizer", lambda: optimizer_findings(self._model, optimizer, self._horizon)
-            )
+            found = self._tried("optimizer", lambda: optimizer_findings(self._model, optimizer, self._length))
             self._note("optimizer", found or ())
+            self._evidence = self._evidence.with_(isometric=keeps_isometry(optimizer))
 
     def _note(self, measure: str, findings: Iterable[Finding]) -> None:
         """Keep what is new or worse, forget what this measure does not find any more."""
@@ -374,6 +407,12 @@ class Monitor:
                 saved = state["accounts"][name]
                 for field in ("spent", "runs", "at"):
                     setattr(account, field, saved[field])
+
+
+def _say_at_exit(monitor: weakref.ref[Monitor]) -> None:
+    alive = monitor()
+    if alive is not None:
+        alive.close()
 
 
 def _check(every: int, budget: float, lr: float | None) -> None:

@@ -1,0 +1,236 @@
+"""The one place that decides: from numbers to findings, for diagnose, inspect, Monitor and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from isoplast.diagnostics._result import format_number
+from isoplast.diagnostics.activity._activity import Activity, LayerActivity
+from isoplast.diagnostics.health._finding import Finding, Severity, ordered
+from isoplast.diagnostics.health._limits import judged
+from isoplast.diagnostics.health._notes import (
+    DEAD,
+    LARGE,
+    activity_findings,
+    barrier_findings,
+    broken_findings,
+    hardly_tells_apart,
+    is_low_rank,
+    silence_findings,
+    weight_findings,
+)
+from isoplast.diagnostics.weights._spectra import WeightSpectra
+
+_ENOUGH = 256  # inputs that the limits of features were measured with
+_PAGE = "docs/alarms.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What is known of a network; what was not measured is None or empty.
+
+    Attributes:
+        spectra: of its weights, and of the initial ones.
+        normalised: whether the network has normalisations, which undo the scale of the weights before them.
+        broken: tensors other than weights that hold non-finite values.
+        activity: on inputs; `places` by the names that findings give them.
+        features: the same with ranks.
+        inputs: how many there were.
+        highest_rank: the highest lowest `feature_rank` so far in a training.
+        producers: by such a place, the layer with weights that feeds it.
+        below: biases below the barrier, as `barrier_findings` takes them.
+        silent: units on standard normal inputs, as `silence_findings` takes them.
+        constant: whether the outputs are the same for all inputs.
+        ntk_condition, jacobian_condition: condition numbers.
+        probe: what the network and its fresh twin learned of fresh tasks.
+        diverged: of how many tasks of the probe the network's loss was lost, where the twin's was not; and of
+            how many tasks.
+        repairable: layers that `repair_` would change.
+        isometric: whether its optimizer keeps it isometric already.
+    """
+
+    spectra: WeightSpectra | None = None
+    initial: WeightSpectra | None = None
+    normalised: bool = False
+    broken: tuple[str, ...] = ()
+    activity: Mapping[str, LayerActivity] | None = None
+    features: Mapping[str, LayerActivity] = dataclasses.field(default_factory=dict)
+    inputs: int = 0
+    highest_rank: float = 0.0
+    producers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    below: Mapping[str, tuple[int, int, float]] = dataclasses.field(default_factory=dict)
+    silent: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    constant: bool = False
+    ntk_condition: float | None = None
+    jacobian_condition: float | None = None
+    probe: tuple[float, float] | None = None
+    diverged: tuple[int, int] = (0, 0)
+    repairable: frozenset[str] = frozenset()
+    isometric: bool = False
+
+    def with_(self, **changes: Any) -> Evidence:
+        """The same with other evidence added."""
+        return dataclasses.replace(self, **changes)
+
+
+def decide(evidence: Evidence) -> tuple[Finding, ...]:
+    """What is wrong with a network, the worst first.
+
+    Facts that keep a network from learning are critical: numbers that are lost, outputs that do not depend on
+    inputs. Numbers with a measured error rate are critical or warnings beyond their limits (`LIMITS`) and say
+    that rate. All other numbers are notes.
+
+    Args:
+        evidence: all that is known.
+    """
+    found = [*_facts(evidence), *_measured(evidence), *_notes(evidence)]
+    return tuple(ordered(_without_repetition(found)))
+
+
+def _without_repetition(findings: Iterable[Finding]) -> list[Finding]:
+    """A layer's note is left out where it says what a finding with a verdict says of the same layer."""
+    kept: list[Finding] = []
+    for one in findings:
+        said = {other.where for other in kept if other.rate and "units" in other.what}
+        if not (one.severity == "note" and one.where in said and "units" in one.what):
+            kept.append(one)
+    return kept
+
+
+def _facts(evidence: Evidence) -> list[Finding]:
+    found = broken_findings(evidence.broken)
+    if evidence.constant:
+        what = f"the outputs are the same for all {evidence.inputs} inputs"
+        found.append(Finding("critical", "network", what, _advice(evidence, evidence.repairable)))
+    for title, value in (
+        ("the empirical NTK", evidence.ntk_condition),
+        ("the input-output Jacobian", evidence.jacobian_condition),
+    ):
+        if value is not None and math.isnan(value):
+            found.append(
+                Finding("critical", "network", f"{title} is not finite", "look for non-finite weights")
+            )
+    return found
+
+
+def _measured(evidence: Evidence) -> list[Finding]:
+    """Findings that have error rates."""
+    found = []
+    for number, where, value, what in _numbers(evidence):
+        limit = judged(number, value)
+        if limit is None:
+            continue
+        layers = frozenset({evidence.producers.get(where, where).partition("[")[0]})
+        severity: Severity = limit.severity
+        found.append(Finding(severity, where, what, _advice(evidence, layers, severity), limit.rate))
+    return found
+
+
+def _numbers(evidence: Evidence) -> list[tuple[str, str, float, str]]:
+    """The numbers that limits are known for: name, where, value, and the sentence."""
+    found = []
+    lowest = feature_rank(evidence.features)
+    if lowest is not None:
+        where, share, layer = lowest
+        of = min(layer.units, layer.rank_samples)
+        what = f"the features of {of} units span {layer.feature_rank:.0f} directions ({share:.0%})"
+        found.append(("feature rank", where, share, what))
+        if evidence.highest_rank:
+            since = f"{what}, {share / evidence.highest_rank:.0%} of the highest share so far"
+            found.append(("feature rank/highest", where, share / evidence.highest_rank, since))
+    dormant = {
+        name: layer.dormant
+        for name, layer in (evidence.activity or {}).items()
+        if layer.finite and layer.units > 1 and layer.inputs >= _ENOUGH and layer.rare <= layer.dead / 2
+    }
+    if dormant:
+        where = max(dormant, key=lambda name: dormant[name])
+        units = (evidence.activity or {})[where].units
+        what = f"{dormant[where]:.0%} of {units} units are dormant (a tenth of the mean activity or less)"
+        found.append(("dormant units", where, dormant[where], what))
+    if evidence.ntk_condition is not None:
+        what = f"the condition number of the empirical NTK is {format_number(evidence.ntk_condition)}"
+        found.append(("ntk condition", "network", evidence.ntk_condition, what))
+    if evidence.probe is not None:
+        own, fresh = evidence.probe
+        what = f"it learns {own:.0%} of a fresh task where a fresh network learns {fresh:.0%}"
+        found.append(("probe", "network", own / fresh, what))
+    return found
+
+
+def feature_rank(layers: Mapping[str, LayerActivity]) -> tuple[str, float, LayerActivity] | None:
+    """The layer whose features span the smallest share of the directions that they could span.
+
+    None where that was not measured, or with fewer inputs than the limits were measured with.
+    """
+    known = {
+        name: layer.feature_rank / min(layer.units, layer.rank_samples)
+        for name, layer in layers.items()
+        if layer.finite and layer.units > 1 and layer.rank_samples and layer.inputs >= _ENOUGH
+    }
+    if not known:
+        return None
+    where = min(known, key=lambda name: known[name])
+    return where, known[where], layers[where]
+
+
+def layers_to_repair(evidence: Evidence) -> frozenset[str]:
+    """The layers with weights where a network that stopped learning is damaged.
+
+    Those whose singular values are stretched (before the head, and without normalisations), whose rank is
+    low, whose units are dead or span few directions, or whose biases keep units dead: what repair was
+    measured with (docs/inspect-and-repair.md).
+    """
+    found = set(evidence.below)
+    spectra = dict(evidence.spectra or {})
+    head = next(reversed(spectra), "")
+    for name, layer in spectra.items():
+        stretched = layer.largest >= LARGE and name != head and not evidence.normalised
+        if stretched or is_low_rank(layer):
+            found.add(name)
+    for place, units in (evidence.features or evidence.activity or {}).items():
+        share = units.feature_rank / min(units.units, units.rank_samples) if units.rank_samples else math.nan
+        if units.dead - units.rare >= DEAD or judged("feature rank", share):
+            found.add(evidence.producers.get(place, place))
+    return frozenset(name.partition("[")[0] for name in found) & evidence.repairable
+
+
+def _advice(evidence: Evidence, layers: Iterable[str], severity: Severity = "critical") -> str:
+    """What helps, where it was measured to."""
+    if evidence.isometric:
+        return f"give its isometry more strength (docs/adamo.md); {_PAGE} says what else was tried"
+    said = "train on with AdamO or attach(...) (docs/adamo.md)"
+    if severity == "critical" and evidence.repairable.intersection(layers):
+        return f"{said}; at once: repair_, which forgets (docs/inspect-and-repair.md)"
+    return said
+
+
+def _notes(evidence: Evidence) -> list[Finding]:
+    found = [] if evidence.spectra is None else weight_findings(evidence.spectra, initial=evidence.initial)
+    layers = evidence.activity or {}
+    constant = {
+        evidence.producers.get(name, name) for name, layer in layers.items() if hardly_tells_apart(layer)
+    }
+    found += activity_findings(layers, evidence.inputs)
+    found += barrier_findings(evidence.below, constant)
+    found += silence_findings(evidence.silent)
+    count, tasks = evidence.diverged
+    if count:
+        what = f"{count} of {tasks} copies diverged on fresh tasks, no fresh network did"
+        found.append(Finding("note", "network", what, "lower the learning rate"))
+    if layers and evidence.inputs < _ENOUGH:
+        what = f"{evidence.inputs} inputs are too few for a verdict on its features"
+        found.append(Finding("note", "network", what, f"give {_ENOUGH} or more"))
+    return found
+
+
+def activity_places(
+    activity: Activity | None, names: Mapping[str, str] | None = None
+) -> dict[str, LayerActivity]:
+    """Activity by the names that findings give to the layers."""
+    if activity is None:
+        return {}
+    return {(names or {}).get(name, name): layer for name, layer in activity.items()}
