@@ -263,7 +263,9 @@ def test_the_collapsed_adam_run_is_critical(tmp_path: Path, capsys: pytest.Captu
     assert float(torch.linalg.svdvals(cured["layers.2.weight"])[0]) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_lost_numbers_are_critical_and_beyond_repair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lost_numbers_are_critical_and_beyond_repair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = chain().state_dict()
     name = [name for name in state if name.endswith("bias")][1]
     state[name][0] = math.nan
@@ -291,7 +293,10 @@ def test_what_cannot_be_read_or_written_is_not_taken_for_a_finding(
 def test_a_compiled_network_is_repaired_under_its_own_names(tmp_path: Path) -> None:
     state = {f"_orig_mod.{name}": value for name, value in collapsed_chain().state_dict().items()}
     torch.save(state, tmp_path / "x.pt")
-    assert main(["repair", str(tmp_path / "x.pt"), "-o", str(tmp_path / "y.pt"), "--layers", "all", "--forget"]) == 0
+    assert (
+        main(["repair", str(tmp_path / "x.pt"), "-o", str(tmp_path / "y.pt"), "--layers", "all", "--forget"])
+        == 0
+    )
     written = torch.load(tmp_path / "y.pt", weights_only=True)
     assert list(written) == list(state)
     spread = [torch.linalg.svdvals(value) for name, value in written.items() if name.endswith("weight")]

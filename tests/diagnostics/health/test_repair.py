@@ -117,7 +117,7 @@ def behind_the_barrier() -> nn.Sequential:
 
 def test_biases_below_the_barrier_are_lifted_and_no_others() -> None:
     model = behind_the_barrier()
-    found = repair_(model, inputs(), forget=True)
+    found = repair_(model, inputs(), layers=["2"], forget=True)
     assert found.layers["2"].lifted == 40
     assert not model[2].bias[:40].any()
     assert torch.equal(model[2].bias[40:50], torch.full((10,), -0.5))
@@ -130,9 +130,9 @@ def test_biases_below_the_barrier_are_lifted_and_no_others() -> None:
 def test_biases_can_be_kept_or_all_be_zeroed() -> None:
     kept, zeroed = behind_the_barrier(), behind_the_barrier()
     before = kept[2].bias.detach().clone()
-    repair_(kept, inputs(), biases="keep", forget=True)
+    repair_(kept, inputs(), layers=["2"], biases="keep", forget=True)
     assert torch.equal(kept[2].bias, before)
-    found = repair_(zeroed, inputs(), biases="zero", forget=True)
+    found = repair_(zeroed, inputs(), layers=["2"], biases="zero", forget=True)
     assert not zeroed[2].bias.any()
     assert found.layers["2"].lifted == 50
 

@@ -141,11 +141,7 @@ def _numbers(evidence: Evidence) -> list[tuple[str, str, float, str]]:
         if evidence.highest_rank:
             since = f"{what}, {share / evidence.highest_rank:.0%} of the highest share so far"
             found.append(("feature rank/highest", where, share / evidence.highest_rank, since))
-    dormant = {
-        name: layer.dormant
-        for name, layer in (evidence.activity or {}).items()
-        if layer.finite and layer.units > 1 and layer.inputs >= _ENOUGH and layer.rare <= layer.dead / 2
-    }
+    dormant = {name: layer.dormant for name, layer in (evidence.activity or {}).items() if _enough(layer)}
     if dormant:
         where = max(dormant, key=lambda name: dormant[name])
         units = (evidence.activity or {})[where].units
@@ -164,17 +160,22 @@ def _numbers(evidence: Evidence) -> list[tuple[str, str, float, str]]:
 def feature_rank(layers: Mapping[str, LayerActivity]) -> tuple[str, float, LayerActivity] | None:
     """The layer whose features span the smallest share of the directions that they could span.
 
-    None where that was not measured, or with fewer inputs than the limits were measured with.
+    None where that was not measured, or where there were too few inputs for a claim.
     """
     known = {
         name: layer.feature_rank / min(layer.units, layer.rank_samples)
         for name, layer in layers.items()
-        if layer.finite and layer.units > 1 and layer.rank_samples and layer.inputs >= _ENOUGH
+        if layer.rank_samples and _enough(layer)
     }
     if not known:
         return None
     where = min(known, key=lambda name: known[name])
     return where, known[where], layers[where]
+
+
+def _enough(layer: LayerActivity) -> bool:
+    """Whether there are inputs enough for a claim: as many as limits were fitted with, and all units seen."""
+    return layer.finite and layer.units > 1 and _ENOUGH <= layer.inputs >= layer.inputs_needed
 
 
 def layers_to_repair(evidence: Evidence) -> frozenset[str]:

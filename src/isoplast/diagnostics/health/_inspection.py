@@ -198,7 +198,7 @@ def _constant(values: Tensor | None, spectra: WeightSpectra | None) -> bool:
     """Whether the outputs do not depend on the inputs, though the head could pass on what it sees."""
     if values is None or len(values) < 2 or not spectra or list(spectra.values())[-1].largest == 0:
         return False
-    flat = values.flatten(1).double()
+    flat = values.reshape(len(values), -1).double()
     return float(flat.std(0, unbiased=False).max()) <= _CONSTANT * float(flat.abs().max())
 
 
