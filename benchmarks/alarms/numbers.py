@@ -50,6 +50,11 @@ def _ends(values: Iterable[float]) -> Numbers:
     return {"max": max(every), "min": min(every), "mean": sum(every) / len(every), "last": every[-1]}
 
 
+def _listed(values: Iterable[float]) -> str:
+    """By layer, in the network's order."""
+    return ";".join(f"{value:.3g}" for value in values)
+
+
 def _spread(name: str, values: Iterable[float]) -> Numbers:
     return {f"{name}_{key}": value for key, value in _ends(values).items()}
 
@@ -92,6 +97,10 @@ def _activity(model: nn.Module, inputs: Tensor) -> Numbers:
     # Units that tell inputs apart: neither silent nor, where their function is linear there, always on.
     found |= _spread("telling", (1 - layer.dead - layer.linearised for layer in seen.values()))
     found |= _spread("dormant025", (layer.dormant_at[0.025] for layer in seen.values()))
+    for name in ("feature_rank", "effective_rank"):
+        found[f"{name}_list"] = _listed(getattr(layer, name) / layer.units for layer in seen.values())
+    for name in ("dormant", "dead"):
+        found[f"{name}_list"] = _listed(getattr(layer, name) for layer in seen.values())
     found["units_last"] = list(seen.values())[-1].units
     found["layers"] = len(seen)
     return found

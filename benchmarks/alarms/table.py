@@ -36,7 +36,7 @@ def compact(folder: Path) -> list[Row]:
             score, held = time["next"] or (math.nan, math.nan)
             row = {**shared, "time": time["time"], "tasks": time["tasks"], "score": time["score"]}
             row |= {"next": score, "held": held, **_probes(one["loss"], time["probes"])}
-            rows.append(row | {k: v for k, v in time["numbers"].items() if isinstance(v, int | float)})
+            rows.append(row | {k: v for k, v in time["numbers"].items() if not k.endswith("/error")})
         if one["trained_twin"]:
             rows.append({**shared, "time": _TWIN, **_probes(one["loss"], one["trained_twin"])})
     return rows
@@ -137,7 +137,10 @@ def load(path: Path) -> list[Row]:
         return []
     lines = csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode()))
     return [
-        {name: value if name in _TEXTS else float(value or "nan") for name, value in line.items()}
+        {
+            name: value if name in _TEXTS or name.endswith("_list") else float(value or "nan")
+            for name, value in line.items()
+        }
         for line in lines
     ]
 
