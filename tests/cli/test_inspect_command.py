@@ -36,7 +36,7 @@ def collapsed_chain() -> nn.Sequential:
 @pytest.fixture
 def batch(tmp_path: Path) -> Path:
     file = tmp_path / "inputs.npy"
-    numpy.save(file, torch.randn(80, 12, generator=torch.Generator().manual_seed(1)).numpy())
+    numpy.save(file, torch.randn(300, 12, generator=torch.Generator().manual_seed(1)).numpy())
     return file
 
 
@@ -70,7 +70,8 @@ def test_inputs_show_what_is_critical_and_repair_mends_it(
     before = file.read_bytes()
     assert main(["inspect", str(file), "--inputs", str(batch)]) == 1
     said = capsys.readouterr().out
-    assert "% of 64 units are dead (zero on every input)" in said
+    assert "% of 64 units are dormant" in said
+    assert "looks at networks that went on learning" in said
     assert "50 of 64 biases lie below" in said
     assert "verdict: critical" in said
     words = ["repair", str(file), "-o", str(new), "--inputs", str(batch)]
@@ -119,6 +120,8 @@ def test_json_is_strict_and_complete(tmp_path: Path, batch: Path, capsys: pytest
         "where": "0",
         "what": "the weight holds non-finite values",
         "advice": "restore a checkpoint from before and lower the learning rate",
+        "rate": "",
+        "wavers": False,
     }
     assert found["weights"]["0"]["largest"] == "nan"
     assert found["weights"]["2"]["largest"] == pytest.approx(1.0, abs=1e-5)

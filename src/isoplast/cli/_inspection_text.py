@@ -31,8 +31,7 @@ def _findings(found: Inspection) -> list[str]:
     """One paragraph for all findings of a severity that ask for the same."""
     groups: dict[tuple[str, str], list[str]] = {}
     for finding in found.findings:
-        sentence = f"{finding.where}: {finding.what}"
-        groups.setdefault((finding.severity, finding.advice), []).append(sentence)
+        groups.setdefault((finding.severity, finding.advice), []).append(finding.sentence)
     lines = []
     for (severity, advice), all_said in groups.items():
         more = len(all_said) - _SHOWN

@@ -91,8 +91,11 @@ def _is_linear(tensors: Mapping[str, Tensor]) -> bool:
     return bias is None or bias.shape == weight.shape[:1]
 
 
-def has_normalisation(state: Mapping[str, Any]) -> bool:
-    """Whether a state dict holds a normalisation, by its running statistics or the name of a layer."""
+def has_normalisation(model: nn.Module | Mapping[str, Any]) -> bool:
+    """Whether there is a normalisation: by class, in a state dict by running statistics or name."""
+    if isinstance(model, nn.Module):
+        return any("norm" in type(module).__name__.lower() for module in model.modules())
+    state = model
     owners = {name.rpartition(".")[0] for name in state}
     return any(
         f"{owner}.running_mean".lstrip(".") in state or _NORM.search(owner.rpartition(".")[2])

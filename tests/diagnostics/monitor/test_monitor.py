@@ -242,9 +242,9 @@ def revive(model):
 
 class TestWarnings:
     def monitor(self, model, **options):
-        return Monitor(model, inputs=torch.randn(64, 8), measures=["activity"], **options)
+        return Monitor(model, inputs=torch.randn(300, 8), measures=["activity"], **options)
 
-    def test_name_the_layer_the_number_and_the_remedy_at_the_users_line(self):
+    def test_name_the_layer_the_number_the_rate_and_the_way_out_at_the_users_line(self):
         model = network()
         die(model)
         monitor = self.monitor(model)
@@ -253,8 +253,9 @@ class TestWarnings:
         (warning,) = caught
         assert warning.filename == __file__
         text = str(warning.message)
-        assert "activations.1: 100% of 16 units are dead" in text
-        assert "AdamO(isometry=...) or attach(...)" in text
+        assert "activations.1: 100% of 16 units are dormant" in text
+        assert "looks at networks that went on learning" in text
+        assert "AdamO or attach(...)" in text
 
     def test_come_once_until_the_finding_goes_away(self):
         model = network()
@@ -269,7 +270,8 @@ class TestWarnings:
                 monitor.step()
             seen.append(len(caught))
         assert seen == [0, 1, 0, 0, 0, 0, 1]
-        assert [finding.severity for _, finding in monitor.findings] == ["critical", "critical"]
+        severe = [finding.severity for _, finding in monitor.findings if finding.severity != "note"]
+        assert severe == ["critical", "critical"]
 
     def test_come_again_if_it_becomes_worse_but_not_if_it_wavers(self):
         monitor = self.monitor(network())
@@ -358,7 +360,7 @@ class TestHistory:
         model, inputs = network(), torch.randn(64, 8)
         record = Monitor(model, inputs=inputs).measure()
         assert record["weights/largest"] == pytest.approx(1.0, abs=1e-5)  # orthogonal at the start
-        names = ("activity/dormant", "ntk/participation_rank", "plasticity/learned", "plasticity/gap")
+        names = ("activity/dormant", "features/feature_rank", "ntk/participation_rank")
         assert all(math.isfinite(record[name]) for name in names)
         assert record["weights/layers.0/condition_number"] == pytest.approx(1.0, abs=1e-5)
 
@@ -367,8 +369,8 @@ class TestHistory:
         kept = Monitor(model, inputs=inputs, measures=["plasticity"], lr=1e-2)
         first = kept.measure()
         die(model)
-        with pytest.warns(PlasticityWarning, match="where a fresh network removes"):
-            second = kept.measure()
+        second = kept.measure()
+        assert kept.findings == []  # what a probe says has no error rate that allows a verdict
         anew = Monitor(model, inputs=lambda: inputs, measures=["plasticity"], lr=1e-2, warn=False)
         anew.measure()
         assert second == anew.measure()  # to the bit, gap and interval included
@@ -432,7 +434,7 @@ class TestModels:
         monitor = Monitor(Pair(), inputs=parts if kind is dict else tuple(parts.values()))
         record = monitor.measure()
         assert not monitor.left_out
-        assert all(math.isfinite(record[name]) for name in ("ntk/trace", "plasticity/learned"))
+        assert all(math.isfinite(record[name]) for name in ("ntk/trace", "features/feature_rank"))
 
     def test_of_language(self):
         model = build("gpt", input_shape=(6,), classes=12, width=16, depth=1, heads=2)
@@ -458,16 +460,16 @@ class TestModels:
         assert "lanczos" in monitor.left_out["ntk"]
 
     def test_of_one_number(self):
-        monitor = Monitor(
-            nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)), inputs=torch.randn(64, 8)
-        )
+        model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+        monitor = Monitor(model, inputs=torch.randn(64, 8), measures=["ntk", "plasticity"])
         with pytest.warns(UserWarning, match="plasticity out: .* no classes"):
             record = monitor.measure()
         assert record["ntk/condition_number"] > 1
         assert list(monitor.left_out) == ["plasticity"]
 
     def test_without_hidden_layers(self):
-        monitor = Monitor(nn.Linear(8, 3), inputs=torch.randn(64, 8))
+        measures = ["activity", "ntk", "plasticity"]
+        monitor = Monitor(nn.Linear(8, 3), inputs=torch.randn(64, 8), measures=measures)
         with pytest.warns(UserWarning, match="activity out: no hidden layer"):
             record = monitor.measure()
         assert math.isfinite(record["plasticity/learned"])

@@ -10,7 +10,7 @@ from typing import Any
 from isoplast.diagnostics._result import format_number
 from isoplast.diagnostics.activity._activity import Activity, LayerActivity
 from isoplast.diagnostics.health._finding import Finding, Severity, ordered
-from isoplast.diagnostics.health._limits import judged
+from isoplast.diagnostics.health._limits import Kind, judged
 from isoplast.diagnostics.health._notes import (
     DEAD,
     LARGE,
@@ -25,6 +25,9 @@ from isoplast.diagnostics.health._notes import (
 from isoplast.diagnostics.weights._spectra import WeightSpectra
 
 _ENOUGH = 256  # inputs that the limits of features were measured with
+_PIECEWISE = ("relu", "relu6", "leaky_relu", "prelu", "rrelu", "crelu", "maxmin", "groupsort", "hardtanh")
+_WAVERING = ("dormant units", "feature rank")
+_RECURRENT = ("rnn", "gru", "lstm")
 _PAGE = "docs/alarms.md"
 
 
@@ -33,13 +36,13 @@ class Evidence:
     """What is known of a network; what was not measured is None or empty.
 
     Attributes:
-        spectra: of its weights, and of the initial ones.
+        spectra: of its weights.
+        largest, initial: largest singular values by layer in the network's order, now and at its start.
         normalised: whether the network has normalisations, which undo the scale of the weights before them.
         broken: tensors other than weights that hold non-finite values.
         activity: on inputs; `places` by the names that findings give them.
         features: the same with ranks.
         inputs: how many there were.
-        highest_rank: the highest lowest `feature_rank` so far in a training.
         producers: by such a place, the layer with weights that feeds it.
         below: biases below the barrier, as `barrier_findings` takes them.
         silent: units on standard normal inputs, as `silence_findings` takes them.
@@ -53,13 +56,13 @@ class Evidence:
     """
 
     spectra: WeightSpectra | None = None
-    initial: WeightSpectra | None = None
+    largest: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    initial: Mapping[str, float] | None = None
     normalised: bool = False
     broken: tuple[str, ...] = ()
     activity: Mapping[str, LayerActivity] | None = None
     features: Mapping[str, LayerActivity] = dataclasses.field(default_factory=dict)
     inputs: int = 0
-    highest_rank: float = 0.0
     producers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     below: Mapping[str, tuple[int, int, float]] = dataclasses.field(default_factory=dict)
     silent: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
@@ -119,58 +122,79 @@ def _facts(evidence: Evidence) -> list[Finding]:
 def _measured(evidence: Evidence) -> list[Finding]:
     """Findings that have error rates."""
     found = []
+    kind = kind_of(evidence)
+    if kind is None:
+        return []
     for number, where, value, what in _numbers(evidence):
-        limit = judged(number, value)
+        limit = judged(number, kind, value)
         if limit is None:
             continue
         layers = frozenset({evidence.producers.get(where, where).partition("[")[0]})
-        severity: Severity = limit.severity
-        found.append(Finding(severity, where, what, _advice(evidence, layers, severity), limit.rate))
+        advice = _advice(evidence, layers, limit.severity)
+        found.append(Finding(limit.severity, where, what, advice, limit.rate, number in _WAVERING))
     return found
+
+
+def kind_of(evidence: Evidence) -> Kind | None:
+    """The kind of network, as its units tell; None where none were seen."""
+    kinds = [layer.kind for layer in (evidence.activity or {}).values()]
+    if not kinds:
+        return None
+    if any(kind.startswith(_RECURRENT) for kind in kinds):
+        return "recurrent"
+    if evidence.normalised:
+        return "normalised"
+    return "relu" if sum(kind in _PIECEWISE for kind in kinds) > len(kinds) / 2 else "smooth"
 
 
 def _numbers(evidence: Evidence) -> list[tuple[str, str, float, str]]:
     """The numbers that limits are known for: name, where, value, and the sentence."""
     found = []
-    lowest = feature_rank(evidence.features)
-    if lowest is not None:
-        where, share, layer = lowest
-        of = min(layer.units, layer.rank_samples)
-        what = f"the features of {of} units span {layer.feature_rank:.0f} directions ({share:.0%})"
-        found.append(("feature rank", where, share, what))
-        if evidence.highest_rank:
-            since = f"{what}, {share / evidence.highest_rank:.0%} of the highest share so far"
-            found.append(("feature rank/highest", where, share / evidence.highest_rank, since))
-    dormant = {name: layer.dormant for name, layer in (evidence.activity or {}).items() if _enough(layer)}
-    if dormant:
-        where = max(dormant, key=lambda name: dormant[name])
-        units = (evidence.activity or {})[where].units
-        what = f"{dormant[where]:.0%} of {units} units are dormant (a tenth of the mean activity or less)"
-        found.append(("dormant units", where, dormant[where], what))
+    grown = growth(evidence.largest, evidence.initial or {})
+    if grown:
+        where, mean = max(grown, key=lambda name: grown[name]), sum(grown.values()) / len(grown)
+        what = f"the largest singular values before the head are {mean:.1f} times the initial ones"
+        found.append(("growth", where, mean, what))
+    known = {name: layer for name, layer in (evidence.activity or {}).items() if _enough(layer)}
+    if known:
+        where = max(known, key=lambda name: known[name].dormant)
+        units = f"{known[where].units} units are dormant (a tenth of the mean activity or less)"
+        found.append(("dormant units", where, known[where].dormant, f"{known[where].dormant:.0%} of {units}"))
+    shares = feature_ranks(evidence.features)
+    if shares:
+        where = min(shares, key=lambda name: shares[name])
+        layer = evidence.features[where]
+        of = f"the features of {min(layer.units, layer.rank_samples)} units"
+        what = f"{of} span {layer.feature_rank:.0f} directions ({shares[where]:.0%})"
+        found.append(("feature rank", where, shares[where], what))
     if evidence.ntk_condition is not None:
         what = f"the condition number of the empirical NTK is {format_number(evidence.ntk_condition)}"
         found.append(("ntk condition", "network", evidence.ntk_condition, what))
-    if evidence.probe is not None:
-        own, fresh = evidence.probe
-        what = f"it learns {own:.0%} of a fresh task where a fresh network learns {fresh:.0%}"
-        found.append(("probe", "network", own / fresh, what))
     return found
 
 
-def feature_rank(layers: Mapping[str, LayerActivity]) -> tuple[str, float, LayerActivity] | None:
-    """The layer whose features span the smallest share of the directions that they could span.
+def largest_values(spectra: WeightSpectra) -> dict[str, float]:
+    """The largest singular values by layer."""
+    return {name: layer.largest for name, layer in spectra.items()}
 
-    None where that was not measured, or where there were too few inputs for a claim.
-    """
-    known = {
+
+def growth(now: Mapping[str, float], then: Mapping[str, float]) -> dict[str, float]:
+    """By layer before the head, its largest singular value over the initial one."""
+    hidden = list(now)[:-1] or list(now)
+    return {
+        name: now[name] / then[name]
+        for name in hidden
+        if then.get(name, 0.0) > 0 and math.isfinite(now[name])
+    }
+
+
+def feature_ranks(layers: Mapping[str, LayerActivity]) -> dict[str, float]:
+    """By layer, the share that its features span of the directions they could; where inputs suffice."""
+    return {
         name: layer.feature_rank / min(layer.units, layer.rank_samples)
         for name, layer in layers.items()
         if layer.rank_samples and _enough(layer)
     }
-    if not known:
-        return None
-    where = min(known, key=lambda name: known[name])
-    return where, known[where], layers[where]
 
 
 def _enough(layer: LayerActivity) -> bool:
@@ -185,7 +209,7 @@ def layers_to_repair(evidence: Evidence) -> frozenset[str]:
     low, whose units are dead or span few directions, or whose biases keep units dead: what repair was
     measured with (docs/inspect-and-repair.md).
     """
-    found = set(evidence.below)
+    found, kind = set(evidence.below), kind_of(evidence)
     spectra = dict(evidence.spectra or {})
     head = next(reversed(spectra), "")
     for name, layer in spectra.items():
@@ -194,7 +218,7 @@ def layers_to_repair(evidence: Evidence) -> frozenset[str]:
             found.add(name)
     for place, units in (evidence.features or evidence.activity or {}).items():
         share = units.feature_rank / min(units.units, units.rank_samples) if units.rank_samples else math.nan
-        if units.dead - units.rare >= DEAD or judged("feature rank", share):
+        if units.dead - units.rare >= DEAD or (kind is not None and judged("feature rank", kind, share)):
             found.add(evidence.producers.get(place, place))
     return frozenset(name.partition("[")[0] for name in found) & evidence.repairable
 

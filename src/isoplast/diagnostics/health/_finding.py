@@ -22,6 +22,7 @@ class Finding:
         what: one sentence with the number.
         advice: one sentence; empty where there is none.
         rate: how often the same was seen in networks whose future is known; empty for facts and notes.
+        wavers: whether it comes and goes at a change of task, so that only what stays counts.
     """
 
     severity: Severity
@@ -29,10 +30,15 @@ class Finding:
     what: str
     advice: str = ""
     rate: str = ""
+    wavers: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """Where, what, and how often that was seen."""
+        return f"{self.where}: {self.what}{f' ({self.rate})' if self.rate else ''}"
 
     def __str__(self) -> str:
-        seen = f" ({self.rate})" if self.rate else ""
-        return f"{self.severity}: {self.where}: {self.what}{seen}{f'; {self.advice}' if self.advice else ''}"
+        return f"{self.severity}: {self.sentence}{f'; {self.advice}' if self.advice else ''}"
 
 
 def ordered(findings: Iterable[Finding]) -> list[Finding]:

@@ -15,7 +15,13 @@ from torch.nn import functional
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._result import Result, wrapped
 from isoplast.diagnostics.activity._activity import Activity, NoHiddenLayer, activity
-from isoplast.diagnostics.health._decide import Evidence, activity_places, decide, layers_to_repair
+from isoplast.diagnostics.health._decide import (
+    Evidence,
+    activity_places,
+    decide,
+    largest_values,
+    layers_to_repair,
+)
 from isoplast.diagnostics.health._editable import editable_weights
 from isoplast.diagnostics.health._finding import Finding, has_critical
 from isoplast.diagnostics.weights._spectra import WeightSpectra, weight_spectra
@@ -140,9 +146,10 @@ def inspect(
     network = model if isinstance(model, nn.Module) else reconstruct(model)
     evidence = Evidence(
         spectra=spectra,
-        initial=None if initial is None else weight_spectra(initial),
+        largest=largest_values(spectra),
+        initial=None if initial is None else largest_values(weight_spectra(initial)),
         broken=tuple(name for name in bad if name.removesuffix(".weight") not in measured),
-        normalised=has_normalisation(state),
+        normalised=has_normalisation(unwrap(model) if isinstance(model, nn.Module) else model),
         repairable=frozenset(name for name, _ in editable_weights(model)),
     )
     found, assumption = None, _ASSUMPTION if isinstance(network, ReconstructedMLP) else ""

@@ -8,8 +8,13 @@ that went on learning lie beyond; the rates are those of the other half. docs/al
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from isoplast.diagnostics.health._finding import Severity
+
+Kind = Literal["relu", "smooth", "normalised", "recurrent"]
+"""Networks that need limits of their own: of piecewise linear units without normalisations, of other units
+without, with normalisations, and with recurrent layers."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,7 @@ class Limit:
 
     Attributes:
         number: its name.
+        kind: of the networks it is for.
         severity: what it is to be beyond.
         sign: 1 where the number grows as plasticity is lost, -1 where it falls.
         value: the limit.
@@ -26,6 +32,7 @@ class Limit:
     """
 
     number: str
+    kind: Kind
     severity: Severity
     sign: int
     value: float
@@ -48,16 +55,15 @@ class Limit:
 
 # begin of what is written
 LIMITS: tuple[Limit, ...] = (
-    Limit("feature rank", "critical", -1, 0.3, (0, 27), (11, 17)),
-    Limit("feature rank", "warning", -1, 0.45, (0, 27), (13, 17)),
-    Limit("dormant units", "critical", 1, 0.66, (0, 27), (13, 17)),
-    Limit("dormant units", "warning", 1, 0.5, (0, 27), (15, 17)),
-    Limit("feature rank/highest", "warning", -1, 0.7, (0, 27), (14, 17)),
+    Limit("growth", "relu", "warning", 1, 2.88, (2, 50), (29, 31)),
+    Limit("dormant units", "relu", "critical", 1, 0.691, (0, 50), (25, 31)),
+    Limit("feature rank", "relu", "critical", -1, 0.316, (0, 50), (25, 31)),
+    Limit("feature rank", "smooth", "critical", -1, 0.516, (0, 27), (4, 4)),
 )
 # end of what is written
 
 
-def judged(number: str, value: float) -> Limit | None:
-    """The worst limit that a number is beyond, or None."""
-    found = [limit for limit in LIMITS if limit.number == number and limit.beyond(value)]
+def judged(number: str, kind: Kind, value: float) -> Limit | None:
+    """The worst limit of a kind of networks that a number is beyond, or None."""
+    found = [one for one in LIMITS if (one.number, one.kind) == (number, kind) and one.beyond(value)]
     return min(found, key=lambda limit: limit.severity != "critical", default=None)

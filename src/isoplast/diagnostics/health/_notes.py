@@ -62,7 +62,7 @@ class ActivityOf(Protocol):
 
 
 def weight_findings(
-    spectra: Mapping[str, WeightOf], *, initial: Mapping[str, WeightOf] | None = None
+    spectra: Mapping[str, WeightOf], *, initial: Mapping[str, float] | None = None
 ) -> list[Finding]:
     """What the weights alone show: lost numbers, which are critical, and else numbers without a verdict.
 
@@ -71,7 +71,7 @@ def weight_findings(
 
     Args:
         spectra: by layer, in the network's order.
-        initial: the same of the network at its start.
+        initial: the largest singular values of the network at its start, by layer.
 
     Example:
         >>> from torch import nn
@@ -81,11 +81,11 @@ def weight_findings(
     """
     found: list[Finding] = []
     for name, layer in spectra.items():
-        found += _of_weight(name, layer, None if initial is None else initial.get(name))
+        found += _of_weight(name, layer, (initial or {}).get(name, 0.0))
     return found
 
 
-def _of_weight(name: str, layer: WeightOf, start: WeightOf | None) -> list[Finding]:
+def _of_weight(name: str, layer: WeightOf, start: float) -> list[Finding]:
     if not layer.finite:
         return [Finding("critical", name, "the weight holds non-finite values", _RESTORE)]
     if layer.largest == 0:
@@ -98,8 +98,7 @@ def _of_weight(name: str, layer: WeightOf, start: WeightOf | None) -> list[Findi
         return [Finding("note", name, what, "lower the weight decay, unless the layer is meant to be off")]
     found = []
     if layer.largest >= LARGE:
-        known = start is not None and start.largest
-        growth = f", {format_number(layer.largest / start.largest)} times the initial one" if known else ""  # type: ignore[union-attr]
+        growth = f", {format_number(layer.largest / start)} times the initial one" if start else ""
         what = f"the largest singular value is {format_number(layer.largest)}{growth}"
         found.append(Finding("note", name, what, _COMPARE))
     if is_low_rank(layer):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
@@ -15,12 +16,13 @@ from isoplast.diagnostics._result import Result
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics._student import interval
 from isoplast.diagnostics.activity._activity import Activity, activity
-from isoplast.diagnostics.health._decide import Evidence, activity_places, feature_rank
+from isoplast.diagnostics.health._decide import Evidence, activity_places, feature_ranks
 from isoplast.diagnostics.health._numbers import diverged, kernel_condition, probe_lr
 from isoplast.diagnostics.jacobian._jacobian import jacobian
 from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
 from isoplast.diagnostics.plasticity._plasticity import Plasticity, Progress, plasticity
+from isoplast.diagnostics.weights._norms import Norms, largest_singular_values
 from isoplast.diagnostics.weights._spectra import WeightSpectra, weight_spectra
 from isoplast.model import (
     has_normalisation,
@@ -32,7 +34,7 @@ from isoplast.model import (
     unwrap,
 )
 
-_ACTIVITY, _FEATURES, _JACOBIAN, _KERNEL, _PROBE = 512, 256, 16, 24, 256
+_ACTIVITY, _FEATURES, _JACOBIAN, _KERNEL, _PROBE = 256, 256, 16, 24, 256
 _KERNEL_SIZE = 512  # eigenvalues of more rows take longer than all the rest
 _PROBE_TASKS, _PROBE_STEPS = 2, 25
 _CONFIDENCE = 0.95
@@ -46,6 +48,7 @@ class Setting:
         shape: of the model's outputs (n, ...), empty where they are no tensor.
         normalised: whether the model has normalisations.
         optimizer, lr: of the training and of the probe, as the user gave them.
+        vectors: right singular vectors that estimates of norms go on from.
         twins: what fresh networks made of the probe, by learning rate; None where the inputs may change.
     """
 
@@ -54,6 +57,7 @@ class Setting:
     optimizer: Optimizer | None
     lr: float | None
     twins: dict[float, Progress] | None
+    vectors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 def setting(
@@ -79,7 +83,7 @@ def setting(
         shape = tuple(one_tensor(found).shape)
     except IsoplastError:
         shape = ()
-    normalised = has_normalisation(dict(network.state_dict()))
+    normalised = has_normalisation(network)
     return Setting(shape, normalised, optimizer, lr, {} if fixed else None)
 
 
@@ -106,6 +110,12 @@ def _weights(model: nn.Module, inputs: Any, known: Setting) -> Result:
             "at the same step"
         )
     return weight_spectra(model)
+
+
+def _norms(model: nn.Module, inputs: Any, known: Setting) -> Result:
+    if sharded_names(unwrap(model)):
+        raise IsoplastError("the weights are sharded: call weight_spectra(model) on all processes")
+    return largest_singular_values(model, known.vectors)
 
 
 def _activity(model: nn.Module, inputs: Any, known: Setting) -> Result:
@@ -145,8 +155,9 @@ def _plasticity(model: nn.Module, inputs: Any, known: Setting) -> Result:
 
 
 STANDARD = {
+    "norms": Standard(1, _norms, importance=8.0),  # they warn first
     "weights": Standard(6, _weights),
-    "activity": Standard(4, _activity, importance=4.0),  # it warns first, and is the cheapest
+    "activity": Standard(4, _activity, importance=4.0),
     "features": Standard(25, _features),
     "jacobian": Standard(20, _jacobian),
     "ntk": Standard(15, _ntk),
@@ -154,18 +165,22 @@ STANDARD = {
 }
 
 
+UNITS = frozenset(("activity", "features"))
+"""The measures of what units do, which wavers."""
+
+
 def added(evidence: Evidence, result: object, known: Setting) -> Evidence:
     """The evidence with what a measure found."""
     if isinstance(result, WeightSpectra):
         return evidence.with_(spectra=result)
+    if isinstance(result, Norms):
+        first = evidence.initial is None and not any(map(math.isnan, result.values()))
+        return evidence.with_(largest=dict(result), initial=dict(result) if first else evidence.initial)
     if isinstance(result, Activity):
         places = activity_places(result)
         inputs = max((layer.inputs for layer in places.values()), default=0)
-        found = evidence.with_(activity=places, inputs=inputs)
-        lowest = feature_rank(places)
-        if lowest is None:
-            return found
-        return found.with_(features=places, highest_rank=max(evidence.highest_rank, lowest[1]))
+        found = evidence.with_(activity=places, inputs=inputs, normalised=known.normalised)
+        return found.with_(features=places) if feature_ranks(places) else found
     if isinstance(result, NTK):
         return evidence.with_(ntk_condition=kernel_condition(result, known.shape))
     if isinstance(result, Plasticity):

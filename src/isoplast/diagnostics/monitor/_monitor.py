@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -24,7 +24,7 @@ from isoplast.diagnostics.health._decide import Evidence, decide
 from isoplast.diagnostics.health._finding import Finding
 from isoplast.diagnostics.health._optimizer_findings import keeps_isometry, optimizer_findings
 from isoplast.diagnostics.monitor._account import Account, divide
-from isoplast.diagnostics.monitor._measures import STANDARD, Setting, added, setting
+from isoplast.diagnostics.monitor._measures import STANDARD, UNITS, Setting, added, setting
 from isoplast.diagnostics.monitor._sinks import Write, sink
 from isoplast.diagnostics.monitor._summary import summary
 from isoplast.model import preserve_state, sample_count
@@ -36,7 +36,8 @@ Measure: TypeAlias = Callable[[nn.Module, Any], Result | Mapping[str, float]]
 
 T = TypeVar("T")
 
-_DEFAULT = ("weights", "activity", "features", "ntk")
+_DEFAULT = ("norms", "weights", "activity", "features")
+_BASELINE = "norms"
 _OWN_GUESS = 20  # training steps that a measure of the user's is taken to cost before it has run
 # Looks come after each hundredth of the steps so far: they cost nothing, and a history grows with the
 # logarithm of a long run, to 1300 records in 10 million steps.
@@ -68,10 +69,10 @@ class Monitor:
         optimizer: what trains it. Given, what silently disables a method is looked for, too: trainable
             parameters that it does not hold, isometry that cannot act.
         every: steps between two looks at what is due, >= 1.
-        measures: names out of "weights", "activity", "features" (activity with ranks), "jacobian", "ntk" and
-            "plasticity", or a mapping from names of your own to functions (model, inputs) -> Result or
-            mapping from names to numbers. By default the first three and "ntk", or the weights alone where
-            there are no inputs.
+        measures: names out of "norms" (largest singular values), "weights", "activity", "features" (activity
+            with ranks), "jacobian", "ntk" and "plasticity", or a mapping from names of your own to functions
+            (model, inputs) -> Result or mapping from names to numbers. By default the first four, or the
+            first two where there are no inputs.
         inputs: what the network takes, some hundred samples: a tensor, a tuple or a mapping of tensors, or a
             function that returns such, called before measures so that the data may change; it may draw from
             torch's generators, which are put back.
@@ -124,10 +125,13 @@ class Monitor:
             sample_count(inputs)
         self._model, self._optimizer, self._inputs, self._lr = model, optimizer, inputs, lr
         self._every, self._budget, self._length, self._warn = every, budget, steps, warn
+        self._standard_measures = not isinstance(measures, Mapping)
         self._measures, self._accounts = self._open(measures)
         divide(budget, self._accounts.values())
         self._sinks: list[tuple[str, Write]] = [(_name(target), sink(target)) for target in sinks]
         self._evidence = Evidence()
+        self._seen: set[str] = set()
+        self._confirmed: set[str] = set()
         self._known: dict[tuple[str, str, str], int] = {}
         self._untold: list[tuple[type[Warning], str]] = []
         self._last: float | None = None
@@ -154,7 +158,7 @@ class Monitor:
     def close(self) -> str:
         """Say what was seen, once, on standard error; returns that line."""
         said = summary(self.total_steps, self.records, self.findings, self._accounts, self._length)
-        if not self._said:
+        if not self._said and self.total_steps:
             self._said = True
             print(f"isoplast: {said}", file=sys.stderr)
         return said
@@ -163,7 +167,7 @@ class Monitor:
         self, measures: Iterable[str] | Mapping[str, Measure] | None
     ) -> tuple[dict[str, Measure], dict[str, Account]]:
         if measures is None:
-            measures = _DEFAULT if self._inputs is not None else _DEFAULT[:1]
+            measures = _DEFAULT if self._inputs is not None else _DEFAULT[:2]
         if isinstance(measures, Mapping):
             return dict(measures), {name: Account(_OWN_GUESS) for name in measures}
         if isinstance(measures, str):
@@ -172,7 +176,7 @@ class Monitor:
         for name in measures:
             if name not in STANDARD:
                 raise unknown("measure", name, STANDARD)
-            if name != "weights" and self._inputs is None:
+            if name not in _DEFAULT[:2] and self._inputs is None:
                 raise IsoplastError(f"measure {name!r} needs inputs: pass inputs=, some hundred samples")
             found[name] = functools.partial(self._standard, name)
         return found, {name: Account(STANDARD[name].guess, STANDARD[name].importance) for name in found}
@@ -196,7 +200,12 @@ class Monitor:
         if self._setting is None:
             self._known_setting()
             self._check_optimizer()
-        due = [name for name, account in self._accounts.items() if account.due(steps, elapsed, self._length)]
+        first = steps == 1 and self._standard_measures  # what later looks are compared with
+        due = [
+            name
+            for name, account in self._accounts.items()
+            if account.due(steps, elapsed, self._length) or (first and name == _BASELINE)
+        ]
         if due:
             self._run(due)
         pause = max(self._every, steps // _LOOKS)
@@ -223,7 +232,7 @@ class Monitor:
             if name not in self._measures:
                 raise unknown("measure", name, self._measures)
         self._count_time()
-        record = self._run([name for name in names or self._accounts if name in self._accounts])
+        record = self._run([name for name in names or self._accounts if name in self._accounts], asked=True)
         self._tell()
         self._last = None if self._last is None else perf_counter()
         return record
@@ -239,7 +248,7 @@ class Monitor:
             self._elapsed += now - self._last
             self._last = now
 
-    def _run(self, due: Iterable[str]) -> dict[str, float]:
+    def _run(self, due: Collection[str], asked: bool = False) -> dict[str, float]:
         # Work that a GPU still has to do belongs to the training, not to the measure.
         _synchronize(self._model)
         self._count_time()
@@ -253,6 +262,7 @@ class Monitor:
             record |= {} if drawn is None else self._take(name, drawn[0])
             _synchronize(self._model)
             bill[name] = perf_counter() - begun
+        self._judge(due, asked)
         self._keep(record)
         # Drawing inputs and writing records cost as well; the measures of this time share that.
         whole = perf_counter() - start
@@ -277,8 +287,20 @@ class Monitor:
         numbers = result.as_dict() if isinstance(result, Result) else result
         found = {f"{name}/{key}": float(value) for key, value in numbers.items()}
         self._evidence = added(self._evidence, result, self._known_setting())
-        self._note("numbers", decide(self._evidence))
         return found
+
+    def _judge(self, due: Collection[str], asked: bool) -> None:
+        """Note what is found; what wavers only if it is so in two looks in a row, or somebody asked.
+
+        Right after a change of task units fall silent that come back within the task; the limits were
+        measured at ends of tasks.
+        """
+        found = decide(self._evidence)
+        beyond = {_words(one) for one in found if one.wavers}
+        if asked or not UNITS.isdisjoint(due):
+            self._confirmed = beyond if asked else beyond & self._seen
+            self._seen = beyond
+        self._note("numbers", [one for one in found if not one.wavers or _words(one) in self._confirmed])
 
     def _tried(self, name: str, action: Callable[[], T]) -> T | None:
         """What an action returns; None, and a note and a warning the first time, where it raises anything.
@@ -327,9 +349,8 @@ class Monitor:
         before = self._known
         self._known = {key: rank for key, rank in before.items() if key[0] != measure}
         for finding in findings:
-            # The same words with other numbers, or with a conclusion added, are the same finding.
-            words = re.sub(r"[\d.]+(e[+-]?\d+)?|inf", "", finding.what).partition(":")[0]
-            key = (measure, finding.where, words)
+            # What has a rate is about the worst layer, whichever it is.
+            key = (measure, "" if finding.rate else finding.where, _words(finding))
             rank = _SEVERITY[finding.severity]
             if rank > before.get(key, -1):
                 self.findings.append((self.total_steps, finding))
@@ -388,6 +409,7 @@ class Monitor:
             "records": [dict(record) for record in self.records],
             "findings": [(step, vars(finding).copy()) for step, finding in self.findings],
             "known": [[*key, rank] for key, rank in self._known.items()],
+            "initial": None if self._evidence.initial is None else dict(self._evidence.initial),
             "accounts": {name: vars(account).copy() for name, account in self._accounts.items()},
         }
 
@@ -400,6 +422,7 @@ class Monitor:
         self.total_steps, self._elapsed = state["total_steps"], state["training_seconds"]
         self._spent, self._last, self._next_look = state["spent"], None, 0
         self.records = [dict(record) for record in state["records"]]
+        self._evidence = self._evidence.with_(initial=state.get("initial"))
         self.findings = [(step, Finding(**fields)) for step, fields in state["findings"]]
         self._known = {(measure, where, words): rank for measure, where, words, rank in state["known"]}
         for name, account in self._accounts.items():
@@ -422,6 +445,11 @@ def _check(every: int, budget: float, lr: float | None) -> None:
         raise IsoplastError(f"budget is {budget}: it is a share of the training time, in (0, 1)")
     if lr is not None and not lr > 0:
         raise IsoplastError(f"lr of the plasticity probe is {lr}: it must be positive")
+
+
+def _words(finding: Finding) -> str:
+    """What a finding says without its numbers or a conclusion: with others it is the same finding."""
+    return re.sub(r"[\d.]+(e[+-]?\d+)?|inf", "", finding.what).partition(":")[0]
 
 
 def _name(target: Any) -> str:

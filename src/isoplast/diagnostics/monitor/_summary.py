@@ -23,7 +23,7 @@ def summary(
         accounts: the books of its measures.
         length: of the training, if it was given.
     """
-    watched = f"Monitor watched {steps} steps with {len(records)} looks"
+    watched = f"Monitor watched {steps} steps with {len(records)} look{'s' if len(records) != 1 else ''}"
     serious = [(step, one) for step, one in findings if one.severity != "note"]
     if serious:
         step, worst = min(serious, key=lambda item: (RANKS[item[1].severity], item[0]))

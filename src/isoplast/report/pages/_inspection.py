@@ -44,11 +44,9 @@ def inspection_page(
 
 def _headline(found: Inspection) -> str:
     if not found.healthy:
-        ill = [
-            f"{finding.where}: {finding.what}" for finding in found.findings if finding.severity == "critical"
-        ]
-        more = [f"and {len(ill) - 2} more"] if len(ill) > 2 else []
-        return f"Critical: {'; '.join([*ill[:2], *more])}."
+        critical = [f"{one.where}: {one.what}" for one in found.findings if one.severity == "critical"]
+        more = [f"and {len(critical) - 2} more"] if len(critical) > 2 else []
+        return f"Critical: {'; '.join([*critical[:2], *more])}."
     warnings = sum(finding.severity == "warning" for finding in found.findings)
     if warnings:
         return f"Healthy, with {warnings} warning{'s' if warnings > 1 else ''}."
@@ -58,7 +56,7 @@ def _headline(found: Inspection) -> str:
 def _findings(found: Inspection) -> Markup:
     groups: dict[tuple[str, str], list[str]] = {}
     for finding in found.findings:
-        groups.setdefault((finding.severity, finding.advice), []).append(f"{finding.where}: {finding.what}")
+        groups.setdefault((finding.severity, finding.advice), []).append(finding.sentence)
     content: list[Markup] = []
     for (severity, advice), said in groups.items():
         items = tag("ul", [tag("li", one) for one in said])
