@@ -38,6 +38,16 @@ class Family:
         return f"{self.data}/{self.network}"
 
     @property
+    def kind(self) -> str:
+        """What `isoplast` takes its network for: limits go by that."""
+        network = self.network.partition(":")[0]
+        if network in ("gru", "rnn"):
+            return "recurrent"
+        if network in ("norm", "bncnn", "resnet", "vit", "gpt"):
+            return "normalised"
+        return "smooth" if network in ("tanh", "gelu") else "relu"
+
+    @property
     def light(self) -> bool:
         """Whether a core trains it in seconds."""
         return self.samples > 256

@@ -12,8 +12,14 @@ from scipy.stats import beta
 from alarms.plan import FAMILIES
 from alarms.table import HEALTHY, LOST, Row
 
-FIT = frozenset(family.name for place, family in enumerate(FAMILIES) if place // 2 % 2 == 0)
-"""The families that limits are fitted on; the others measure them."""
+KINDS = {family.name: family.kind for family in FAMILIES} | {"cifar10/resnet:8": "normalised"}
+"""The kind of network by family."""
+HALF = {
+    name: place % 2
+    for kind in set(KINDS.values())
+    for place, name in enumerate(name for name in KINDS if KINDS[name] == kind)
+}
+"""The families' halves: of each kind every other one."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,9 @@ class Number:
         return self.sign * self.of(row)
 
 
-def column(name: str, sign: int) -> Number:
+def column(name: str, sign: int, title: str = "") -> Number:
     """A column of the table."""
-    return Number(name, sign, lambda row: float(row.get(name, math.nan)))
+    return Number(title or name, sign, lambda row: float(row.get(name, math.nan)))
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,11 @@ def lost(row: Row) -> bool:
 
 
 def healthy(row: Row) -> bool:
-    """Whether it learned more than 95 %."""
-    return bool(row["ratio"] > HEALTHY)
+    """Whether it learned more than 95 % of the next task, and of all later ones that were recorded.
+
+    An alarm at a network that learns now and no longer some tasks later is early, not false.
+    """
+    return bool(row["later"] > HEALTHY)
 
 
 def auc(number: Number, rows: Sequence[Row]) -> float:
@@ -119,6 +128,34 @@ def hits(number: Number, rows: Sequence[Row], beyond: float) -> Share:
     """Of looks at networks that lost plasticity."""
     values = [v for row in rows if lost(row) and not math.isnan(v := number.alarm(row))]
     return Share(sum(value > beyond for value in values), len(values))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A limit of a number, as it comes out of two halves of the families.
+
+    Attributes:
+        value: the stricter of the two limits, signed as the number is.
+        false: false alarms of each half's limit on the other half: an upper bound for `value`.
+        hits: of `value` on both halves.
+        early, score: see `lead`.
+    """
+
+    value: float
+    false: Share
+    hits: Share
+    early: Share
+    score: float
+
+
+def fit(number: Number, rows: Sequence[Row], rate: float) -> Fit:
+    """Fit a limit on either half of the families and measure it on the other."""
+    halves = [[row for row in rows if HALF[row["family"]] == half] for half in (0, 1)]
+    limits = [limit(number, half, rate) for half in halves]
+    crossed = [false_alarms(number, half, beyond) for half, beyond in zip(halves, limits[::-1], strict=True)]
+    false = Share(sum(one.count for one in crossed), sum(one.total for one in crossed))
+    strict = max(limits)
+    return Fit(number.sign * strict, false, hits(number, rows, strict), *lead(number, rows, strict))
 
 
 def lead(number: Number, rows: Sequence[Row], beyond: float) -> tuple[Share, float]:

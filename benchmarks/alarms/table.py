@@ -75,7 +75,20 @@ def with_truth(rows: Sequence[Row]) -> list[Row]:
             value = row.get(name, math.nan)
             made[f"probe/{name}/{kind}"] = value / twin if twin >= 0.05 else math.nan
         found.append(made)
+    _look_ahead(found)
     return found
+
+
+def _look_ahead(rows: Sequence[Row]) -> None:
+    """Add `later`: the lowest ratio of a network from each look on, in all that was recorded of it."""
+    networks: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        networks[row["key"]].append(row)
+    for looks in networks.values():
+        lowest = math.inf
+        for row in sorted(looks, key=lambda row: -row["tasks"]):
+            lowest = min(lowest, row["ratio"]) if not math.isnan(row["ratio"]) else lowest
+            row["later"] = lowest
 
 
 def _config(row: Row) -> tuple[Any, ...]:

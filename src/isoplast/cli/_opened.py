@@ -36,7 +36,7 @@ class Subject:
         model: what is inspected: a module, or a state dict.
         trained: what is repaired: the same, but for methods that evaluate another network than they train.
         unread: weights that cannot be measured, by name, with the reason.
-        initial: the same network in the first checkpoint of a history.
+        initial: the same network in the first checkpoint of a history, or its largest singular values.
     """
 
     name: str
@@ -248,8 +248,9 @@ def _opened_run(path: Path) -> Iterator[Opened]:
         f"inputs: {len(inputs)} of its last task",
     )
     with found.evaluated() as network:
-        subject = Subject("", network, found.network, {})
-        yield Opened(checkpoint, (subject,), inputs, run.id, _recorded(directory), about_run)
+        moments = _recorded(directory)
+        subject = Subject("", network, found.network, {}, moments[0].largest if moments else None)
+        yield Opened(checkpoint, (subject,), inputs, run.id, moments, about_run)
 
 
 def _recorded(directory: RunDirectory) -> tuple[Moment, ...]:

@@ -38,6 +38,7 @@ class Evidence:
     Attributes:
         spectra: of its weights.
         largest, initial: largest singular values by layer in the network's order, now and at its start.
+        assumed: the kind of network where its units were not seen.
         normalised: whether the network has normalisations, which undo the scale of the weights before them.
         broken: tensors other than weights that hold non-finite values.
         activity: on inputs; `places` by the names that findings give them.
@@ -58,6 +59,7 @@ class Evidence:
     spectra: WeightSpectra | None = None
     largest: Mapping[str, float] = dataclasses.field(default_factory=dict)
     initial: Mapping[str, float] | None = None
+    assumed: Kind | None = None
     normalised: bool = False
     broken: tuple[str, ...] = ()
     activity: Mapping[str, LayerActivity] | None = None
@@ -136,10 +138,10 @@ def _measured(evidence: Evidence) -> list[Finding]:
 
 
 def kind_of(evidence: Evidence) -> Kind | None:
-    """The kind of network, as its units tell; None where none were seen."""
+    """The kind of network, as its units tell; where none were seen what was assumed."""
     kinds = [layer.kind for layer in (evidence.activity or {}).values()]
     if not kinds:
-        return None
+        return evidence.assumed
     if any(kind.startswith(_RECURRENT) for kind in kinds):
         return "recurrent"
     if evidence.normalised:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +125,7 @@ def inspect(
     Args:
         model: any module, or a state dict.
         inputs: what the module takes; for a state dict (n, features), if it is a plain chain.
-        initial: the network at its start, a module or a state dict.
+        initial: the network at its start, a module, a state dict, or its largest singular values by layer.
 
     Returns:
         The findings with the numbers behind them.
@@ -140,14 +140,15 @@ def inspect(
     """
     refuse_non_finite(inputs)
     state = _state(model)
-    spectra = weight_spectra(model, initial=initial)
+    spectra = weight_spectra(model, initial=None if _told(initial) else initial)
     bad = tuple(map(clean_name, non_finite_names(state)))
     measured = {name.partition("[")[0] for name in spectra}
     network = model if isinstance(model, nn.Module) else reconstruct(model)
     evidence = Evidence(
         spectra=spectra,
         largest=largest_values(spectra),
-        initial=None if initial is None else largest_values(weight_spectra(initial)),
+        initial=_largest(initial),
+        assumed="relu" if isinstance(network, ReconstructedMLP) else None,
         broken=tuple(name for name in bad if name.removesuffix(".weight") not in measured),
         normalised=has_normalisation(unwrap(model) if isinstance(model, nn.Module) else model),
         repairable=frozenset(name for name, _ in editable_weights(model)),
@@ -217,6 +218,18 @@ def _in_order(spectra: WeightSpectra, run_order: list[str]) -> WeightSpectra:
         return spectra
     ordered = sorted(spectra.items(), key=lambda item: places[item[0].partition("[")[0]])
     return WeightSpectra(dict(ordered), spectra.left_out)
+
+
+def _largest(initial: nn.Module | Mapping[str, Any] | None) -> dict[str, float] | None:
+    """The largest singular values of an initial network by layer."""
+    if initial is None:
+        return None
+    return dict(initial) if _told(initial) else largest_values(weight_spectra(initial))
+
+
+def _told(initial: nn.Module | Mapping[str, Any] | None) -> TypeGuard[Mapping[str, float]]:
+    """Whether an initial network is given by its largest singular values alone."""
+    return isinstance(initial, Mapping) and all(isinstance(value, float) for value in initial.values())
 
 
 def _state(model: nn.Module | Mapping[str, Any]) -> Mapping[str, Any]:
