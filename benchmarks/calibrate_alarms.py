@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from alarms import table
+from alarms import analysis, table
 from alarms.recording import record
 
+_MODULE = Path("src/isoplast/diagnostics/health/_limits.py")
+_FIGURE = Path("docs/figures/alarms.svg")
 _RUNS, _TABLE = Path("runs/alarms"), Path("results/alarms/networks.csv.gz")
 
 
@@ -30,7 +32,8 @@ def main() -> None:
     recording.add_argument("--data", type=Path, required=True)
     recording.add_argument("--only", default="", help="part of the keys to record")
     commands.add_parser("table", help="put what was recorded into the table")
-    commands.add_parser("analyse", help="rates, limits and figures")
+    analysing = commands.add_parser("analyse", help="rates, limits and figures")
+    analysing.add_argument("--write", action="store_true", help="write limits, tables and the figure")
     args = parser.parse_args()
     old = table.load(args.table)
     if args.command == "record":
@@ -39,6 +42,10 @@ def main() -> None:
         rows = table.merged(old, table.compact(args.runs))
         table.write(rows, args.table)
         print(f"{len({row['key'] for row in rows})} networks, {len(rows)} rows: {args.table}")
+    else:
+        print(analysis.summary(analysis.looks(old)))
+        if args.write:
+            analysis.write(old, _MODULE, args.table.with_name("rates.md"), _FIGURE)
 
 
 if __name__ == "__main__":

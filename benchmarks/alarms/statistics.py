@@ -109,13 +109,18 @@ def within_families(number: Number, rows: Sequence[Row], key: str = "family") ->
     return (sum(found) / len(found) if found else math.nan), len(found)
 
 
+MARGIN = (
+    0.25  # of the distance from the median: families that were not seen reach further than those that were
+)
+
+
 def limit(number: Number, rows: Sequence[Row], rate: float) -> float:
-    """The lowest alarm beyond which at most `rate` of the healthy looks of the fitted families lie."""
+    """The alarm beyond which at most `rate` of the healthy looks lie, and a margin beyond that."""
     values = sorted(v for row in rows if healthy(row) and not math.isnan(v := number.alarm(row)))
     if not values:
         return math.inf
-    allowed = int(rate * len(values))
-    return values[-1 - allowed]
+    edge, middle = values[-1 - int(rate * len(values))], values[len(values) // 2]
+    return edge + MARGIN * (edge - middle)
 
 
 def false_alarms(number: Number, rows: Sequence[Row], beyond: float) -> Share:

@@ -43,6 +43,7 @@ class Evidence:
         broken: tensors other than weights that hold non-finite values.
         activity: on inputs; `places` by the names that findings give them.
         features: the same with ranks.
+        fresh: what the units of the network at its start, or of a fresh one, do on them.
         inputs: how many there were.
         producers: by such a place, the layer with weights that feeds it.
         below: biases below the barrier, as `barrier_findings` takes them.
@@ -64,6 +65,7 @@ class Evidence:
     broken: tuple[str, ...] = ()
     activity: Mapping[str, LayerActivity] | None = None
     features: Mapping[str, LayerActivity] = dataclasses.field(default_factory=dict)
+    fresh: Mapping[str, LayerActivity] = dataclasses.field(default_factory=dict)
     inputs: int = 0
     producers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     below: Mapping[str, tuple[int, int, float]] = dataclasses.field(default_factory=dict)
@@ -157,17 +159,23 @@ def _numbers(evidence: Evidence) -> list[tuple[str, str, float, str]]:
         where, mean = max(grown, key=lambda name: grown[name]), sum(grown.values()) / len(grown)
         what = f"the largest singular values before the head are {mean:.1f} times the initial ones"
         found.append(("growth", where, mean, what))
-    known = {name: layer for name, layer in (evidence.activity or {}).items() if _enough(layer)}
-    if known:
-        where = max(known, key=lambda name: known[name].dormant)
-        units = f"{known[where].units} units are dormant (a tenth of the mean activity or less)"
-        found.append(("dormant units", where, known[where].dormant, f"{known[where].dormant:.0%} of {units}"))
-    shares = feature_ranks(evidence.features)
+    more = more_dormant(evidence)
+    if more:
+        where = max(more, key=lambda name: more[name])
+        layer, start = (evidence.activity or {})[where], evidence.fresh[where]
+        what = (
+            f"{layer.dormant:.0%} of {layer.units} units are dormant (a tenth of the mean activity or less), "
+            f"{start.dormant:.0%} in a fresh network"
+        )
+        found.append(("dormant units", where, more[where], what))
+    shares = feature_shares(evidence)
     if shares:
         where = min(shares, key=lambda name: shares[name])
-        layer = evidence.features[where]
-        of = f"the features of {min(layer.units, layer.rank_samples)} units"
-        what = f"{of} span {layer.feature_rank:.0f} directions ({shares[where]:.0%})"
+        layer, start = evidence.features[where], evidence.fresh[where]
+        what = (
+            f"the features of {layer.units} units span {layer.feature_rank:.0f} directions, "
+            f"{start.feature_rank:.0f} in a fresh network"
+        )
         found.append(("feature rank", where, shares[where], what))
     if evidence.ntk_condition is not None:
         what = f"the condition number of the empirical NTK is {format_number(evidence.ntk_condition)}"
@@ -190,12 +198,21 @@ def growth(now: Mapping[str, float], then: Mapping[str, float]) -> dict[str, flo
     }
 
 
-def feature_ranks(layers: Mapping[str, LayerActivity]) -> dict[str, float]:
-    """By layer, the share that its features span of the directions they could; where inputs suffice."""
+def more_dormant(evidence: Evidence) -> dict[str, float]:
+    """By layer, how much its share of dormant units exceeds that of a fresh network; where inputs suffice."""
     return {
-        name: layer.feature_rank / min(layer.units, layer.rank_samples)
-        for name, layer in layers.items()
-        if layer.rank_samples and _enough(layer)
+        name: layer.dormant - evidence.fresh[name].dormant
+        for name, layer in (evidence.activity or {}).items()
+        if name in evidence.fresh and _enough(layer)
+    }
+
+
+def feature_shares(evidence: Evidence) -> dict[str, float]:
+    """By layer, the rank of its features over that of a fresh network's; where inputs suffice."""
+    return {
+        name: layer.feature_rank / evidence.fresh[name].feature_rank
+        for name, layer in evidence.features.items()
+        if name in evidence.fresh and evidence.fresh[name].feature_rank > 0 and _enough(layer)
     }
 
 
@@ -218,9 +235,10 @@ def layers_to_repair(evidence: Evidence) -> frozenset[str]:
         stretched = layer.largest >= LARGE and name != head and not evidence.normalised
         if stretched or is_low_rank(layer):
             found.add(name)
-    for place, units in (evidence.features or evidence.activity or {}).items():
-        share = units.feature_rank / min(units.units, units.rank_samples) if units.rank_samples else math.nan
-        if units.dead - units.rare >= DEAD or (kind is not None and judged("feature rank", kind, share)):
+    few = feature_shares(evidence)
+    for place, units in (evidence.activity or {}).items():
+        shrunk = kind is not None and judged("feature rank", kind, few.get(place, math.nan)) is not None
+        if units.dead - units.rare >= DEAD or shrunk:
             found.add(evidence.producers.get(place, place))
     return frozenset(name.partition("[")[0] for name in found) & evidence.repairable
 

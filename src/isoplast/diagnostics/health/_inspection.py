@@ -24,6 +24,7 @@ from isoplast.diagnostics.health._decide import (
 )
 from isoplast.diagnostics.health._editable import editable_weights
 from isoplast.diagnostics.health._finding import Finding, has_critical
+from isoplast.diagnostics.health._fresh import initial_activity
 from isoplast.diagnostics.weights._spectra import WeightSpectra, weight_spectra
 from isoplast.model import (
     ActivationRecorder,
@@ -160,7 +161,9 @@ def inspect(
                 "inputs need a network, and these are weights without one: leave the inputs out, or inspect "
                 "the module itself in Python with isoplast.diagnose(model, inputs)"
             )
-        found, evidence = _with_inputs(network, inputs, evidence, isinstance(model, nn.Module))
+        whole = isinstance(model, nn.Module)
+        start = None if _told(initial) else initial
+        found, evidence = _with_inputs(network, inputs, evidence, start, whole)
         assert evidence.spectra is not None
         spectra = evidence.spectra
     elif isinstance(network, ReconstructedMLP) and spectra.finite:
@@ -169,7 +172,11 @@ def inspect(
 
 
 def _with_inputs(
-    network: nn.Module, inputs: Any, evidence: Evidence, whole: bool
+    network: nn.Module,
+    inputs: Any,
+    evidence: Evidence,
+    initial: nn.Module | Mapping[str, Any] | None,
+    whole: bool,
 ) -> tuple[Activity | None, Evidence]:
     """What the units do, added to the evidence."""
     values = _outputs(network, inputs)
@@ -187,6 +194,7 @@ def _with_inputs(
     return found, evidence.with_(
         activity=places,
         features=places,
+        fresh=activity_places(initial_activity(initial, network, inputs), names),
         producers=producers,
         below=feed.below,
         spectra=_in_order(evidence.spectra, list(feed.largest)),

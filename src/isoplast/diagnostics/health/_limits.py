@@ -55,10 +55,11 @@ class Limit:
 
 # begin of what is written
 LIMITS: tuple[Limit, ...] = (
-    Limit("growth", "relu", "warning", 1, 2.88, (2, 50), (29, 31)),
-    Limit("dormant units", "relu", "critical", 1, 0.691, (0, 50), (25, 31)),
-    Limit("feature rank", "relu", "critical", -1, 0.316, (0, 50), (25, 31)),
-    Limit("feature rank", "smooth", "critical", -1, 0.516, (0, 27), (4, 4)),
+    Limit("growth", "relu", "critical", 1, 3.5, (0, 46), (38, 46)),
+    Limit("growth", "relu", "warning", 1, 3.15, (1, 46), (42, 46)),
+    Limit("dormant units", "relu", "critical", 1, 0.35, (0, 46), (40, 46)),
+    Limit("dormant units", "relu", "warning", 1, 0.25, (1, 46), (44, 46)),
+    Limit("feature rank", "smooth", "critical", -1, 0.7, (0, 24), (6, 6)),
 )
 # end of what is written
 

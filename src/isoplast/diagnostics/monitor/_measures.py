@@ -15,8 +15,9 @@ from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._result import Result
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics._student import interval
-from isoplast.diagnostics.activity._activity import Activity, activity
-from isoplast.diagnostics.health._decide import Evidence, activity_places, feature_ranks
+from isoplast.diagnostics.activity._activity import Activity, LayerActivity, activity
+from isoplast.diagnostics.health._decide import Evidence, activity_places
+from isoplast.diagnostics.health._fresh import fresh_activity
 from isoplast.diagnostics.health._numbers import diverged, kernel_condition, probe_lr
 from isoplast.diagnostics.jacobian._jacobian import jacobian
 from isoplast.diagnostics.ntk._ntk import ntk
@@ -48,6 +49,7 @@ class Setting:
         shape: of the model's outputs (n, ...), empty where they are no tensor.
         normalised: whether the model has normalisations.
         optimizer, lr: of the training and of the probe, as the user gave them.
+        fresh: what the units of a fresh network do, once a measure has asked.
         vectors: right singular vectors that estimates of norms go on from.
         twins: what fresh networks made of the probe, by learning rate; None where the inputs may change.
     """
@@ -57,6 +59,7 @@ class Setting:
     optimizer: Optimizer | None
     lr: float | None
     twins: dict[float, Progress] | None
+    fresh: dict[str, LayerActivity] = dataclasses.field(default_factory=dict)
     vectors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
@@ -119,11 +122,17 @@ def _norms(model: nn.Module, inputs: Any, known: Setting) -> Result:
 
 
 def _activity(model: nn.Module, inputs: Any, known: Setting) -> Result:
-    return activity(model, take_samples(inputs, slice(_ACTIVITY)), ranks=False)
+    given = take_samples(inputs, slice(_ACTIVITY))
+    if not known.fresh:
+        known.fresh.update(activity_places(fresh_activity(model, given, ranks=False)))
+    return activity(model, given, ranks=False)
 
 
 def _features(model: nn.Module, inputs: Any, known: Setting) -> Result:
-    return activity(model, take_samples(inputs, slice(_FEATURES)))
+    given = take_samples(inputs, slice(_FEATURES))
+    if not any(layer.rank_samples for layer in known.fresh.values()):
+        known.fresh.update(activity_places(fresh_activity(model, given)))
+    return activity(model, given)
 
 
 def _jacobian(model: nn.Module, inputs: Any, known: Setting) -> Result:
@@ -179,8 +188,9 @@ def added(evidence: Evidence, result: object, known: Setting) -> Evidence:
     if isinstance(result, Activity):
         places = activity_places(result)
         inputs = max((layer.inputs for layer in places.values()), default=0)
-        found = evidence.with_(activity=places, inputs=inputs, normalised=known.normalised)
-        return found.with_(features=places) if feature_ranks(places) else found
+        found = evidence.with_(activity=places, inputs=inputs, normalised=known.normalised, fresh=known.fresh)
+        ranked = any(layer.rank_samples for layer in places.values())
+        return found.with_(features=places) if ranked else found
     if isinstance(result, NTK):
         return evidence.with_(ntk_condition=kernel_condition(result, known.shape))
     if isinstance(result, Plasticity):

@@ -1,0 +1,192 @@
+"""Rates, limits and figures from the table of recorded networks."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from alarms.figure import curves
+from alarms.numbers_judged import judged, others
+from alarms.statistics import (
+    KINDS,
+    Fit,
+    Number,
+    Share,
+    auc,
+    false_alarms,
+    fit,
+    healthy,
+    hits,
+    lost,
+    within_families,
+)
+from alarms.table import Row, with_truth
+
+RATES = {"critical": 0.01, "warning": 0.05}
+_ORDER = ("relu", "smooth", "normalised", "recurrent")
+_FEWEST = 8  # looks at lost networks of a kind, below which nothing is claimed for it
+_WORTH = 0.2  # of the lost looks: a limit that fewer pass is no help
+_BLOCK = re.compile(r"(?<=# begin of what is written\n).*(?=# end of what is written)", re.DOTALL)
+
+
+def looks(table: Sequence[Row]) -> list[Row]:
+    """The looks that the truth is known of."""
+    found = [row for row in with_truth(table) if not math.isnan(row["ratio"])]
+    for row in found:  # few networks have no more than 256 inputs
+        if math.isnan(row.get("activity/dormant256_max", math.nan)):
+            row["activity/dormant256_max"] = row.get("activity/dormantall_max", math.nan)
+    return found
+
+
+def of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
+    """Those of a kind of network."""
+    return [row for row in rows if KINDS[row["family"]] == kind]
+
+
+def fits(rows: Sequence[Row]) -> Iterator[tuple[str, str, Number, Fit, bool]]:
+    """Kind, severity, number and its fit, and whether it becomes a limit of isoplast's.
+
+    It does if, fitted on either half of the families, it keeps its rate of false alarms on the other, and if
+    it is passed by a fifth of the lost looks.
+    """
+    for kind in _ORDER:
+        group = of_kind(rows, kind)
+        if sum(map(lost, group)) < _FEWEST:
+            continue
+        for number in judged():
+            for severity, rate in RATES.items():
+                found = fit(number, group, rate)
+                kept = found.false.value <= rate and found.hits.value >= _WORTH
+                yield kind, severity, number, found, kept
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """All tables as Markdown."""
+    return "\n\n".join([_counts(rows), _areas(rows), _limits(rows), _decision(rows)]) + "\n"
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    marks = ["---"] * len(header)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, marks, *lines))
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    lines = []
+    for kind in _ORDER:
+        group = of_kind(rows, kind)
+        networks = {row["key"] for row in group}
+        bad = {row["key"] for row in group if lost(row)}
+        lines.append(
+            (kind, str(len({row["family"] for row in group})), str(len(networks)), str(len(bad)), str(len(group)),
+             str(sum(map(healthy, group))), str(sum(map(lost, group))))
+        )  # fmt: skip
+    header = (
+        "kind",
+        "families",
+        "networks",
+        "of these lost",
+        "looks",
+        "went on learning",
+        "had lost plasticity",
+    )
+    return _table(header, lines)
+
+
+def _areas(rows: Sequence[Row]) -> str:
+    """AUC of every number over all networks of a kind, and the mean within families."""
+    numbers = [*judged(), *others(rows)]
+    best = sorted(numbers, key=lambda number: -max(_auc(number, of_kind(rows, kind)) for kind in _ORDER))
+    lines = []
+    for number in best:
+        cells = []
+        for kind in _ORDER:
+            group = of_kind(rows, kind)
+            whole, (inner, _) = auc(number, group), within_families(number, group)
+            cells.append(
+                "" if math.isnan(whole) else f"{whole:.2f}{'' if math.isnan(inner) else f' / {inner:.2f}'}"
+            )
+        if any(cells):
+            lines.append((number.name, *cells))
+    return _table(("number", *(f"{kind}: AUC / within families" for kind in _ORDER)), lines)
+
+
+def _auc(number: Number, rows: Sequence[Row]) -> float:
+    found = auc(number, rows)
+    return -1.0 if math.isnan(found) else found
+
+
+def _limits(rows: Sequence[Row]) -> str:
+    lines = []
+    for kind, severity, number, found, kept in fits(rows):
+        score = "" if math.isnan(found.score) else f"{found.score:.2f}"
+        lines.append(
+            (kind, severity, number.name, f"{found.value:.3g}", str(found.false), str(found.hits),
+             f"{found.early.count} of {found.early.total}", score, "yes" if kept else "no")
+        )  # fmt: skip
+    header = (
+        "kind", "severity", "number", "limit", "false alarms (families left out)", "hits", "streams warned in time",
+        "score at the alarm over the first", "kept",
+    )  # fmt: skip
+    return _table(header, lines)
+
+
+def _decision(rows: Sequence[Row]) -> str:
+    """All limits together, as isoplast applies them."""
+    lines = []
+    for kind in _ORDER:
+        group = of_kind(rows, kind)
+        for severity in RATES:
+            kept = [
+                (number, number.sign * found.value)
+                for of, rank, number, found, good in fits(rows)
+                if good and of == kind and (rank == severity or severity == "warning")
+            ]
+            if not kept:
+                lines.append((kind, severity, "no number reaches the rates", ""))
+                continue
+            rung = {id(row) for row in group if any(number.alarm(row) > beyond for number, beyond in kept)}
+            wrong = Share(sum(healthy(row) and id(row) in rung for row in group), sum(map(healthy, group)))
+            right = Share(sum(lost(row) and id(row) in rung for row in group), sum(map(lost, group)))
+            lines.append((kind, severity, str(wrong), str(right)))
+    return _table(("kind", "severity or worse", "rung of looks that went on learning", "of lost ones"), lines)
+
+
+def literal(rows: Sequence[Row]) -> str:
+    """The limits as Python, for isoplast.diagnostics.health._limits."""
+    lines = ["LIMITS: tuple[Limit, ...] = ("]
+    for kind, severity, number, found, kept in fits(rows):
+        if kept:
+            value = f"{found.value:.3g}"
+            false, right = (f"({one.count}, {one.total})" for one in (found.false, found.hits))
+            lines.append(
+                f'    Limit("{number.name}", "{kind}", "{severity}", {number.sign}, {value}, {false}, {right}),'
+            )
+    return "\n".join([*lines, ")\n"])
+
+
+def write(table: Sequence[Row], module: Path, page: Path, figure: Path) -> None:
+    """Write the limits into the module, the tables to the page, and the figure."""
+    rows = looks(table)
+    module.write_text(
+        _BLOCK.sub(lambda match: literal(rows), module.read_text(encoding="utf-8")), encoding="utf-8"
+    )
+    page.write_text("Written by `python benchmarks/calibrate_alarms.py analyse --write`.\n\n" + summary(rows))
+    figure.write_text(curves({kind: roc(of_kind(rows, kind)) for kind in _ORDER}), encoding="utf-8")
+
+
+def roc(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
+    """By number, the rates of false alarms and hits at every limit."""
+    found = {}
+    if sum(map(lost, rows)) < _FEWEST:
+        return {}
+    for number in judged():
+        limits = sorted(
+            {number.alarm(row) for row in rows if not math.isnan(number.alarm(row))}, reverse=True
+        )
+        points = [
+            (false_alarms(number, rows, beyond).value, hits(number, rows, beyond).value) for beyond in limits
+        ]
+        found[number.name] = [(0.0, 0.0), *points, (1.0, 1.0)]
+    return found
