@@ -33,11 +33,7 @@ _BLOCK = re.compile(r"(?<=# begin of what is written\n).*(?=# end of what is wri
 
 def looks(table: Sequence[Row]) -> list[Row]:
     """The looks that the truth is known of."""
-    found = [row for row in with_truth(table) if not math.isnan(row["ratio"])]
-    for row in found:  # few networks have no more than 256 inputs
-        if math.isnan(row.get("activity/dormant256_max", math.nan)):
-            row["activity/dormant256_max"] = row.get("activity/dormantall_max", math.nan)
-    return found
+    return [row for row in with_truth(table) if not math.isnan(row["ratio"])]
 
 
 def of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
@@ -55,7 +51,7 @@ def fits(rows: Sequence[Row]) -> Iterator[tuple[str, str, Number, Fit, bool]]:
         group = of_kind(rows, kind)
         if sum(map(lost, group)) < _FEWEST:
             continue
-        for number in judged():
+        for number in judged(rows):
             for severity, rate in RATES.items():
                 found = fit(number, group, rate)
                 kept = found.false.value <= rate and found.hits.value >= _WORTH
@@ -96,8 +92,8 @@ def _counts(rows: Sequence[Row]) -> str:
 
 def _areas(rows: Sequence[Row]) -> str:
     """AUC of every number over all networks of a kind, and the mean within families."""
-    numbers = [*judged(), *others(rows)]
-    best = sorted(numbers, key=lambda number: -max(_auc(number, of_kind(rows, kind)) for kind in _ORDER))
+    numbers = [*judged(rows), *others(rows)]
+    best = sorted(numbers, key=lambda number: -_auc(number, of_kind(rows, "relu")))
     lines = []
     for number in best:
         cells = []
@@ -181,7 +177,7 @@ def roc(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
     found = {}
     if sum(map(lost, rows)) < _FEWEST:
         return {}
-    for number in judged():
+    for number in judged(rows):
         limits = sorted(
             {number.alarm(row) for row in rows if not math.isnan(number.alarm(row))}, reverse=True
         )
