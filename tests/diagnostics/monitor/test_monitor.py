@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 import warnings
 
@@ -326,8 +327,102 @@ class TestWarnings:
             record = monitor.measure()
         assert any("layers.0: the weight holds non-finite values" in str(one.message) for one in caught)
         assert math.isnan(record["weights/largest"])
-        assert math.isnan(record["ntk/condition_number"])
+        assert math.isnan(record["norms/layers.0"])
         assert record["weights/finite"] == 0
+
+
+class TestAlarms:
+    """What the numbers with error rates make of a monitor."""
+
+    def stretched(self, factor):
+        model = network()
+        monitor = Monitor(model, inputs=torch.randn(300, 8), warn=False, budget=0.5)
+        monitor.measure("norms", "activity")
+        with torch.no_grad():
+            for layer in model.layers:
+                layer.weight.mul_(factor)
+        monitor.measure("norms", "activity")
+        return [one for _, one in monitor.findings if one.severity != "note"]
+
+    def test_growth_since_the_first_look_is_judged(self):
+        assert self.stretched(1.2) == []
+        (found,) = self.stretched(6.0)
+        assert "the largest singular values before the head are 6.0 times the initial ones" in found.what
+        assert "looks at networks that went on learning" in found.rate
+
+    def test_units_that_fall_silent_for_one_look_are_no_alarm(self):
+        """After a change of task units are silent that come back: two looks in a row have to see it."""
+        model = network()
+        monitor = Monitor(model, inputs=torch.randn(300, 8), measures=["activity"], warn=False, budget=0.9)
+        monitor.step()
+        seen = []
+        for change in (None, die, revive, None, die, None):
+            if change:
+                change(model)
+            monitor._run(["activity"])
+            seen.append(sum(one.severity == "critical" for _, one in monitor.findings))
+        assert seen == [0, 0, 0, 0, 0, 1]
+
+    def test_the_first_step_is_what_later_ones_are_compared_with(self):
+        model = network()
+        monitor = Monitor(model, inputs=torch.randn(300, 8), warn=False)
+        monitor.step()
+        assert [sorted({name.partition("/")[0] for name in record}) for record in monitor.records] == [
+            ["norms", "seconds", "step"]
+        ]
+        state = monitor.state_dict()
+        assert state["initial"] == pytest.approx(monitor.records[0] and dict(monitor._evidence.initial))
+        other = Monitor(model, inputs=torch.randn(300, 8), warn=False)
+        other.load_state_dict(state)
+        assert other._evidence.initial == state["initial"]
+
+    def test_looks_are_spread_over_a_known_length(self, clock):
+        monitor = Monitor(network(), measures={"one": costing(clock, 10.0)}, steps=10_000, warn=False)
+        train(monitor, clock, 10_000)
+        steps = [record["step"] for record in monitor.records]
+        assert len(steps) == pytest.approx(20, abs=1)  # 2 % of 10 000 s pay for 20 looks of 10 s
+        assert steps[0] <= 500  # half an interval by the guess of 20 s
+        assert max(b - a for a, b in itertools.pairwise(steps)) <= 700
+        assert monitor.overhead <= 0.0201
+
+    def test_the_end_says_what_was_seen(self, capsys):
+        model = network()
+        with Monitor(model, inputs=torch.randn(300, 8), budget=0.9) as monitor:
+            monitor.step()
+            die(model)
+            with pytest.warns(PlasticityWarning):
+                monitor.measure()
+        said = capsys.readouterr().err
+        assert (
+            "isoplast: Monitor watched 1 steps with 1 look: critical from step 1 on: activations.1: " in said
+        )
+        assert monitor.close() in said
+        monitor.close()
+        assert capsys.readouterr().err == ""  # once
+
+    def test_the_end_says_that_nothing_was_seen_and_why(self, capsys, clock):
+        short = Monitor(network(), measures={"one": costing(clock, 1.0)})
+        train(short, clock, 50)
+        assert short.close() == (
+            "Monitor watched 50 steps with 0 looks: it saw nothing; the first look comes at step 1,000: "
+            "give steps=, or raise budget="
+        )
+        known = Monitor(network(), measures={"one": costing(clock, 1.0)}, steps=3000)
+        train(known, clock, 3000)  # says it by itself
+        assert (
+            "Monitor watched 3000 steps with 60 looks: nothing critical, no warning"
+            in capsys.readouterr().err
+        )
+        partly = Monitor(network(), inputs=torch.randn(300, 8), warn=False)
+        partly.step()
+        assert "no warning; too short for weights, activity, features" in partly.close()
+        assert capsys.readouterr().err == ""  # not where warnings are switched off
+
+    def test_a_monitor_that_is_dropped_speaks_too(self, capsys, clock):
+        monitor = Monitor(network(), measures={"one": costing(clock, 1.0)})
+        train(monitor, clock, 50)
+        del monitor
+        assert "watched 50 steps" in capsys.readouterr().err
 
 
 class TestHistory:
@@ -360,7 +455,7 @@ class TestHistory:
         model, inputs = network(), torch.randn(64, 8)
         record = Monitor(model, inputs=inputs).measure()
         assert record["weights/largest"] == pytest.approx(1.0, abs=1e-5)  # orthogonal at the start
-        names = ("activity/dormant", "features/feature_rank", "ntk/participation_rank")
+        names = ("activity/dormant", "features/feature_rank", "norms/layers.0")
         assert all(math.isfinite(record[name]) for name in names)
         assert record["weights/layers.0/condition_number"] == pytest.approx(1.0, abs=1e-5)
 
@@ -434,7 +529,7 @@ class TestModels:
         monitor = Monitor(Pair(), inputs=parts if kind is dict else tuple(parts.values()))
         record = monitor.measure()
         assert not monitor.left_out
-        assert all(math.isfinite(record[name]) for name in ("ntk/trace", "features/feature_rank"))
+        assert all(math.isfinite(record[name]) for name in ("norms/head", "features/feature_rank"))
 
     def test_of_language(self):
         model = build("gpt", input_shape=(6,), classes=12, width=16, depth=1, heads=2)
