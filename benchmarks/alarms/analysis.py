@@ -26,7 +26,7 @@ from alarms.table import Row, with_truth
 
 RATES = {"critical": 0.01, "warning": 0.05}
 _ORDER = ("relu", "smooth", "normalised", "recurrent")
-_FEWEST = 8  # looks at lost networks of a kind, below which nothing is claimed for it
+_FEWEST = 20  # looks at lost networks of a kind, below which nothing is claimed for it
 _WORTH = 0.2  # of the lost looks: a limit that fewer pass is no help
 _BLOCK = re.compile(r"(?<=# begin of what is written\n).*(?=# end of what is written)", re.DOTALL)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from isoplast.diagnostics import activity, inspect, weight_spectra
-from isoplast.diagnostics.health._decide import Evidence, decide
+from isoplast.diagnostics.health._decide import Evidence, decide, kind_of
 from isoplast.diagnostics.health._finding import Finding, has_critical, ordered
 from isoplast.diagnostics.health._limits import LIMITS, Limit, judged
 from isoplast.diagnostics.health._notes import (
@@ -177,13 +177,12 @@ class TestRates:
             assert not limit.beyond(math.nan)
 
     def test_critical_lies_beyond_warning(self) -> None:
-        for number in {limit.number for limit in LIMITS}:
-            severe = {limit.severity: limit for limit in LIMITS if limit.number == number}
+        for number, kind in {(limit.number, limit.kind) for limit in LIMITS}:
+            severe = {one.severity: one for one in LIMITS if (one.number, one.kind) == (number, kind)}
             if len(severe) == 2:
-                assert severe["warning"].beyond(severe["critical"].value)
-                assert (
-                    judged(number, severe["critical"].value + severe["critical"].sign) is severe["critical"]
-                )
+                worst = severe["critical"].value + severe["critical"].sign * 1e-6
+                assert severe["warning"].beyond(worst)
+                assert judged(number, kind, worst) is severe["critical"]
 
     def test_a_verdict_is_given_by_limits_alone(self) -> None:
         """A collapsed layer: the finding carries the rate of its limit; below no limit there is none."""
@@ -193,27 +192,49 @@ class TestRates:
         with torch.no_grad():
             model[2].weight[4:] = 0.0
             model[2].bias[4:] = -1.0
-        found = inspect(model, torch.randn(300, 16))
-        severe = [one for one in found.findings if one.severity != "note"]
+        severe = [one for one in inspect(model, torch.randn(300, 16)).findings if one.severity != "note"]
         assert severe
         assert {one.where for one in severe} == {"3"}
         assert {one.rate for one in severe} <= {limit.rate for limit in LIMITS}
-        assert not found.healthy
         # with fewer inputs than the limits were fitted with nothing is claimed
         few = inspect(model, torch.randn(64, 16)).findings
         assert {one.severity for one in few} == {"note"}
         assert any("64 inputs are too few for a verdict" in one.what for one in few)
 
     def test_advice_fits_the_optimizer_and_what_can_be_repaired(self) -> None:
-        bad = {"a": dataclasses.replace(Units(dormant=0.99))}
-        evidence = Evidence(activity=bad, inputs=300, producers={"a": "0"})  # type: ignore[arg-type]
-        plain = decide(evidence)[0].advice
-        assert "AdamO" in plain
-        assert "repair_" not in plain
-        assert "repair_, which forgets" in decide(evidence.with_(repairable=frozenset({"0"})))[0].advice
-        kept = decide(evidence.with_(isometric=True, repairable=frozenset({"0"})))[0].advice
+        grown = Evidence(largest={"0": 9.0, "2": 1.0}, initial={"0": 1.0, "2": 1.0}, assumed="relu")
+        plain = decide(grown)[0]
+        assert plain.severity == "critical"
+        assert "the largest singular values before the head are 9.0 times the initial ones" in plain.what
+        assert "AdamO" in plain.advice
+        assert "repair_" not in plain.advice
+        assert "repair_, which forgets" in decide(grown.with_(repairable=frozenset({"0"})))[0].advice
+        kept = decide(grown.with_(isometric=True, repairable=frozenset({"0"})))[0].advice
         assert "more strength" in kept
         assert "AdamO or attach" not in kept
+
+    def test_kinds_of_networks_are_told_by_their_units(self) -> None:
+        torch.manual_seed(0)
+        seen = {}
+        for name, layers in {
+            "relu": [nn.ReLU()],
+            "smooth": [nn.Tanh()],
+            "normalised": [nn.LayerNorm(8), nn.ReLU()],
+        }.items():
+            model = nn.Sequential(nn.Linear(4, 8), *layers, nn.Linear(8, 2))
+            seen[name] = kind_of(inspect(model, torch.randn(9, 4)).evidence)
+        assert seen == {name: name for name in seen}
+
+        class Last(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.cell, self.head = nn.GRU(4, 8, batch_first=True), nn.Linear(8, 2)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.head(self.cell(x)[0][:, -1])
+
+        assert kind_of(inspect(Last(), torch.randn(9, 3, 4)).evidence) == "recurrent"
+        assert kind_of(Evidence()) is None
 
     def test_what_is_not_finite_is_critical_without_a_rate(self) -> None:
         found = decide(Evidence(jacobian_condition=math.nan))
@@ -223,7 +244,7 @@ class TestRates:
         )
 
     def test_a_limit_has_a_sign(self) -> None:
-        falling = Limit("x", "warning", -1, 0.5, (1, 100), (30, 60))
+        falling = Limit("x", "relu", "warning", -1, 0.5, (1, 100), (30, 60))
         assert (falling.beyond(0.4), falling.beyond(0.6)) == (True, False)
         assert falling.rate == (
             "seen in 1.0% of 100 looks at networks that went on learning, "

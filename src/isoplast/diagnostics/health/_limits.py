@@ -55,11 +55,9 @@ class Limit:
 
 # begin of what is written
 LIMITS: tuple[Limit, ...] = (
-    Limit("growth", "relu", "critical", 1, 3.5, (0, 46), (38, 46)),
-    Limit("growth", "relu", "warning", 1, 3.15, (1, 46), (42, 46)),
-    Limit("dormant units", "relu", "critical", 1, 0.35, (0, 46), (40, 46)),
-    Limit("dormant units", "relu", "warning", 1, 0.25, (1, 46), (44, 46)),
-    Limit("feature rank", "smooth", "critical", -1, 0.7, (0, 24), (6, 6)),
+    Limit("growth", "relu", "critical", 1, 3.44, (0, 89), (58, 73)),
+    Limit("growth", "relu", "warning", 1, 3.12, (4, 89), (64, 73)),
+    Limit("dormant units", "relu", "warning", 1, 0.37, (4, 89), (59, 73)),
 )
 # end of what is written
 
