@@ -19,6 +19,7 @@ from alarms.statistics import (
     fit,
     healthy,
     hits,
+    limit,
     lost,
     within_families,
 )
@@ -118,35 +119,43 @@ def _limits(rows: Sequence[Row]) -> str:
     for kind, severity, number, found, kept in fits(rows):
         score = "" if math.isnan(found.score) else f"{found.score:.2f}"
         lines.append(
-            (kind, severity, number.name, f"{found.value:.3g}", str(found.false), str(found.hits),
+            (kind, severity, number.name, f"{found.value:.3g}", f"{found.margin:g}", str(found.false), str(found.hits),
              f"{found.early.count} of {found.early.total}", score, "yes" if kept else "no")
         )  # fmt: skip
     header = (
-        "kind", "severity", "number", "limit", "false alarms (families left out)", "hits", "streams warned in time",
+        "kind", "severity", "number", "limit", "margin", "false alarms (families left out)", "hits", "streams warned in time",
         "score at the alarm over the first", "kept",
     )  # fmt: skip
     return _table(header, lines)
 
 
 def _decision(rows: Sequence[Row]) -> str:
-    """All limits together, as isoplast applies them."""
+    """All limits together, as isoplast applies them, each family judged by limits fitted on all others."""
     lines = []
+    every = list(fits(rows))
     for kind in _ORDER:
         group = of_kind(rows, kind)
         for severity in RATES:
             kept = [
-                (number, number.sign * found.value)
-                for of, rank, number, found, good in fits(rows)
+                (number, RATES[rank], found.margin)
+                for of, rank, number, found, good in every
                 if good and of == kind and (rank == severity or severity == "warning")
             ]
             if not kept:
                 lines.append((kind, severity, "no number reaches the rates", ""))
                 continue
-            rung = {id(row) for row in group if any(number.alarm(row) > beyond for number, beyond in kept)}
+            rung: set[int] = set()
+            for family in {row["family"] for row in group}:
+                rest = [row for row in group if row["family"] != family]
+                own = [row for row in group if row["family"] == family]
+                for number, rate, margin in kept:
+                    beyond = limit(number, rest, rate, margin)
+                    rung |= {id(row) for row in own if number.alarm(row) > beyond}
             wrong = Share(sum(healthy(row) and id(row) in rung for row in group), sum(map(healthy, group)))
             right = Share(sum(lost(row) and id(row) in rung for row in group), sum(map(lost, group)))
             lines.append((kind, severity, str(wrong), str(right)))
-    return _table(("kind", "severity or worse", "rung of looks that went on learning", "of lost ones"), lines)
+    header = ("kind", "severity or worse", "false alarms (family left out)", "hits (family left out)")
+    return _table(header, lines)
 
 
 def literal(rows: Sequence[Row]) -> str:

@@ -109,18 +109,17 @@ def within_families(number: Number, rows: Sequence[Row], key: str = "family") ->
     return (sum(found) / len(found) if found else math.nan), len(found)
 
 
-MARGIN = (
-    0.25  # of the distance from the median: families that were not seen reach further than those that were
-)
+MARGINS = tuple(step / 20 for step in range(41))
+"""Of the distance from the median to the edge of the healthy looks: families that were not seen reach further."""
 
 
-def limit(number: Number, rows: Sequence[Row], rate: float) -> float:
+def limit(number: Number, rows: Sequence[Row], rate: float, margin: float) -> float:
     """The alarm beyond which at most `rate` of the healthy looks lie, and a margin beyond that."""
     values = sorted(v for row in rows if healthy(row) and not math.isnan(v := number.alarm(row)))
     if not values:
         return math.inf
     edge, middle = values[-1 - int(rate * len(values))], values[len(values) // 2]
-    return edge + MARGIN * (edge - middle)
+    return edge + margin * (edge - middle)
 
 
 def false_alarms(number: Number, rows: Sequence[Row], beyond: float) -> Share:
@@ -141,12 +140,14 @@ class Fit:
 
     Attributes:
         value: the stricter of the two limits, signed as the number is.
+        margin: the smallest of `MARGINS` with which each half's limit keeps its rate on the other.
         false: false alarms of each half's limit on the other half: an upper bound for `value`.
         hits: of `value` on both halves.
         early, score: see `lead`.
     """
 
     value: float
+    margin: float
     false: Share
     hits: Share
     early: Share
@@ -156,11 +157,17 @@ class Fit:
 def fit(number: Number, rows: Sequence[Row], rate: float) -> Fit:
     """Fit a limit on either half of the families and measure it on the other."""
     halves = [[row for row in rows if HALF[row["family"]] == half] for half in (0, 1)]
-    limits = [limit(number, half, rate) for half in halves]
-    crossed = [false_alarms(number, half, beyond) for half, beyond in zip(halves, limits[::-1], strict=True)]
-    false = Share(sum(one.count for one in crossed), sum(one.total for one in crossed))
+    for margin in MARGINS:
+        limits = [limit(number, half, rate, margin) for half in halves]
+        crossed = [
+            false_alarms(number, half, beyond) for half, beyond in zip(halves, limits[::-1], strict=True)
+        ]
+        false = Share(sum(one.count for one in crossed), sum(one.total for one in crossed))
+        if false.value <= rate:
+            break
     strict = max(limits)
-    return Fit(number.sign * strict, false, hits(number, rows, strict), *lead(number, rows, strict))
+    value = number.sign * strict
+    return Fit(value, margin, false, hits(number, rows, strict), *lead(number, rows, strict))
 
 
 def lead(number: Number, rows: Sequence[Row], beyond: float) -> tuple[Share, float]:
