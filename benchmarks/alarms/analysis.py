@@ -137,7 +137,7 @@ def _decision(rows: Sequence[Row]) -> str:
         group = of_kind(rows, kind)
         for severity in RATES:
             kept = [
-                (number, RATES[rank], found.margin)
+                (number, found.quantile, found.margin)
                 for of, rank, number, found, good in every
                 if good and of == kind and (rank == severity or severity == "warning")
             ]
@@ -148,8 +148,8 @@ def _decision(rows: Sequence[Row]) -> str:
             for family in {row["family"] for row in group}:
                 rest = [row for row in group if row["family"] != family]
                 own = [row for row in group if row["family"] == family]
-                for number, rate, margin in kept:
-                    beyond = limit(number, rest, rate, margin)
+                for number, quantile, margin in kept:
+                    beyond = limit(number, rest, quantile, margin)
                     rung |= {id(row) for row in own if number.alarm(row) > beyond}
             wrong = Share(sum(healthy(row) and id(row) in rung for row in group), sum(map(healthy, group)))
             right = Share(sum(lost(row) and id(row) in rung for row in group), sum(map(lost, group)))

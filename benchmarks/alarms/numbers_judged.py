@@ -17,10 +17,13 @@ def judged(rows: Sequence[Row]) -> list[Number]:
     A network is compared with itself at its start; isoplast compares it with a freshly drawn one where the start
     is not known.
     """
-    starts = _starts(rows)
+    starts, families = _starts(rows), {row["family"]: row for row in rows if row["time"] in _START}
+
+    def start_of(row: Row) -> Row:
+        return starts.get(row["key"]) or families.get(row["family"], {})
 
     def more_dormant(row: Row) -> float:
-        start = starts.get(row["key"], {})
+        start = start_of(row)
         now, then = _listed(row, "activity/dormant_list"), _listed(start, "activity/dormant_list")
         if now and then:
             return max(one - other for one, other in zip(now, then, strict=True))
@@ -28,7 +31,7 @@ def judged(rows: Sequence[Row]) -> list[Number]:
         return float(row.get(name, math.nan)) - float(start.get(name, math.nan))
 
     def feature_share(row: Row) -> float:
-        start = starts.get(row["key"], {})
+        start = start_of(row)
         now, then = _listed(row, "activity/feature_rank_list"), _listed(start, "activity/feature_rank_list")
         if now and then:
             return min((one / other for one, other in zip(now, then, strict=True) if other), default=math.nan)

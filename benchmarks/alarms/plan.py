@@ -153,6 +153,9 @@ FAMILIES = (
     _heavy("digits", "bncnn:8"),
     _light("mnist", "sparse:256"),
     _heavy("digits", "cnn:8"),
+    _light("mnist", "gelu:64x3"),
+    _light("cifar10", "tanh:64x3"),
+    _light("numbers", "gelu:64x3"),
 )
 
 # The first are the most telling: a recording that is cut short has them of every family. The last column says

@@ -109,7 +109,8 @@ def within_families(number: Number, rows: Sequence[Row], key: str = "family") ->
     return (sum(found) / len(found) if found else math.nan), len(found)
 
 
-MARGINS = tuple(step / 20 for step in range(41))
+QUANTILES = (0.01, 0.05)
+MARGINS = tuple(step / 20 for step in range(5, 41))
 """Of the distance from the median to the edge of the healthy looks: families that were not seen reach further."""
 
 
@@ -140,13 +141,15 @@ class Fit:
 
     Attributes:
         value: the stricter of the two limits, signed as the number is.
-        margin: the smallest of `MARGINS` with which each half's limit keeps its rate on the other.
+        quantile, margin: share of healthy looks beyond its edge, and the smallest of `MARGINS` beyond that
+            with which each half's limit keeps its rate on the other.
         false: false alarms of each half's limit on the other half: an upper bound for `value`.
         hits: of `value` on both halves.
         early, score: see `lead`.
     """
 
     value: float
+    quantile: float
     margin: float
     false: Share
     hits: Share
@@ -155,10 +158,19 @@ class Fit:
 
 
 def fit(number: Number, rows: Sequence[Row], rate: float) -> Fit:
-    """Fit a limit on either half of the families and measure it on the other."""
+    """Fit a limit on either half of the families and measure it on the other.
+
+    Of the limits that keep the rate, which lie a margin beyond a quantile of the healthy looks, the lowest.
+    """
+    found = [_fit(number, rows, rate, quantile) for quantile in sorted({rate, min(QUANTILES)})]
+    good = [one for one in found if one.false.value <= rate]
+    return min(good or found, key=lambda one: number.sign * one.value)
+
+
+def _fit(number: Number, rows: Sequence[Row], rate: float, quantile: float) -> Fit:
     halves = [[row for row in rows if HALF[row["family"]] == half] for half in (0, 1)]
     for margin in MARGINS:
-        limits = [limit(number, half, rate, margin) for half in halves]
+        limits = [limit(number, half, quantile, margin) for half in halves]
         crossed = [
             false_alarms(number, half, beyond) for half, beyond in zip(halves, limits[::-1], strict=True)
         ]
@@ -167,7 +179,7 @@ def fit(number: Number, rows: Sequence[Row], rate: float) -> Fit:
             break
     strict = max(limits)
     value = number.sign * strict
-    return Fit(value, margin, false, hits(number, rows, strict), *lead(number, rows, strict))
+    return Fit(value, quantile, margin, false, hits(number, rows, strict), *lead(number, rows, strict))
 
 
 def lead(number: Number, rows: Sequence[Row], beyond: float) -> tuple[Share, float]:

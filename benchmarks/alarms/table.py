@@ -1,4 +1,4 @@
-"""The compact table: one row for each network at each time it was measured, with the truth about its next task."""
+"""The compact table: a row for each network at each time it was measured, with what it learned next."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from alarms.recording import read
 
 Row = dict[str, Any]
 LOST, HEALTHY = 0.7, 0.95
-_MEANING = (
-    0.1  # of the scale from chance to perfect: where fresh networks learn less, nothing can be compared
-)
+_MEANING = 0.2  # of the scale from chance to perfect: where fresh networks learn less, noise decides
 _TEXTS = ("key", "family", "data", "network", "recipe", "history", "time", "loss")
 _STEPS = (5, 10, 20, 40, 70, 100, 150, 200, 300)  # of a probe
 _TWIN = "trained twin"  # the time of rows about a fresh network that has memorised once

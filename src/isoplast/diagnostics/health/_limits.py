@@ -55,9 +55,13 @@ class Limit:
 
 # begin of what is written
 LIMITS: tuple[Limit, ...] = (
-    Limit("growth", "relu", "critical", 1, 3.44, (0, 89), (58, 73)),
-    Limit("growth", "relu", "warning", 1, 3.12, (4, 89), (64, 73)),
-    Limit("dormant units", "relu", "warning", 1, 0.37, (4, 89), (59, 73)),
+    Limit("growth", "relu", "critical", 1, 4.29, (0, 128), (89, 128)),
+    Limit("growth", "relu", "warning", 1, 4.05, (3, 128), (93, 128)),
+    Limit("dormant units", "relu", "critical", 1, 0.493, (1, 128), (83, 128)),
+    Limit("dormant units", "relu", "warning", 1, 0.388, (6, 128), (97, 128)),
+    Limit("feature rank", "relu", "critical", -1, 0.667, (0, 128), (118, 128)),
+    Limit("feature rank", "relu", "warning", -1, 0.686, (6, 128), (118, 128)),
+    Limit("growth", "smooth", "warning", 1, 7.61, (6, 131), (12, 33)),
 )
 # end of what is written
 
