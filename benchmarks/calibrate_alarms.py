@@ -16,6 +16,7 @@ from alarms import analysis, table
 from alarms.recording import record
 
 _MODULE = Path("src/isoplast/diagnostics/health/_limits.py")
+_GUIDE = Path("docs/alarms.md")
 _FIGURE = Path("docs/figures/alarms.svg")
 _RUNS, _TABLE = Path("runs/alarms"), Path("results/alarms/networks.csv.gz")
 
@@ -45,7 +46,7 @@ def main() -> None:
     else:
         print(analysis.summary(analysis.looks(old)))
         if args.write:
-            analysis.write(old, _MODULE, args.table.with_name("rates.md"), _FIGURE)
+            analysis.write(old, _MODULE, args.table.with_name("rates.md"), _GUIDE, _FIGURE)
 
 
 if __name__ == "__main__":

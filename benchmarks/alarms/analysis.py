@@ -29,6 +29,7 @@ RATES = {"critical": 0.01, "warning": 0.05}
 _ORDER = ("relu", "smooth", "normalised", "recurrent")
 _FEWEST = 20  # looks at lost networks of a kind, below which nothing is claimed for it
 _WORTH = 0.2  # of the lost looks: a limit that fewer pass is no help
+_RATES = re.compile(r"(?<=<!-- begin of rates -->\n).*(?=<!-- end of rates -->)", re.DOTALL)
 _BLOCK = re.compile(r"(?<=# begin of what is written\n).*(?=# end of what is written)", re.DOTALL)
 
 
@@ -114,9 +115,12 @@ def _auc(number: Number, rows: Sequence[Row]) -> float:
     return -1.0 if math.isnan(found) else found
 
 
-def _limits(rows: Sequence[Row]) -> str:
+def _limits(rows: Sequence[Row], short: bool = False) -> str:
+    """All fits, or those alone that became limits."""
     lines = []
     for kind, severity, number, found, kept in fits(rows):
+        if short and not kept:
+            continue
         score = "" if math.isnan(found.score) else f"{found.score:.2f}"
         lines.append(
             (kind, severity, number.name, f"{found.value:.3g}", f"{found.margin:g}", str(found.false), str(found.hits),
@@ -171,14 +175,21 @@ def literal(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, ")\n"])
 
 
-def write(table: Sequence[Row], module: Path, page: Path, figure: Path) -> None:
-    """Write the limits into the module, the tables to the page, and the figure."""
+def write(table: Sequence[Row], module: Path, page: Path, guide: Path, figure: Path) -> None:
+    """Write the limits into the module, the tables to the page and into the guide, and the figure."""
     rows = looks(table)
-    module.write_text(
-        _BLOCK.sub(lambda match: literal(rows), module.read_text(encoding="utf-8")), encoding="utf-8"
+    module.write_text(_put(module, _BLOCK, literal(rows)), encoding="utf-8")
+    page.write_text(
+        "Written by `python benchmarks/calibrate_alarms.py analyse --write`.\n\n" + summary(rows),
+        encoding="utf-8",
     )
-    page.write_text("Written by `python benchmarks/calibrate_alarms.py analyse --write`.\n\n" + summary(rows))
+    tables = "\n\n".join([_counts(rows), _limits(rows, short=True), _decision(rows)])
+    guide.write_text(_put(guide, _RATES, f"\n{tables}\n\n"), encoding="utf-8")
     figure.write_text(curves({kind: roc(of_kind(rows, kind)) for kind in _ORDER}), encoding="utf-8")
+
+
+def _put(path: Path, place: re.Pattern[str], text: str) -> str:
+    return place.sub(lambda match: text, path.read_text(encoding="utf-8"))
 
 
 def roc(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:

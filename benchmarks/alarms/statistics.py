@@ -14,12 +14,22 @@ from alarms.table import HEALTHY, LOST, Row
 
 KINDS = {family.name: family.kind for family in FAMILIES} | {"cifar10/resnet:8": "normalised"}
 """The kind of network by family."""
-HALF = {
-    name: place % 2
-    for kind in set(KINDS.values())
-    for place, name in enumerate(name for name in KINDS if KINDS[name] == kind)
-}
-"""The families' halves: of each kind every other one."""
+
+
+def _halves() -> dict[str, int]:
+    """Every other family of each type of network: both halves know all types, on different data."""
+    types: dict[str, list[str]] = {}
+    for name in KINDS:
+        types.setdefault(name.partition("/")[2].partition(":")[0], []).append(name)
+    return {
+        name: (place + offset) % 2
+        for offset, names in enumerate(types.values())
+        for place, name in enumerate(names)
+    }
+
+
+HALF = _halves()
+"""The families' halves."""
 
 
 @dataclass(frozen=True)

@@ -55,13 +55,16 @@ class Limit:
 
 # begin of what is written
 LIMITS: tuple[Limit, ...] = (
-    Limit("growth", "relu", "critical", 1, 4.29, (0, 128), (89, 128)),
-    Limit("growth", "relu", "warning", 1, 4.05, (3, 128), (93, 128)),
-    Limit("dormant units", "relu", "critical", 1, 0.493, (1, 128), (83, 128)),
-    Limit("dormant units", "relu", "warning", 1, 0.388, (6, 128), (97, 128)),
-    Limit("feature rank", "relu", "critical", -1, 0.667, (0, 128), (118, 128)),
-    Limit("feature rank", "relu", "warning", -1, 0.686, (6, 128), (118, 128)),
-    Limit("growth", "smooth", "warning", 1, 7.61, (6, 131), (12, 33)),
+    Limit("growth", "relu", "critical", 1, 4.2, (0, 153), (90, 129)),
+    Limit("growth", "relu", "warning", 1, 3.68, (5, 153), (97, 129)),
+    Limit("dormant units", "relu", "critical", 1, 0.459, (1, 153), (85, 129)),
+    Limit("dormant units", "relu", "warning", 1, 0.388, (7, 153), (98, 129)),
+    Limit("feature rank", "relu", "critical", -1, 0.667, (0, 153), (119, 129)),
+    Limit("feature rank", "relu", "warning", -1, 0.667, (0, 153), (119, 129)),
+    Limit("dormant units", "smooth", "critical", 1, 0.793, (1, 140), (11, 33)),
+    Limit("dormant units", "smooth", "warning", 1, 0.401, (7, 140), (17, 33)),
+    Limit("feature rank", "smooth", "critical", -1, 0.609, (1, 140), (22, 33)),
+    Limit("feature rank", "smooth", "warning", -1, 0.802, (6, 140), (25, 33)),
 )
 # end of what is written
 
