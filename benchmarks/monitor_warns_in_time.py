@@ -2,9 +2,9 @@
 
 Loses it: random labels of 1280 handwritten digits, Adam at 3e-3, an MLP of width 128, 500 steps a task, ten
 seeds; asked is a warning while the accuracy at the end of a task is above 80 % of that of the first task.
-Goes well: twenty trainings of several kinds of networks with their true labels, and streams of tasks that
-each network learns as well as a fresh one. Monitor has its defaults and is given the optimizer and 256 inputs,
-or the number of steps as well.
+Goes well: twenty trainings of several kinds of networks with their true labels. At last seven streams that
+are learned well, but for one. Monitor has its defaults and is given the optimizer and 256 inputs, or the
+number of steps as well.
 
     python benchmarks/monitor_warns_in_time.py [--seeds 10] [--steps]
 """
@@ -154,10 +154,9 @@ def main() -> None:
         first = training.first
         last_good = next((i for i, score in enumerate(scores) if score < 0.8 * scores[0]), TASKS) * STEPS
         in_time += first is not None and first[0] <= last_good
-        print(
-            f"seed {seed}: {' '.join(f'{score:.2f}' for score in scores)}; above 80 % to step {last_good}; "
-            f"{'no warning' if first is None else f'warning at step {first[0]}: {first[1]}'}; {training.share:.2%}"
-        )
+        said = "no warning" if first is None else f"warning at step {first[0]}: {first[1]}"
+        shown = " ".join(f"{score:.2f}" for score in scores)
+        print(f"seed {seed}: {shown}; above 80 % to step {last_good}; {said}; {training.share:.2%}")
     print(f"warned in time: {in_time} of {args.seeds}\n")
     silent = 0
     for name, model, make, x in going_well():
@@ -171,9 +170,11 @@ def main() -> None:
         torch.manual_seed(0)
         x, y = digits()
         training = Training(model, make(model), x, TASKS * STEPS if args.steps else None)
-        tasks = [
-            torch.randperm(10)[y] if kind == "names" else torch.randint(10, (len(x),)) for _ in range(TASKS)
-        ]
+        draw = {
+            "names": lambda y=y: torch.randperm(10)[y],
+            "random": lambda x=x: torch.randint(10, (len(x),)),
+        }
+        tasks = [draw[kind]() for _ in range(TASKS)]
         scores = [training.learn(task, STEPS) for task in tasks]
         print(f"{name}: {' '.join(f'{score:.2f}' for score in scores)}; {training.first or 'silent'}")
 

@@ -37,7 +37,7 @@ def curves(panels: Mapping[str, Mapping[str, Curve]]) -> str:
 
 def _panel(left: float, title: str, numbers: Mapping[str, Curve]) -> list[str]:
     parts = [
-        f'<text x="{left + _SIDE / 2}" y="{_TOP - 14}" text-anchor="middle" font-weight="bold">{title}</text>',
+        f'<text x="{left + _SIDE / 2}" y="{_TOP - 14}" text-anchor="middle">{title}</text>',
         f'<rect x="{left}" y="{_TOP}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="#888"/>',
         f'<text x="{left + _SIDE / 2}" y="{_TOP + _SIDE + 36}" text-anchor="middle">false alarms</text>',
         f'<text x="{left - 40}" y="{_TOP + _SIDE / 2}" text-anchor="middle" '
@@ -54,4 +54,5 @@ def _panel(left: float, title: str, numbers: Mapping[str, Curve]) -> list[str]:
 
 def _line(points: Curve, color: str, dash: str) -> str:
     steps = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{steps}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"/>'
+    look = f'stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"'
+    return f'<polyline points="{steps}" fill="none" {look}/>'

@@ -14,8 +14,8 @@ _START = ("task0", "fresh")
 def judged(rows: Sequence[Row]) -> list[Number]:
     """Numbers that a finding may be about, by the names that isoplast gives them.
 
-    A network is compared with itself at its start; isoplast compares it with a freshly drawn one where the start
-    is not known.
+    A network is compared with itself at its start; isoplast compares it with a freshly drawn one where the
+    start is not known.
     """
     starts, families = _starts(rows), {row["family"]: row for row in rows if row["time"] in _START}
 

@@ -121,7 +121,7 @@ def within_families(number: Number, rows: Sequence[Row], key: str = "family") ->
 
 QUANTILES = (0.01, 0.05)
 MARGINS = tuple(step / 20 for step in range(5, 41))
-"""Of the distance from the median to the edge of the healthy looks: families that were not seen reach further."""
+"""Of the distance from the median to the edge of the healthy looks: unseen families reach further."""
 
 
 def limit(number: Number, rows: Sequence[Row], rate: float, margin: float) -> float:

@@ -59,8 +59,8 @@ def _probes(loss: str, probes: Row) -> Row:
 def with_truth(rows: Sequence[Row]) -> list[Row]:
     """The looks whose next task is known, each with `ratio`, the truth, and its probes beside twins.
 
-    `probe/random/score70/fresh` is what the probe reached over what fresh networks of its family reach at the
-    same rate of Adam, ".../trained" over what twins reach that have memorised once.
+    `probe/random/score70/fresh` is what the probe reached over what fresh networks of its family reach at
+    the same rate of Adam, ".../trained" over what twins reach that have memorised once.
     """
     fresh, twins = _fresh(rows), _twins(rows)
     found = []
@@ -95,7 +95,7 @@ def _config(row: Row) -> tuple[Any, ...]:
 
 
 def _fresh(rows: Iterable[Row]) -> dict[tuple[Any, ...], float]:
-    """What fresh networks learn of a task, by family, recipe and kind of task: references, and first tasks."""
+    """What fresh networks learn of a task by family, recipe and kind of task: references, first tasks."""
     sums: dict[tuple[Any, ...], dict[Any, float]] = defaultdict(dict)
     for row in rows:
         values = sums[_config(row)]

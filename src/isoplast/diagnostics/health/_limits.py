@@ -55,16 +55,16 @@ class Limit:
 
 # begin of what is written
 LIMITS: tuple[Limit, ...] = (
-    Limit("growth", "relu", "critical", 1, 4.2, (0, 153), (90, 129)),
-    Limit("growth", "relu", "warning", 1, 3.68, (5, 153), (97, 129)),
-    Limit("dormant units", "relu", "critical", 1, 0.459, (1, 153), (85, 129)),
-    Limit("dormant units", "relu", "warning", 1, 0.388, (7, 153), (98, 129)),
-    Limit("feature rank", "relu", "critical", -1, 0.667, (0, 153), (119, 129)),
-    Limit("feature rank", "relu", "warning", -1, 0.667, (0, 153), (119, 129)),
-    Limit("dormant units", "smooth", "critical", 1, 0.793, (1, 140), (11, 33)),
-    Limit("dormant units", "smooth", "warning", 1, 0.401, (7, 140), (17, 33)),
-    Limit("feature rank", "smooth", "critical", -1, 0.609, (1, 140), (22, 33)),
-    Limit("feature rank", "smooth", "warning", -1, 0.802, (6, 140), (25, 33)),
+    Limit("growth", "relu", "critical", 1, 4.23, (0, 169), (90, 132)),
+    Limit("growth", "relu", "warning", 1, 3.74, (5, 169), (97, 132)),
+    Limit("dormant units", "relu", "critical", 1, 0.459, (1, 169), (85, 132)),
+    Limit("dormant units", "relu", "warning", 1, 0.421, (4, 169), (92, 132)),
+    Limit("feature rank", "relu", "critical", -1, 0.666, (0, 169), (119, 132)),
+    Limit("feature rank", "relu", "warning", -1, 0.666, (0, 169), (119, 132)),
+    Limit("dormant units", "smooth", "critical", 1, 0.793, (1, 147), (11, 33)),
+    Limit("dormant units", "smooth", "warning", 1, 0.64, (4, 147), (14, 33)),
+    Limit("feature rank", "smooth", "critical", -1, 0.609, (1, 147), (22, 33)),
+    Limit("feature rank", "smooth", "warning", -1, 0.721, (4, 147), (24, 33)),
 )
 # end of what is written
 
