@@ -21,13 +21,15 @@ from alarms.statistics import (
     hits,
     limit,
     lost,
+    memorises,
     within_families,
 )
 from alarms.table import Row, with_truth
 
 RATES = {"critical": 0.01, "warning": 0.03}
 """Of each number; of all numbers together at most 1 and 5 %, which the last table checks."""
-_ORDER = ("relu", "smooth", "normalised", "recurrent")
+Kind = tuple[str, bool]
+_ORDER = [(kind, sort) for kind in ("relu", "smooth", "normalised", "recurrent") for sort in (False, True)]
 _FEWEST = 20  # looks at lost networks of a kind, below which nothing is claimed for it
 _WORTH = 0.2  # of the lost looks: a limit that fewer pass is no help
 _RATES = re.compile(r"(?<=<!-- begin of rates -->\n).*(?=<!-- end of rates -->)", re.DOTALL)
@@ -39,12 +41,16 @@ def looks(table: Sequence[Row]) -> list[Row]:
     return [row for row in with_truth(table) if not math.isnan(row["ratio"])]
 
 
-def of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
-    """Those of a kind of network."""
-    return [row for row in rows if KINDS[row["family"]] == kind]
+def of_kind(rows: Sequence[Row], kind: Kind) -> list[Row]:
+    """Those of a kind of network, at tasks of one sort."""
+    return [row for row in rows if (KINDS[row["family"]], memorises(row)) == kind]
 
 
-def fits(rows: Sequence[Row]) -> Iterator[tuple[str, str, Number, Fit, bool]]:
+def _title(kind: Kind) -> str:
+    return f"{kind[0]}, memorises" if kind[1] else kind[0]
+
+
+def fits(rows: Sequence[Row]) -> Iterator[tuple[Kind, str, Number, Fit, bool]]:
     """Kind, severity, number and its fit, and whether it becomes a limit of isoplast's.
 
     It does if, fitted on either half of the families, it keeps its rate of false alarms on the other, and if
@@ -79,7 +85,7 @@ def _counts(rows: Sequence[Row]) -> str:
         bad = {row["key"] for row in group if lost(row)}
         families = {row["family"] for row in group}
         looks = (len(group), sum(map(healthy, group)), sum(map(lost, group)))
-        lines.append((kind, *map(str, (len(families), len(networks), len(bad), *looks))))
+        lines.append((_title(kind), *map(str, (len(families), len(networks), len(bad), *looks))))
     header = ("kind", "families", "networks", "of these lost", "looks", "went on learning", "lost plasticity")
     return _table(header, lines)
 
@@ -87,7 +93,7 @@ def _counts(rows: Sequence[Row]) -> str:
 def _areas(rows: Sequence[Row]) -> str:
     """AUC of every number over all networks of a kind, and the mean within families."""
     numbers = [*judged(rows), *others(rows)]
-    best = sorted(numbers, key=lambda number: -_auc(number, of_kind(rows, "relu")))
+    best = sorted(numbers, key=lambda number: -_auc(number, of_kind(rows, ("relu", True))))
     lines = []
     for number in best:
         cells = []
@@ -99,7 +105,7 @@ def _areas(rows: Sequence[Row]) -> str:
             )
         if any(cells):
             lines.append((number.name, *cells))
-    return _table(("number", *(f"{kind}: AUC / within families" for kind in _ORDER)), lines)
+    return _table(("number", *(f"{_title(kind)}: AUC / within families" for kind in _ORDER)), lines)
 
 
 def _auc(number: Number, rows: Sequence[Row]) -> float:
@@ -117,7 +123,7 @@ def _limits(rows: Sequence[Row], short: bool = False) -> str:
         early = f"{found.early.count} of {found.early.total}"
         last = () if short else (f"{found.margin:g}", "yes" if kept else "no")
         rates = (str(found.false), str(found.hits), early, score)
-        lines.append((kind, severity, number.name, f"{found.value:.3g}", *rates, *last))
+        lines.append((_title(kind), severity, number.name, f"{found.value:.3g}", *rates, *last))
     header = ["kind", "severity", "number", "limit", "false alarms (other half)", "hits"]
     header += ["streams warned in time", "score then over the first"]
     return _table(header if short else [*header, "margin", "kept"], lines)
@@ -136,7 +142,7 @@ def _decision(rows: Sequence[Row]) -> str:
                 if good and of == kind and (rank == severity or severity == "warning")
             ]
             if not kept:
-                lines.append((kind, severity, "no number reaches the rates", ""))
+                lines.append((_title(kind), severity, "no number reaches the rates", ""))
                 continue
             rung: set[int] = set()
             for family in {row["family"] for row in group}:
@@ -147,7 +153,7 @@ def _decision(rows: Sequence[Row]) -> str:
                     rung |= {id(row) for row in own if number.alarm(row) > beyond}
             wrong = Share(sum(healthy(row) and id(row) in rung for row in group), sum(map(healthy, group)))
             right = Share(sum(lost(row) and id(row) in rung for row in group), sum(map(lost, group)))
-            lines.append((kind, severity, str(wrong), str(right)))
+            lines.append((_title(kind), severity, str(wrong), str(right)))
     header = ("kind", "severity or worse", "false alarms (family left out)", "hits (family left out)")
     return _table(header, lines)
 
@@ -157,7 +163,7 @@ def literal(rows: Sequence[Row]) -> str:
     lines = ["LIMITS: tuple[Limit, ...] = ("]
     for kind, severity, number, found, kept in fits(rows):
         if kept:
-            words = f'"{number.name}", "{kind}", "{severity}", {number.sign}, {found.value:.3g}'
+            words = f'"{number.name}", "{kind[0]}", {kind[1]}, "{severity}", {number.sign}, {found.value:.3g}'
             false, right = (f"({one.count}, {one.total})" for one in (found.false, found.hits))
             lines.append(f"    Limit({words}, {false}, {right}),")
     return "\n".join([*lines, ")\n"])
@@ -173,7 +179,7 @@ def write(table: Sequence[Row], module: Path, page: Path, guide: Path, figure: P
     )
     tables = "\n\n".join([_counts(rows), _limits(rows, short=True), _decision(rows)])
     guide.write_text(_put(guide, _RATES, f"\n{tables}\n\n"), encoding="utf-8")
-    figure.write_text(curves({kind: roc(of_kind(rows, kind)) for kind in _ORDER}), encoding="utf-8")
+    figure.write_text(curves({_title(kind): roc(of_kind(rows, kind)) for kind in _ORDER}), encoding="utf-8")
 
 
 def _put(path: Path, place: re.Pattern[str], text: str) -> str:

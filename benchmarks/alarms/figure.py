@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 _SIDE, _GAP, _TOP = 220, 70, 40
-_LOOKS = (("#0072b2", ""), ("#d55e00", "6 3"), ("#009e73", "2 3"))
-_TITLES = {
-    "relu": "ReLU",
-    "smooth": "other units",
-    "normalised": "with normalisations",
-    "recurrent": "recurrent",
-}
+_LOOKS = (("#0072b2", ""), ("#d55e00", "6 3"), ("#009e73", "2 3"), ("#e69f00", "9 3 2 3"), ("#56b4e9", "1 2"))
 Curve = Sequence[tuple[float, float]]
 
 
@@ -26,10 +20,10 @@ def curves(panels: Mapping[str, Mapping[str, Curve]]) -> str:
         '<rect width="100%" height="100%" fill="white"/>',
     ]
     for place, (kind, numbers) in enumerate(drawn.items()):
-        parts += _panel(_GAP + place * (_SIDE + _GAP), _TITLES[kind], numbers)
+        parts += _panel(_GAP + place * (_SIDE + _GAP), kind, numbers)
     for place, name in enumerate(names):
         color, dash = _LOOKS[place]
-        x, y = _GAP + place * 160, _SIDE + _TOP + 70
+        x, y = 20 + place * 165, _SIDE + _TOP + 70
         parts.append(_line([(x, y), (x + 30, y)], color, dash))
         parts.append(f'<text x="{x + 36}" y="{y + 4}">{name}</text>')
     return "\n".join([*parts, "</svg>\n"])

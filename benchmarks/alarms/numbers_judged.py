@@ -14,33 +14,36 @@ _START = ("task0", "fresh")
 def judged(rows: Sequence[Row]) -> list[Number]:
     """Numbers that a finding may be about, by the names that isoplast gives them.
 
-    A network is compared with itself at its start; isoplast compares it with a freshly drawn one where the
-    start is not known.
+    "since" compares a network with itself at its start, where that is known; the others do without.
     """
     starts, families = _starts(rows), {row["family"]: row for row in rows if row["time"] in _START}
 
     def start_of(row: Row) -> Row:
         return starts.get(row["key"]) or families.get(row["family"], {})
 
-    def more_dormant(row: Row) -> float:
-        start = start_of(row)
-        now, then = _listed(row, "activity/dormant_list"), _listed(start, "activity/dormant_list")
+    def dormant(row: Row) -> float:
+        found = row.get("activity/dormant256_max", math.nan)  # few networks have no more than 256 inputs
+        return float(row.get("activity/dormantall_max", math.nan) if math.isnan(found) else found)
+
+    def dormant_since(row: Row) -> float:
+        now, then = _listed(row, "activity/dormant_list"), _listed(start_of(row), "activity/dormant_list")
         if now and then:
             return max(one - other for one, other in zip(now, then, strict=True))
-        name = "activity/dormantall_max"  # of the networks that were recorded before lists were
-        return float(row.get(name, math.nan)) - float(start.get(name, math.nan))
+        return dormant(row) - dormant(start_of(row))  # of the networks that were recorded before lists were
 
-    def feature_share(row: Row) -> float:
-        start = start_of(row)
-        now, then = _listed(row, "activity/feature_rank_list"), _listed(start, "activity/feature_rank_list")
+    def rank_since(row: Row) -> float:
+        name = "activity/feature_rank_list"
+        now, then = _listed(row, name), _listed(start_of(row), name)
         if now and then:
             return min((one / other for one, other in zip(now, then, strict=True) if other), default=math.nan)
-        return _over(row, start, "activity/feature_rank_min")
+        return _over(row, start_of(row), "activity/feature_rank_min")
 
     return [
         column("weights/growth_mean", 1, "growth"),
-        Number("dormant units", 1, more_dormant),
-        Number("feature rank", -1, feature_share),
+        Number("dormant units since", 1, dormant_since),
+        Number("feature rank since", -1, rank_since),
+        Number("dormant units", 1, dormant),
+        column("activity/feature_rank_min", -1, "feature rank"),
     ]
 
 
@@ -56,13 +59,13 @@ def others(rows: Sequence[Row]) -> list[Number]:
         1: (
             *("weights/largest_max", "weights/growth_max", "weights/distance", "weights/norm"),
             *("weights/condition_max", "weights/gram_max", "activity/dead256_max", "activity/deadall_max"),
-            *("activity/dormant256_max", "activity/dormant025_max", "activity/saturated_max"),
+            *("activity/dormant025_max", "activity/saturated_max"),
             *("activity/linearised_max", "activity/duplicates_max", "ntk/condition", "jacobian/condition"),
             *("jacobian/zero", "loss/gradient", "loss/size", "loss/noise", "ready/flat", "optimizer/still"),
             "update/ratio",
         ),
         -1: (
-            *("weights/rank_min", "activity/feature_rank_min", "activity/effective_rank_min"),
+            *("weights/rank_min", "activity/effective_rank_min"),
             *("activity/stable_rank_min", "activity/telling_min", "activity/feature_rank_last"),
             *("ntk/effective", "ntk/participation", "ntk/removes0.01", "jacobian/mean"),
             *("loss/gradient_rank", "ready/signal", "ready/share", "ready/soft_signal", "ready/soft_share"),

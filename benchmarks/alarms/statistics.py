@@ -95,6 +95,16 @@ def healthy(row: Row) -> bool:
     return bool(row["later"] > HEALTHY)
 
 
+def memorises(row: Row) -> bool:
+    """Whether the network has learned to give neighbouring inputs different answers.
+
+    By its targets: random ones, and the classes of CIFAR-10, whose images have neighbours of other classes.
+    isoplast sees it in the outputs (0.5 to 1 in such networks, 0.01 to 0.44 in others).
+    """
+    hard = row["history"] == "random" or row["data"].startswith("cifar")
+    return bool(hard and row["data"] != "text" and row["time"] not in ("task0", "fresh"))
+
+
 def auc(number: Number, rows: Sequence[Row]) -> float:
     """The chance that a lost network has a higher alarm than a healthy one."""
     bad = [value for row in rows if lost(row) and not math.isnan(value := number.alarm(row))]

@@ -18,7 +18,8 @@ from isoplast.diagnostics.loss._updates import (
     Updates,
     update_ratio,
 )
-from isoplast.diagnostics.monitor._monitor import Monitor, PlasticityWarning
+from isoplast.diagnostics.monitor._alarms import PlasticityWarning
+from isoplast.diagnostics.monitor._monitor import Monitor
 from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
 from isoplast.diagnostics.plasticity._plasticity import Plasticity, Progress, plasticity

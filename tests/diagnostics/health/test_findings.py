@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from isoplast.diagnostics import activity, inspect, weight_spectra
-from isoplast.diagnostics.health._decide import Evidence, decide, kind_of
+from isoplast.diagnostics.health._decide import decide
+from isoplast.diagnostics.health._evidence import Evidence, kind_of
 from isoplast.diagnostics.health._finding import Finding, has_critical, ordered
 from isoplast.diagnostics.health._limits import LIMITS, Limit, judged
 from isoplast.diagnostics.health._notes import (

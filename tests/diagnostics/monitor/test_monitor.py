@@ -283,14 +283,22 @@ class TestWarnings:
             ("warning", 39),
             ("critical", 42),
         ]:
-            monitor._note("activity", [Finding(severity, "1", f"{count}% of 16 units are dead", "")])
+            monitor._alarms.note(
+                "activity",
+                [Finding(severity, "1", f"{count}% of 16 units are dead", "")],
+                monitor.total_steps,
+            )
         assert [finding.what[:2] for _, finding in monitor.findings] == ["21", "41"]
 
     def test_of_one_measure_do_not_forget_those_of_another(self):
         monitor = self.monitor(network())
-        monitor._note("weights", [Finding("warning", "1", "the largest singular value is 7.1", "")])
-        monitor._note("activity", [])
-        monitor._note("weights", [Finding("warning", "1", "the largest singular value is inf", "")])
+        monitor._alarms.note(
+            "weights", [Finding("warning", "1", "the largest singular value is 7.1", "")], monitor.total_steps
+        )
+        monitor._alarms.note("activity", [], monitor.total_steps)
+        monitor._alarms.note(
+            "weights", [Finding("warning", "1", "the largest singular value is inf", "")], monitor.total_steps
+        )
         assert len(monitor.findings) == 1
 
     def test_can_be_switched_off_and_are_kept_all_the_same(self):
@@ -368,13 +376,15 @@ class TestAlarms:
         monitor = Monitor(model, inputs=torch.randn(300, 8), warn=False)
         monitor.step()
         assert [sorted({name.partition("/")[0] for name in record}) for record in monitor.records] == [
-            ["norms", "seconds", "step"]
+            ["activity", "norms", "seconds", "step"]
         ]
         state = monitor.state_dict()
-        assert state["initial"] == pytest.approx(monitor.records[0] and dict(monitor._evidence.initial))
+        assert state["initial"] == pytest.approx(
+            monitor.records[0] and dict(monitor._alarms.evidence.initial)
+        )
         other = Monitor(model, inputs=torch.randn(300, 8), warn=False)
         other.load_state_dict(state)
-        assert other._evidence.initial == state["initial"]
+        assert other._alarms.evidence.initial == state["initial"]
 
     def test_looks_are_spread_over_a_known_length(self, clock):
         monitor = Monitor(network(), measures={"one": costing(clock, 10.0)}, steps=10_000, warn=False)
@@ -415,7 +425,7 @@ class TestAlarms:
         )
         partly = Monitor(network(), inputs=torch.randn(300, 8), warn=False)
         partly.step()
-        assert "no warning; too short for weights, activity, features" in partly.close()
+        assert "no warning; too short for weights, features" in partly.close()
         assert capsys.readouterr().err == ""  # not where warnings are switched off
 
     def test_a_monitor_that_is_dropped_speaks_too(self, capsys, clock):
@@ -481,14 +491,14 @@ class TestHistory:
 
         first, second = monitor(), monitor()
         train(first, clock, 501)
-        first._note("activity", dead)
+        first._alarms.note("activity", dead, first.total_steps)
         file = io.BytesIO()
         torch.save(first.state_dict(), file)
         file.seek(0)
         second.load_state_dict(torch.load(file, weights_only=True))
         clock.now += 9999  # a crash
         train(second, clock, 501)
-        second._note("activity", dead)
+        second._alarms.note("activity", dead, second.total_steps)
         assert second.total_steps == 1002
         assert second.training_seconds == 1000  # of each part but its first step
         assert second.findings == first.findings

@@ -15,16 +15,12 @@ from torch.nn import functional
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._result import Result, wrapped
 from isoplast.diagnostics.activity._activity import Activity, NoHiddenLayer, activity
-from isoplast.diagnostics.health._decide import (
-    Evidence,
-    activity_places,
-    decide,
-    largest_values,
-    layers_to_repair,
-)
+from isoplast.diagnostics.health._decide import decide, layers_to_repair
 from isoplast.diagnostics.health._editable import editable_weights
+from isoplast.diagnostics.health._evidence import Evidence, activity_places, largest_values
 from isoplast.diagnostics.health._finding import Finding, has_critical
 from isoplast.diagnostics.health._fresh import initial_activity
+from isoplast.diagnostics.health._roughness import roughness
 from isoplast.diagnostics.weights._spectra import WeightSpectra, weight_spectra
 from isoplast.model import (
     ActivationRecorder,
@@ -181,7 +177,11 @@ def _with_inputs(
 ) -> tuple[Activity | None, Evidence]:
     """What the units do, added to the evidence."""
     values = _outputs(network, inputs)
-    evidence = evidence.with_(inputs=sample_count(inputs), constant=_constant(values, evidence.spectra))
+    evidence = evidence.with_(
+        inputs=sample_count(inputs),
+        constant=_constant(values, evidence.spectra),
+        roughness=roughness(inputs, values),
+    )
     try:
         found = activity(network, inputs)
     except NoHiddenLayer:  # a linear model
@@ -191,11 +191,14 @@ def _with_inputs(
     names = None if whole else feed.producers
     places = activity_places(found, names)
     producers = {(names or {}).get(place, place): producer for place, producer in feed.producers.items()}
+    start = activity_places(initial_activity(initial, network, inputs), names)
     assert evidence.spectra is not None
     return found, evidence.with_(
         activity=places,
         features=places,
-        fresh=activity_places(initial_activity(initial, network, inputs), names),
+        start=start,
+        start_features=start,
+        start_name="" if initial is None else "the start",
         producers=producers,
         below=feed.below,
         spectra=_in_order(evidence.spectra, list(feed.largest)),

@@ -24,6 +24,8 @@ class Limit:
     Attributes:
         number: its name.
         kind: of the networks it is for.
+        memorises: whether it is for networks that give neighbouring inputs different answers: those need all
+            directions that they have, where others learn on with few.
         severity: what it is to be beyond.
         sign: 1 where the number grows as plasticity is lost, -1 where it falls.
         value: the limit.
@@ -33,6 +35,7 @@ class Limit:
 
     number: str
     kind: Kind
+    memorises: bool
     severity: Severity
     sign: int
     value: float
@@ -55,21 +58,46 @@ class Limit:
 
 # begin of what is written
 LIMITS: tuple[Limit, ...] = (
-    Limit("growth", "relu", "critical", 1, 4.23, (0, 169), (90, 132)),
-    Limit("growth", "relu", "warning", 1, 3.74, (5, 169), (97, 132)),
-    Limit("dormant units", "relu", "critical", 1, 0.459, (1, 169), (85, 132)),
-    Limit("dormant units", "relu", "warning", 1, 0.421, (4, 169), (92, 132)),
-    Limit("feature rank", "relu", "critical", -1, 0.666, (0, 169), (119, 132)),
-    Limit("feature rank", "relu", "warning", -1, 0.666, (0, 169), (119, 132)),
-    Limit("dormant units", "smooth", "critical", 1, 0.793, (1, 147), (11, 33)),
-    Limit("dormant units", "smooth", "warning", 1, 0.64, (4, 147), (14, 33)),
-    Limit("feature rank", "smooth", "critical", -1, 0.609, (1, 147), (22, 33)),
-    Limit("feature rank", "smooth", "warning", -1, 0.721, (4, 147), (24, 33)),
+    Limit("growth", "relu", False, "critical", 1, 7.04, (0, 251), (35, 42)),
+    Limit("growth", "relu", False, "warning", 1, 6.65, (5, 251), (38, 42)),
+    Limit("dormant units since", "relu", False, "critical", 1, 0.859, (0, 251), (27, 42)),
+    Limit("dormant units since", "relu", False, "warning", 1, 0.625, (6, 251), (35, 42)),
+    Limit("feature rank since", "relu", False, "critical", -1, 0.0381, (0, 251), (32, 42)),
+    Limit("feature rank since", "relu", False, "warning", -1, 0.177, (6, 251), (38, 42)),
+    Limit("dormant units", "relu", False, "critical", 1, 0.94, (0, 251), (33, 42)),
+    Limit("dormant units", "relu", False, "warning", 1, 0.914, (1, 251), (36, 42)),
+    Limit("feature rank", "relu", False, "critical", -1, 0.0754, (1, 251), (36, 42)),
+    Limit("feature rank", "relu", False, "warning", -1, 0.16, (1, 251), (38, 42)),
+    Limit("growth", "relu", True, "critical", 1, 3.55, (0, 58), (98, 142)),
+    Limit("growth", "relu", True, "warning", 1, 3.55, (0, 58), (98, 142)),
+    Limit("dormant units since", "relu", True, "critical", 1, 0.432, (0, 58), (92, 142)),
+    Limit("dormant units since", "relu", True, "warning", 1, 0.421, (1, 58), (96, 142)),
+    Limit("feature rank since", "relu", True, "critical", -1, 0.677, (0, 58), (128, 142)),
+    Limit("feature rank since", "relu", True, "warning", -1, 0.677, (0, 58), (128, 142)),
+    Limit("dormant units", "relu", True, "critical", 1, 0.909, (0, 58), (66, 142)),
+    Limit("dormant units", "relu", True, "warning", 1, 0.87, (1, 58), (80, 142)),
+    Limit("growth", "smooth", True, "warning", 1, 8.25, (2, 77), (8, 38)),
+    Limit("dormant units since", "smooth", True, "critical", 1, 0.574, (0, 77), (17, 38)),
+    Limit("dormant units since", "smooth", True, "warning", 1, 0.525, (2, 77), (17, 38)),
+    Limit("feature rank since", "smooth", True, "critical", -1, 0.662, (0, 77), (25, 38)),
+    Limit("feature rank since", "smooth", True, "warning", -1, 0.794, (2, 77), (27, 38)),
+    Limit("dormant units", "smooth", True, "critical", 1, 0.574, (0, 77), (17, 38)),
+    Limit("dormant units", "smooth", True, "warning", 1, 0.525, (2, 77), (17, 38)),
+    Limit("feature rank", "smooth", True, "critical", -1, 0.359, (0, 77), (17, 38)),
+    Limit("feature rank", "smooth", True, "warning", -1, 0.502, (2, 77), (23, 38)),
 )
 # end of what is written
 
 
-def judged(number: str, kind: Kind, value: float) -> Limit | None:
-    """The worst limit of a kind of networks that a number is beyond, or None."""
-    found = [one for one in LIMITS if (one.number, one.kind) == (number, kind) and one.beyond(value)]
+def judged(
+    number: str, kind: Kind, memorises: bool, value: float, severity: Severity | None = None
+) -> Limit | None:
+    """The worst limit of a kind of networks, or the one of a severity, that a number is beyond, or None."""
+    found = [
+        one
+        for one in LIMITS
+        if (one.number, one.kind, one.memorises) == (number, kind, memorises)
+        and severity in (None, one.severity)
+        and one.beyond(value)
+    ]
     return min(found, key=lambda limit: limit.severity != "critical", default=None)

@@ -16,9 +16,9 @@ from isoplast.diagnostics._result import Result
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics._student import interval
 from isoplast.diagnostics.activity._activity import Activity, LayerActivity, activity
-from isoplast.diagnostics.health._decide import Evidence, activity_places
-from isoplast.diagnostics.health._fresh import fresh_activity
+from isoplast.diagnostics.health._evidence import Evidence, activity_places
 from isoplast.diagnostics.health._numbers import diverged, kernel_condition, probe_lr
+from isoplast.diagnostics.health._roughness import roughness
 from isoplast.diagnostics.jacobian._jacobian import jacobian
 from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
@@ -49,7 +49,7 @@ class Setting:
         shape: of the model's outputs (n, ...), empty where they are no tensor.
         normalised: whether the model has normalisations.
         optimizer, lr: of the training and of the probe, as the user gave them.
-        fresh: what the units of a fresh network do, once a measure has asked.
+        roughness: of the outputs at the last two looks; right after a change of task there is none to see.
         vectors: right singular vectors that estimates of norms go on from.
         twins: what fresh networks made of the probe, by learning rate; None where the inputs may change.
     """
@@ -59,7 +59,7 @@ class Setting:
     optimizer: Optimizer | None
     lr: float | None
     twins: dict[float, Progress] | None
-    fresh: dict[str, LayerActivity] = dataclasses.field(default_factory=dict)
+    roughness: list[float] = dataclasses.field(default_factory=list)
     vectors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
@@ -123,16 +123,21 @@ def _norms(model: nn.Module, inputs: Any, known: Setting) -> Result:
 
 def _activity(model: nn.Module, inputs: Any, known: Setting) -> Result:
     given = take_samples(inputs, slice(_ACTIVITY))
-    if not known.fresh:
-        known.fresh.update(activity_places(fresh_activity(model, given, ranks=False)))
+    with preserve_state(model) as network, torch.no_grad():
+        found = roughness(given, _only_tensor(run(network, given)))
+    known.roughness[:] = [*known.roughness[-1:], -1.0 if found is None else found]
     return activity(model, given, ranks=False)
 
 
+def _only_tensor(outputs: Any) -> Tensor | None:
+    try:
+        return one_tensor(outputs)
+    except IsoplastError:
+        return None
+
+
 def _features(model: nn.Module, inputs: Any, known: Setting) -> Result:
-    given = take_samples(inputs, slice(_FEATURES))
-    if not any(layer.rank_samples for layer in known.fresh.values()):
-        known.fresh.update(activity_places(fresh_activity(model, given)))
-    return activity(model, given)
+    return activity(model, take_samples(inputs, slice(_FEATURES)))
 
 
 def _jacobian(model: nn.Module, inputs: Any, known: Setting) -> Result:
@@ -186,13 +191,22 @@ def added(evidence: Evidence, result: object, known: Setting) -> Evidence:
         first = evidence.initial is None and not any(map(math.isnan, result.values()))
         return evidence.with_(largest=dict(result), initial=dict(result) if first else evidence.initial)
     if isinstance(result, Activity):
-        places = activity_places(result)
-        inputs = max((layer.inputs for layer in places.values()), default=0)
-        found = evidence.with_(activity=places, inputs=inputs, normalised=known.normalised, fresh=known.fresh)
-        ranked = any(layer.rank_samples for layer in places.values())
-        return found.with_(features=places) if ranked else found
+        rough = max(known.roughness, default=-1.0)
+        seen = evidence.with_(normalised=known.normalised, roughness=rough if rough >= 0 else None)
+        return _with_activity(seen, activity_places(result))
     if isinstance(result, NTK):
         return evidence.with_(ntk_condition=kernel_condition(result, known.shape))
     if isinstance(result, Plasticity):
         return evidence.with_(diverged=diverged(result))
     return evidence
+
+
+def _with_activity(evidence: Evidence, places: dict[str, LayerActivity]) -> Evidence:
+    """What units do, and, the first time, what later looks are compared with."""
+    inputs = max((layer.inputs for layer in places.values()), default=0)
+    found = evidence.with_(
+        activity=places, inputs=inputs, start=evidence.start or places, start_name="the first look"
+    )
+    if not any(layer.rank_samples for layer in places.values()):
+        return found
+    return found.with_(features=places, start_features=evidence.start_features or places)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import re
 import sys
-import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from time import perf_counter
@@ -20,10 +18,10 @@ from torch.optim import Optimizer
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.text import text_table
 from isoplast.diagnostics._result import Result, reason_of
-from isoplast.diagnostics.health._decide import Evidence, decide
 from isoplast.diagnostics.health._finding import Finding
 from isoplast.diagnostics.health._optimizer_findings import keeps_isometry, optimizer_findings
 from isoplast.diagnostics.monitor._account import Account, divide
+from isoplast.diagnostics.monitor._alarms import Alarms
 from isoplast.diagnostics.monitor._measures import STANDARD, UNITS, Setting, added, setting
 from isoplast.diagnostics.monitor._sinks import Write, sink
 from isoplast.diagnostics.monitor._summary import summary
@@ -37,16 +35,11 @@ Measure: TypeAlias = Callable[[nn.Module, Any], Result | Mapping[str, float]]
 T = TypeVar("T")
 
 _DEFAULT = ("norms", "weights", "activity", "features")
-_BASELINE = "norms"
+_BASELINE = ("norms", "activity")
 _OWN_GUESS = 20  # training steps that a measure of the user's is taken to cost before it has run
 # Looks come after each hundredth of the steps so far: they cost nothing, and a history grows with the
 # logarithm of a long run, to 1300 records in 10 million steps.
 _LOOKS = 100
-_SEVERITY = {"note": 0, "warning": 1, "critical": 2}
-
-
-class PlasticityWarning(UserWarning):
-    """A network is losing its ability to learn, or a method against that does nothing."""
 
 
 class Monitor:
@@ -88,7 +81,6 @@ class Monitor:
     Attributes:
         records: a dict for every step with measures: "step", "seconds" (of training) and the numbers, named
             "measure/number" or "measure/layer/number".
-        findings: (step, finding), each finding once until it goes away, and once more if it becomes worse.
         left_out: measures that could not be taken, and what else failed (a sink, the function that gives
             inputs), with the last reason.
         total_steps: how many steps it has watched.
@@ -129,17 +121,12 @@ class Monitor:
         self._measures, self._accounts = self._open(measures)
         divide(budget, self._accounts.values())
         self._sinks: list[tuple[str, Write]] = [(_name(target), sink(target)) for target in sinks]
-        self._evidence = Evidence()
-        self._seen: set[str] = set()
-        self._confirmed: set[str] = set()
-        self._known: dict[tuple[str, str, str], int] = {}
-        self._untold: list[tuple[type[Warning], str]] = []
+        self._alarms = Alarms()
         self._last: float | None = None
         self._next_look = 1
         self._elapsed = self._spent = 0.0
         self._setting: Setting | None = None
         self.records: list[dict[str, float]] = []
-        self.findings: list[tuple[int, Finding]] = []
         self.left_out: dict[str, str] = {}
         self.total_steps = 0
         self._said = not warn
@@ -189,7 +176,7 @@ class Monitor:
         self.total_steps += 1
         if self.total_steps >= self._next_look:  # else it costs no more than this, not even a clock
             self._look()
-            self._tell()
+            self._alarms.tell(self._warn)
             self._last = perf_counter()
         if self.total_steps == self._length:
             self.close()
@@ -204,7 +191,7 @@ class Monitor:
         due = [
             name
             for name, account in self._accounts.items()
-            if account.due(steps, elapsed, self._length) or (first and name == _BASELINE)
+            if account.due(steps, elapsed, self._length) or (first and name in _BASELINE)
         ]
         if due:
             self._run(due)
@@ -233,7 +220,7 @@ class Monitor:
                 raise unknown("measure", name, self._measures)
         self._count_time()
         record = self._run([name for name in names or self._accounts if name in self._accounts], asked=True)
-        self._tell()
+        self._alarms.tell(self._warn)
         self._last = None if self._last is None else perf_counter()
         return record
 
@@ -262,7 +249,7 @@ class Monitor:
             record |= {} if drawn is None else self._take(name, drawn[0])
             _synchronize(self._model)
             bill[name] = perf_counter() - begun
-        self._judge(due, asked)
+        self._alarms.judge(self.total_steps, units=not UNITS.isdisjoint(due), asked=asked)
         self._keep(record)
         # Drawing inputs and writing records cost as well; the measures of this time share that.
         whole = perf_counter() - start
@@ -286,21 +273,8 @@ class Monitor:
         result = self._measures[name](self._model, inputs)
         numbers = result.as_dict() if isinstance(result, Result) else result
         found = {f"{name}/{key}": float(value) for key, value in numbers.items()}
-        self._evidence = added(self._evidence, result, self._known_setting())
+        self._alarms.evidence = added(self._alarms.evidence, result, self._known_setting())
         return found
-
-    def _judge(self, due: Collection[str], asked: bool) -> None:
-        """Note what is found; what wavers only if it is so in two looks in a row, or somebody asked.
-
-        Right after a change of task units fall silent that come back within the task; the limits were
-        measured at ends of tasks.
-        """
-        found = decide(self._evidence)
-        beyond = {_words(one) for one in found if one.wavers}
-        if asked or not UNITS.isdisjoint(due):
-            self._confirmed = beyond if asked else beyond & self._seen
-            self._seen = beyond
-        self._note("numbers", [one for one in found if not one.wavers or _words(one) in self._confirmed])
 
     def _tried(self, name: str, action: Callable[[], T]) -> T | None:
         """What an action returns; None, and a note and a warning the first time, where it raises anything.
@@ -312,7 +286,7 @@ class Monitor:
         except Exception as error:
             reason = reason_of(error)
             if name not in self.left_out:
-                self._untold.append((UserWarning, f"the monitor leaves {name} out: {reason}"))
+                self._alarms.say(f"the monitor leaves {name} out: {reason}")
             self.left_out[name] = reason
             return None
 
@@ -341,29 +315,14 @@ class Monitor:
         optimizer = self._optimizer
         if optimizer is not None:
             found = self._tried("optimizer", lambda: optimizer_findings(self._model, optimizer, self._length))
-            self._note("optimizer", found or ())
-            self._evidence = self._evidence.with_(isometric=keeps_isometry(optimizer))
+            self._alarms.note("optimizer", found or (), self.total_steps)
+            isometric = self._tried("optimizer", lambda: keeps_isometry(optimizer))
+            self._alarms.evidence = self._alarms.evidence.with_(isometric=bool(isometric))
 
-    def _note(self, measure: str, findings: Iterable[Finding]) -> None:
-        """Keep what is new or worse, forget what this measure does not find any more."""
-        before = self._known
-        self._known = {key: rank for key, rank in before.items() if key[0] != measure}
-        for finding in findings:
-            # What has a rate is about the worst layer, whichever it is.
-            key = (measure, "" if finding.rate else finding.where, _words(finding))
-            rank = _SEVERITY[finding.severity]
-            if rank > before.get(key, -1):
-                self.findings.append((self.total_steps, finding))
-                if rank:
-                    message = f"step {self.total_steps}: {finding}"
-                    self._untold.append((PlasticityWarning, message))
-            self._known[key] = max(rank, before.get(key, rank))
-
-    def _tell(self) -> None:
-        """Warn of what is new, at the line that called `step` or `measure`."""
-        untold, self._untold = self._untold, []
-        for category, message in untold if self._warn else ():
-            warnings.warn(message, category, stacklevel=3)
+    @property
+    def findings(self) -> list[tuple[int, Finding]]:
+        """(step, finding), each finding once until it goes away, and once more if it becomes worse."""
+        return self._alarms.findings
 
     @property
     def history(self) -> pl.DataFrame:
@@ -407,9 +366,7 @@ class Monitor:
             "training_seconds": self.training_seconds,
             "spent": self._spent,
             "records": [dict(record) for record in self.records],
-            "findings": [(step, vars(finding).copy()) for step, finding in self.findings],
-            "known": [[*key, rank] for key, rank in self._known.items()],
-            "initial": None if self._evidence.initial is None else dict(self._evidence.initial),
+            **self._alarms.state_dict(),
             "accounts": {name: vars(account).copy() for name, account in self._accounts.items()},
         }
 
@@ -422,9 +379,7 @@ class Monitor:
         self.total_steps, self._elapsed = state["total_steps"], state["training_seconds"]
         self._spent, self._last, self._next_look = state["spent"], None, 0
         self.records = [dict(record) for record in state["records"]]
-        self._evidence = self._evidence.with_(initial=state.get("initial"))
-        self.findings = [(step, Finding(**fields)) for step, fields in state["findings"]]
-        self._known = {(measure, where, words): rank for measure, where, words, rank in state["known"]}
+        self._alarms.load_state_dict(dict(state))
         for name, account in self._accounts.items():
             if name in state["accounts"]:
                 saved = state["accounts"][name]
@@ -445,11 +400,6 @@ def _check(every: int, budget: float, lr: float | None) -> None:
         raise IsoplastError(f"budget is {budget}: it is a share of the training time, in (0, 1)")
     if lr is not None and not lr > 0:
         raise IsoplastError(f"lr of the plasticity probe is {lr}: it must be positive")
-
-
-def _words(finding: Finding) -> str:
-    """What a finding says without its numbers or a conclusion: with others it is the same finding."""
-    return re.sub(r"[\d.]+(e[+-]?\d+)?|inf", "", finding.what).partition(":")[0]
 
 
 def _name(target: Any) -> str:
