@@ -26,7 +26,7 @@ from alarms.statistics import (
 )
 from alarms.table import Row, with_truth
 
-RATES = {"critical": 0.01, "warning": 0.03}
+RATES = {"critical": 0.005, "warning": 0.02}
 """Of each number; of all numbers together at most 1 and 5 %, which the last table checks."""
 Kind = tuple[str, bool]
 _ORDER = [(kind, sort) for kind in ("relu", "smooth", "normalised", "recurrent") for sort in (False, True)]

@@ -129,7 +129,7 @@ def within_families(number: Number, rows: Sequence[Row], key: str = "family") ->
     return (sum(found) / len(found) if found else math.nan), len(found)
 
 
-QUANTILES = (0.01, 0.05)
+QUANTILES = (0.005, 0.02)
 MARGINS = tuple(step / 20 for step in range(5, 41))
 """Of the distance from the median to the edge of the healthy looks: unseen families reach further."""
 

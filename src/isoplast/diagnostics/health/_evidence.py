@@ -10,8 +10,8 @@ from isoplast.diagnostics.activity._activity import Activity, LayerActivity
 from isoplast.diagnostics.health._limits import Kind
 from isoplast.diagnostics.weights._spectra import WeightSpectra
 
-# Networks of the calibration that fit true labels have 0.01 (digits), 0.16 (MNIST) and 0.44 (regression), those
-# that fit random labels 0.5 to 1; on CIFAR-10, whose neighbours are of other classes, all have 0.8 and more.
+# Networks of the calibration that fit true labels have 0.01 (digits), 0.16 (MNIST) and 0.44 (regression),
+# those that fit random labels 0.5 to 1; on CIFAR-10, whose neighbours are of other classes, 0.8 and more.
 ROUGH = 0.5
 _PIECEWISE = ("relu", "relu6", "leaky_relu", "prelu", "rrelu", "crelu", "maxmin", "groupsort", "hardtanh")
 _RECURRENT = ("rnn", "gru", "lstm")

@@ -13,13 +13,13 @@ _FEWEST, _MOST = 32, 512  # inputs
 
 @torch.no_grad()
 def roughness(inputs: Any, outputs: Tensor | None) -> float | None:
-    r"""The share of inputs whose nearest neighbour gets another answer, over that of two inputs drawn at random.
+    r"""The share of inputs whose nearest neighbour gets another answer, over that of any two inputs.
 
     .. math:: r = \frac{P(a(x) \ne a(x_{nn}))}{P(a(x) \ne a(x'))}, \qquad
               r = \frac{E (f(x) - f(x_{nn}))^2}{2 \, \mathrm{Var} f} \ \text{for a single output}
 
-    with the largest output a and Euclidean distances between the inputs: about 0 for a function that neighbours
-    tell, about 1 where labels have to be memorised one by one.
+    with the largest output a and Euclidean distances between the inputs: about 0 for a function that
+    neighbours tell, about 1 where labels have to be memorised one by one.
 
     Args:
         inputs: a floating tensor (n, ...).

@@ -49,7 +49,8 @@ class Setting:
         shape: of the model's outputs (n, ...), empty where they are no tensor.
         normalised: whether the model has normalisations.
         optimizer, lr: of the training and of the probe, as the user gave them.
-        roughness: of the outputs at the last two looks; right after a change of task there is none to see.
+        roughness: of the outputs at the last two looks; right after a change of task, and at the start, it is
+            high in any network.
         vectors: right singular vectors that estimates of norms go on from.
         twins: what fresh networks made of the probe, by learning rate; None where the inputs may change.
     """
@@ -118,22 +119,16 @@ def _weights(model: nn.Module, inputs: Any, known: Setting) -> Result:
 def _norms(model: nn.Module, inputs: Any, known: Setting) -> Result:
     if sharded_names(unwrap(model)):
         raise IsoplastError("the weights are sharded: call weight_spectra(model) on all processes")
+    if known.shape and inputs is not None:
+        given = take_samples(inputs, slice(_ACTIVITY))
+        with preserve_state(model) as network, torch.no_grad():
+            found = roughness(given, one_tensor(run(network, given)))
+        known.roughness[:] = [*known.roughness[-1:], 0.0 if found is None else found]
     return largest_singular_values(model, known.vectors)
 
 
 def _activity(model: nn.Module, inputs: Any, known: Setting) -> Result:
-    given = take_samples(inputs, slice(_ACTIVITY))
-    with preserve_state(model) as network, torch.no_grad():
-        found = roughness(given, _only_tensor(run(network, given)))
-    known.roughness[:] = [*known.roughness[-1:], -1.0 if found is None else found]
-    return activity(model, given, ranks=False)
-
-
-def _only_tensor(outputs: Any) -> Tensor | None:
-    try:
-        return one_tensor(outputs)
-    except IsoplastError:
-        return None
+    return activity(model, take_samples(inputs, slice(_ACTIVITY)), ranks=False)
 
 
 def _features(model: nn.Module, inputs: Any, known: Setting) -> Result:
@@ -189,11 +184,12 @@ def added(evidence: Evidence, result: object, known: Setting) -> Evidence:
         return evidence.with_(spectra=result)
     if isinstance(result, Norms):
         first = evidence.initial is None and not any(map(math.isnan, result.values()))
-        return evidence.with_(largest=dict(result), initial=dict(result) if first else evidence.initial)
+        rough = min(known.roughness) if len(known.roughness) == 2 else None
+        return evidence.with_(
+            roughness=rough, largest=dict(result), initial=dict(result) if first else evidence.initial
+        )
     if isinstance(result, Activity):
-        rough = max(known.roughness, default=-1.0)
-        seen = evidence.with_(normalised=known.normalised, roughness=rough if rough >= 0 else None)
-        return _with_activity(seen, activity_places(result))
+        return _with_activity(evidence.with_(normalised=known.normalised), activity_places(result))
     if isinstance(result, NTK):
         return evidence.with_(ntk_condition=kernel_condition(result, known.shape))
     if isinstance(result, Plasticity):

@@ -187,13 +187,10 @@ class Monitor:
         if self._setting is None:
             self._known_setting()
             self._check_optimizer()
-        first = steps == 1 and self._standard_measures  # what later looks are compared with
-        due = [
-            name
-            for name, account in self._accounts.items()
-            if account.due(steps, elapsed, self._length) or (first and name in _BASELINE)
-        ]
-        if due:
+        due = [name for name, account in self._accounts.items() if account.due(steps, elapsed, self._length)]
+        if steps == 1 and self._standard_measures:  # what later looks are compared with
+            self._run([name for name in self._accounts if name in _BASELINE], charged=False)
+        elif due:
             self._run(due)
         pause = max(self._every, steps // _LOOKS)
         self._next_look = steps - steps % pause + pause
@@ -235,7 +232,7 @@ class Monitor:
             self._elapsed += now - self._last
             self._last = now
 
-    def _run(self, due: Collection[str], asked: bool = False) -> dict[str, float]:
+    def _run(self, due: Collection[str], asked: bool = False, charged: bool = True) -> dict[str, float]:
         # Work that a GPU still has to do belongs to the training, not to the measure.
         _synchronize(self._model)
         self._count_time()
@@ -255,7 +252,8 @@ class Monitor:
         whole = perf_counter() - start
         self._spent += whole
         rest = whole - sum(bill.values())
-        for name, seconds in bill.items():
+        # The first look costs several times as much as later ones, and says nothing of their price.
+        for name, seconds in bill.items() if charged else ():
             if name in self._accounts:
                 self._accounts[name].charge(seconds + rest / len(bill), self._elapsed)
         return record
