@@ -127,5 +127,5 @@ def write_study(
     runs = [specification(label, seed, tasks, **changes) for seed in range(seeds) for label in labels]
     for run in runs:
         write_run(parent, run, ARMS[run.label][1] if run.label in ARMS else collapsing)
-    Study("made-up", "Every number is known.", tuple(runs), "name: made-up\n").describe(parent)
+    Study("made-up", runs, "Every number is known.", "name: made-up\n").describe(parent)
     return parent

@@ -20,8 +20,8 @@ def test_one_arm_per_setting_in_the_order_of_the_study(tmp_path: Path) -> None:
     assert all(arm.seeds == (0, 1) for arm in found)
     adam = found[0]
     assert adam.tasks.tolist() == list(range(-1, 24))
-    assert adam.accuracy.shape == (2, 25)
-    assert adam.accuracy[1, 1:4] == pytest.approx([0.92, 0.84, 0.76])
+    assert adam.score.shape == (2, 25)
+    assert adam.score[1, 1:4] == pytest.approx([0.92, 0.84, 0.76])
     assert adam.per_layer["sigma_max"].shape == (2, 25, 4)
     assert adam.per_layer["dead"].shape == (2, 25, 3)
     assert len({(arm.style.light, arm.style.dash, arm.style.marker) for arm in found}) == 4
@@ -46,8 +46,8 @@ def test_what_a_seed_did_not_reach_is_missing_and_the_mean_goes_on_without_it(tm
     synthetic.write_run(tmp_path, whole, synthetic.staying)
     synthetic.write_run(tmp_path, torn, synthetic.staying, state="failed", done=2)
     (arm,) = arms(load_study(tmp_path))
-    assert np.isnan(arm.accuracy[1]).tolist() == [False, False, False, True, True]
-    mean, low, high = over_seeds(arm.accuracy)
+    assert np.isnan(arm.score[1]).tolist() == [False, False, False, True, True]
+    mean, low, high = over_seeds(arm.score)
     assert mean[1:] == pytest.approx([0.885, 0.915, 0.88, 0.91])
     assert low[3:].tolist() == high[3:].tolist() == mean[3:].tolist()
 
@@ -80,6 +80,6 @@ def test_frames_without_a_report_in_them_are_refused(tmp_path: Path) -> None:
     with pytest.raises(IsoplastError, match="no finished task"):
         arms(frame.filter(pl.col("task") < 0))
     with pytest.raises(IsoplastError, match="no finished task"):
-        arms(frame.with_columns(accuracy=pl.lit(None, dtype=pl.Float64)))
-    with pytest.raises(IsoplastError, match="'accuracy'"):
-        arms(frame.drop("accuracy"))
+        arms(frame.with_columns(score=pl.lit(None, dtype=pl.Float64)))
+    with pytest.raises(IsoplastError, match="'score'"):
+        arms(frame.drop("score"))

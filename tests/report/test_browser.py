@@ -58,7 +58,7 @@ def test_all_arms_are_drawn_in_every_figure_without_a_complaint(
     page.show(report, dark=dark)
     assert page.complaints() == []
     assert page.requests() == [report.resolve().as_uri()]
-    for name in ("accuracy", "sigma_max", "sigma_min", "dead", "dormant"):
+    for name in ("score", "sigma_max", "sigma_min", "dead", "dormant"):
         assert page.evaluate(lines_drawn(f"figure-{name}")) == len(synthetic.ARMS)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     paper = page.evaluate("document.querySelector('.plot .main-svg').style.background")
@@ -76,7 +76,7 @@ def test_the_theme_can_change_while_the_page_is_open(page: browser.Page, report:
 def test_an_arm_can_be_hidden_and_a_layer_picked(page: browser.Page, report: Path) -> None:
     page.show(report)
     page.evaluate("document.querySelector('button.arm').click()")
-    for name in ("accuracy", "sigma_min", "dormant"):
+    for name in ("score", "sigma_min", "dormant"):
         page.wait(f"{lines_drawn(f'figure-{name}')} === {len(synthetic.ARMS) - 1}")
     assert page.evaluate("document.querySelectorAll('button.arm[aria-pressed=false]').length") == 4
     shown = """document.querySelector('[data-figure="figure-dead"]').data.find((t) => t.visible && t.name)"""

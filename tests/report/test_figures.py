@@ -23,7 +23,7 @@ def lines(figure: object, view: str = figures.ALL) -> list[object]:
 
 
 def test_accuracy_has_a_line_and_a_band_per_arm_with_its_own_dash_and_marker(found: list[Arm]) -> None:
-    figure = figures.accuracy_figure(found)
+    figure = figures.score_figure(found)
     drawn = lines(figure)
     assert [trace.name for trace in drawn] == list(synthetic.ARMS)
     assert drawn[0].x[0] == 1
@@ -38,7 +38,7 @@ def test_accuracy_has_a_line_and_a_band_per_arm_with_its_own_dash_and_marker(fou
 
 
 def test_chance_and_the_change_of_method_are_marked(found: list[Arm]) -> None:
-    figure = figures.accuracy_figure(found)
+    figure = figures.score_figure(found)
     assert {note.text for note in figure.layout.annotations} == {"chance 0.1", "Adam → AdamO"}
     assert sorted(shape.y0 for shape in figure.layout.shapes if shape.y0 == shape.y1) == [0.1]
     assert [shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1] == [12.5]
@@ -129,9 +129,9 @@ def test_where_every_condition_number_is_infinite_or_none_is_there_is_a_figure(t
 
 def test_one_seed_has_no_band(tmp_path: Path) -> None:
     found = arms(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=1)))
-    assert [trace.mode for trace in figures.accuracy_figure(found).data] == ["lines+markers"]
+    assert [trace.mode for trace in figures.score_figure(found).data] == ["lines+markers"]
 
 
 def test_labels_are_text_not_markup(tmp_path: Path) -> None:
     found = arms(load_study(synthetic.write_study(tmp_path, ["<b>&</b>"], seeds=1, tasks=1)))
-    assert figures.accuracy_figure(found).data[0].name == "&lt;b&gt;&amp;&lt;/b&gt;"
+    assert figures.score_figure(found).data[0].name == "&lt;b&gt;&amp;&lt;/b&gt;"

@@ -33,12 +33,12 @@ def test_the_demo(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("curve", "words"),
     [
-        ([0.9, 0.5, 0.15, 0.12], "falls from 0.90 to 0.12 within 3 tasks"),
+        ([0.9, 0.5, 0.15, 0.12], "falls from 0.90 to 0.15 within 3 tasks"),
         ([0.9, 0.85, 0.92], "stays at 0.85 or above"),
         ([0.9, 0.6, 0.5], "declines from 0.90 to 0.50"),
         ([0.9, 0.3, 0.88], "dips to 0.30 after 2 tasks and ends at 0.88"),
         ([0.12, 0.11, 0.13], "never gets past 0.13"),
-        ([0.12, 0.5, 0.8], "rises from 0.12 to 0.80"),
+        ([0.12, 0.5, 0.8], "gets from 0.12 to 0.80"),
         ([0.7], "reaches 0.70 on its one task"),
     ],
 )

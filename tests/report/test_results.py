@@ -10,7 +10,7 @@ import pytest
 import synthetic
 
 from isoplast.report.data._arms import Arm, arms
-from isoplast.report.data._numbers import accuracies
+from isoplast.report.data._numbers import scores
 from isoplast.report.data._source import read_source
 from isoplast.report.pages._results import isometry, results_table, troubles
 from isoplast.study import load_study
@@ -28,7 +28,7 @@ def text(markup: Any) -> str:
 
 def test_accuracies_are_summarised_over_tasks_within_a_seed_then_over_seeds(tmp_path: Path) -> None:
     (arm,) = arms(load_study(synthetic.write_study(tmp_path, ["AdamO"], seeds=2, tasks=4)))
-    found = accuracies(arm)
+    found = scores(arm)
     # seed 0: .88 .91 .88 .91, seed 1: .01 more; the sample standard deviation of (a, a + .01) is .01 / sqrt 2
     means = [one.mean for one in (found.first, found.worst, found.last, found.mean)]
     assert means == pytest.approx([0.885, 0.885, 0.915, 0.9])
@@ -37,7 +37,7 @@ def test_accuracies_are_summarised_over_tasks_within_a_seed_then_over_seeds(tmp_
 
 
 def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
-    assert str(accuracies(adamo(tmp_path, tasks=2)).first) == "0.880"
+    assert str(scores(adamo(tmp_path, tasks=2)).first) == "0.880"
 
 
 def test_the_time_constant_is_1_over_8_lr_lambda(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from isoplast._core.files import write_whole
 from isoplast.report.data._arms import Arm, arms
 from isoplast.report.data._headline import headline
 from isoplast.report.data._source import read_source
-from isoplast.report.figures._charts import accuracy_chart, sweep_chart
+from isoplast.report.figures._charts import score_chart, sweep_chart
 from isoplast.report.figures._spectra import histograms
 from isoplast.report.pages._inspection import inspection_page
 from isoplast.report.pages._spectra import readings, spectra_page
@@ -17,12 +17,12 @@ from isoplast.study import load_study
 
 __all__ = [
     "Arm",
-    "accuracy_chart",
     "arms",
     "headline",
     "histograms",
     "inspection_page",
     "readings",
+    "score_chart",
     "spectra_page",
     "sweep_chart",
     "write_report",
@@ -37,7 +37,7 @@ def write_report(study_dir: Path, out: Path | None = None) -> Path:
     Args:
         study_dir: the directory that a study, or a single run, wrote.
         out: where the page goes; `study_dir/report.html` by default. A name that ends in .svg gets the
-            main figure alone, for documents: accuracy per task, or against λ if the study sweeps it.
+            main figure alone, for documents: the score per task, or against λ if the study sweeps it.
 
     Returns:
         The path of the page.
@@ -59,4 +59,4 @@ def write_report(study_dir: Path, out: Path | None = None) -> Path:
 
 def _figure(found: list[Arm]) -> str:
     swept = {arm.settings["isometry"] for arm in found if arm.settings.get("isometry")}
-    return sweep_chart(found) if len(swept) > 1 else accuracy_chart(found)
+    return sweep_chart(found) if len(swept) > 1 else score_chart(found)

@@ -18,6 +18,7 @@ import polars as pl
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
 from isoplast.report.figures._palette import Style, style
+from isoplast.study import METRICS, Metric, metric
 
 Array = npt.NDArray[np.float64]
 Key = TypeVar("Key")
@@ -36,10 +37,10 @@ _LISTS = {
     *(*_PER_MATRIX, *_PER_ACTIVATION),
 }
 _SCALARS = {
-    *("task", "steps", "seconds", "accuracy", "loss", "chance", "method_active"),
+    *("score", *(one.name for one in METRICS if one.per == "task")),
     *(*PROBES, "ntk_size", "plasticity", "plasticity_low", "plasticity_high"),
 }
-_REQUIRED = ("run_id", "label", "seed", "task", "accuracy")
+_REQUIRED = ("run_id", "label", "seed", "task", "score", "primary")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Arm:
 
     Args:
         tasks: 0-based task indices, -1 for the untrained network, shape (T,).
-        accuracy: accuracy after each task, shape (seeds, T); NaN where a run has no such row.
+        score: the metric that counts, after each task, shape (seeds, T); NaN where a run has no such row.
+        metric: which one that is.
         steps: optimizer steps spent on each task, shape (seeds, T).
         per_layer: metric name -> array (seeds, T, layers), layers named by `layers` or `units`.
         probes: metric name -> array (seeds, T), for those of `PROBES` that were measured.
@@ -71,7 +73,8 @@ class Arm:
     seeds: tuple[int, ...]
     runs: tuple[str, ...]
     tasks: npt.NDArray[np.int64]
-    accuracy: Array
+    score: Array
+    metric: Metric
     steps: Array
     chance: float
     layers: tuple[str, ...]
@@ -109,14 +112,14 @@ def arms(frame: pl.DataFrame) -> list[Arm]:
         settings share, what tells them apart is appended.
 
     Raises:
-        IsoplastError: the frame is empty, lacks a column, or holds no accuracy at all.
+        IsoplastError: the frame is empty, lacks a column, or holds no score at all.
     """
     missing = [name for name in _REQUIRED if name not in frame.columns]
     if missing:
         raise IsoplastError(
             f"the study's results lack the column {missing[0]!r}: was it written by isoplast?"
         )
-    finished = (pl.col("task") >= 0) & pl.col("accuracy").is_not_null()
+    finished = (pl.col("task") >= 0) & pl.col("score").is_not_null()
     if frame.filter(finished).is_empty():
         raise IsoplastError("the study holds no finished task yet: run it first, then write the report")
     spec = [name for name in frame.columns if name not in {"run_id", "seed"} | _SCALARS | _LISTS]
@@ -170,7 +173,8 @@ def _arm(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) -> A
         seeds=seeds,
         runs=tuple(group["run_id"].unique(maintain_order=True)),
         tasks=tasks,
-        accuracy=scalars("accuracy"),
+        score=scalars("score"),
+        metric=metric(group["primary"].drop_nulls()[0]),
         steps=scalars("steps"),
         chance=chance[0] if chance else float("nan"),
         layers=names["layers"],

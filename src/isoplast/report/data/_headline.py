@@ -21,6 +21,7 @@ _LEARNED = 0.05
 _TOLD = 5
 # Of those counted together, so many are named.
 _NAMED = 3
+_WORDS = ("falls", "above", "dips")  # where more is better
 _FATES = {
     "single": "ran one task",
     "switched": "changed their method on the way",
@@ -55,9 +56,10 @@ def fate(arm: Arm) -> str:
         return "single"
     if arm.switches:
         return "switched"
-    left, margin = curve - _floor(arm), curve[0] - _floor(arm)
-    if margin < _LEARNED:
-        return "rises" if left[-1] >= _LEARNED else "unlearned"
+    left = _margins(arm)
+    margin, enough = left[0], _LEARNED * _scale(arm)
+    if margin < enough:
+        return "rises" if left[-1] >= enough else "unlearned"
     if left[-1] <= _LOST * margin:
         return "collapses"
     if left.min() >= _KEPT * margin:
@@ -66,34 +68,45 @@ def fate(arm: Arm) -> str:
 
 
 def _curve(arm: Arm) -> Array:
-    """Accuracy after each task that was trained on, mean over seeds."""
-    mean, _, _ = over_seeds(arm.accuracy[:, arm.trained])
+    """The score after each task that was trained on, mean over seeds."""
+    mean, _, _ = over_seeds(arm.score[:, arm.trained])
     return mean[np.isfinite(mean)]
 
 
-def _floor(arm: Arm) -> float:
-    return 0.0 if math.isnan(arm.chance) else arm.chance
+def _margins(arm: Arm) -> Array:
+    """How much better than chance each of these scores is, whatever the direction of better."""
+    sign = -1.0 if arm.metric.higher_is_better is False else 1.0
+    return sign * (_curve(arm) - (0.0 if math.isnan(arm.chance) else arm.chance))
+
+
+def _scale(arm: Arm) -> float:
+    """What a margin is measured by: 1 for shares, chance itself for errors."""
+    errors = arm.metric.higher_is_better is False and not math.isnan(arm.chance)
+    return abs(arm.chance) if errors else 1.0
 
 
 def _fate(arm: Arm) -> str:
-    curve, floor = _curve(arm), _floor(arm)
-    first, last, low = curve[0], curve[-1], curve.min()
-    gone = int(np.argmax(curve - floor <= _LOST * (first - floor))) + 1
+    curve, left = _curve(arm), _margins(arm)
+    best, worst = curve[left.argmax()], curve[left.argmin()]
+    first, last = curve[0], curve[-1]
+    gone = int(np.argmax(left <= _LOST * left[0]))
+    lowest = int(left.argmin()) + 1
+    falls, below, dips = ("rises", "below", "climbs") if arm.metric.higher_is_better is False else _WORDS
     return {
         "single": lambda: f"reaches {first:.2f} on its one task",
         "switched": lambda: _rescue(arm),
-        "unlearned": lambda: f"never gets past {curve.max():.2f}",
-        "rises": lambda: f"rises from {first:.2f} to {last:.2f}",
-        "collapses": lambda: f"falls from {first:.2f} to {last:.2f} within {gone} tasks",
-        "keeps": lambda: f"stays at {low:.2f} or above",
+        "unlearned": lambda: f"never gets past {best:.2f}",
+        "rises": lambda: f"gets from {first:.2f} to {last:.2f}",
+        "collapses": lambda: f"{falls} from {first:.2f} to {curve[gone]:.2f} within {gone + 1} tasks",
+        "keeps": lambda: f"stays at {worst:.2f} or {below}",
         "declines": lambda: f"declines from {first:.2f} to {last:.2f}",
-        "recovers": lambda: f"dips to {low:.2f} after {int(curve.argmin()) + 1} tasks and ends at {last:.2f}",
+        "recovers": lambda: f"{dips} to {worst:.2f} after {lowest} tasks and ends at {last:.2f}",
     }[fate(arm)]()
 
 
 def _rescue(arm: Arm) -> str:
-    """The way from the last accuracy before the (last) change of method to the last one after it."""
-    mean, _, _ = over_seeds(arm.accuracy)
+    """The way from the last score before the (last) change of method to the last one after it."""
+    mean, _, _ = over_seeds(arm.score)
     switch = arm.switches[-1]
     before = mean[(arm.tasks == switch.task - 1) & np.isfinite(mean)]
     after = mean[(arm.tasks >= switch.task) & np.isfinite(mean)]

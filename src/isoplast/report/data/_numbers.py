@@ -37,8 +37,8 @@ def spread(values: Array) -> Spread:
 
 
 @dataclass(frozen=True)
-class Accuracies:
-    """Accuracy on the first, worst and last task and the mean over tasks: per seed, then over seeds."""
+class Scores:
+    """The score on the first, worst and last task and the mean over tasks: per seed, then over seeds."""
 
     first: Spread
     worst: Spread
@@ -46,12 +46,13 @@ class Accuracies:
     mean: Spread
 
 
-def accuracies(arm: Arm) -> Accuracies:
+def scores(arm: Arm) -> Scores:
     """What an arm reached. Seeds that ended early count with the tasks they have, but for the last task."""
-    accuracy = arm.accuracy[:, arm.trained]
-    known = accuracy[np.isfinite(accuracy).any(axis=1)]
+    found = arm.score[:, arm.trained]
+    known = found[np.isfinite(found).any(axis=1)]
 
     def each(how: Callable[..., Array]) -> Spread:
         return spread(how(known, axis=1))
 
-    return Accuracies(spread(accuracy[:, 0]), each(np.nanmin), spread(accuracy[:, -1]), each(np.nanmean))
+    worst = np.nanmax if arm.metric.higher_is_better is False else np.nanmin
+    return Scores(spread(found[:, 0]), each(worst), spread(found[:, -1]), each(np.nanmean))

@@ -12,20 +12,22 @@ from isoplast.report.figures._palette import style
 from isoplast.report.figures._svg import Axes, Line, line_chart
 
 
-def accuracy_chart(arms: Sequence[Arm], title: str = "Accuracy after each task") -> str:
-    """Accuracy after each task, a line and a band over seeds per arm, as SVG text.
+def score_chart(arms: Sequence[Arm], title: str | None = None) -> str:
+    """The score after each task, a line and a band over seeds per arm, as SVG text.
 
     Example:
-        >>> Path("docs/demo.svg").write_text(accuracy_chart(arms(load_study("runs/demo"))))
+        >>> Path("docs/demo.svg").write_text(score_chart(arms(load_study("runs/demo"))))
     """
     lines = []
     for arm in arms:
-        mean, low, high = over_seeds(arm.accuracy[:, arm.trained])
+        mean, low, high = over_seeds(arm.score[:, arm.trained])
         known = np.isfinite(mean)
         tasks = (arm.tasks[arm.trained][known] + 1).astype(np.float64)
         lines.append(Line(arm.label, arm.style, tasks, mean[known], low[known], high[known]))
     marks = dict.fromkeys((s.task + 0.5, f"{s.old} → {s.new}") for arm in arms for s in arm.switches)
-    axes = Axes(title, "tasks trained on", "accuracy", references=_chance(arms), marks=tuple(marks))
+    label = arms[0].metric.label
+    title = title or f"{label.capitalize()} after each task"
+    axes = Axes(title, "tasks trained on", label, references=_chance(arms), marks=tuple(marks))
     return line_chart(lines, axes)
 
 
@@ -34,10 +36,10 @@ def sweep_chart(
     *,
     x: str = "isometry",
     line: str = "lr",
-    title: str = "Mean accuracy over all tasks",
+    title: str | None = None,
     x_label: str = "isometry strength λ",
 ) -> str:
-    """Mean accuracy over tasks against a setting (log scale), a line per value of another one, as SVG text.
+    """The mean score over tasks against a setting (log scale), a line per value of another one, as SVG text.
 
     Arms in which `x` is absent or 0 have no place on a log axis; they become named horizontal lines.
 
@@ -59,13 +61,15 @@ def sweep_chart(
         lines.append(Line(f"{line} {value:g}", style(index), at, mean, low, high))
     others = [(float(over_seeds(_means(arm))[0]), arm.label) for arm in arms if not arm.settings.get(x)]
     references = (*_chance(arms), *others)
-    return line_chart(lines, Axes(title, x_label, "accuracy", log_x=True, references=references))
+    label = arms[0].metric.label
+    title = title or f"Mean {label} over all tasks"
+    return line_chart(lines, Axes(title, x_label, label, log_x=True, references=references))
 
 
 def _means(arm: Arm) -> Array:
-    """The mean accuracy over tasks of each seed that has at least one."""
-    accuracy = arm.accuracy[:, arm.trained]
-    means: Array = np.nanmean(accuracy[np.isfinite(accuracy).any(axis=1)], axis=1)
+    """The mean score over tasks of each seed that has at least one."""
+    scores = arm.score[:, arm.trained]
+    means: Array = np.nanmean(scores[np.isfinite(scores).any(axis=1)], axis=1)
     return means
 
 

@@ -25,18 +25,28 @@ SMALLEST_DRAWN = 1e-10
 _HEIGHT = {"tall": 400, "short": 300}
 
 
-def accuracy_figure(arms: Sequence[Arm]) -> go.Figure:
-    """Accuracy after each task: a line and band per arm, the chance line, a marker where a method changes."""
+def score_figure(arms: Sequence[Arm]) -> go.Figure:
+    """The score after each task: a line and band for each arm, chance, and where a method changes."""
     figure = blank_figure("tall")
     for index, arm in enumerate(arms):
-        _add_curve(figure, index, arm, arm.tasks[arm.trained], arm.accuracy[:, arm.trained], ".3f")
-    figure.update_yaxes(range=[-0.02, 1.04], tickformat=".1f", dtick=0.2)
+        _add_curve(figure, index, arm, arm.tasks[arm.trained], arm.score[:, arm.trained], ".3f")
+    _fit_axis(figure, arms)
     _set_task_axis(figure, arms, first=1)
     for chance in sorted({arm.chance for arm in arms if not math.isnan(arm.chance)}):
         # below the line there is room for a word only if it is not at the very bottom
         reference(figure, chance, f"chance {chance:.2g}", "below" if chance > 0.07 else "above")
     _mark_switches(figure, arms)
     return figure
+
+
+def _fit_axis(figure: go.Figure, arms: Sequence[Arm]) -> None:
+    """Let the axis show the data and chance, with a little room: not more, not less."""
+    drawn = np.concatenate([arm.score[:, arm.trained].ravel() for arm in arms])
+    levels = [arm.chance for arm in arms if not math.isnan(arm.chance)]
+    values = [*drawn[np.isfinite(drawn)].tolist(), *levels]
+    low, high = min(values), max(values)
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    figure.update_yaxes(range=[low - room, high + room], tickformat="~g")
 
 
 def singular_value_figure(arms: Sequence[Arm], metric: str) -> go.Figure:

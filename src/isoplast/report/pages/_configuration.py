@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -102,14 +103,23 @@ def _run_command(record: RunRecord) -> str:
     words = ["isoplast", "run"]
     for key, value in spec.items():
         if isinstance(value, Mapping):
-            option = {"net": "--net-options", "method": "--hyper"}[key]
-            settings = [f"{name}={setting}" for name, setting in value.items() if name != "name"]
-            words += [f"--{key}", value["name"], *([option, *settings] if settings else [])]
+            inner = [
+                ("", value["name"]),
+                *((f".{name}", one) for name, one in value.items() if name != "name"),
+            ]
+            words += [f"{key}{name}={_as_yaml(one)}" for name, one in inner]
+        elif key == "device":
+            words += ["--device", str(value)]
         elif key != "label":
-            words += [f"--{key.replace('_', '-')}", str(value)]
+            words.append(f"{key}={_as_yaml(value)}")
     if record.provenance:
         words += ["--threads", str(record.provenance["threads"])]
     return shlex.join(words)
+
+
+def _as_yaml(value: Any) -> str:
+    """A setting as YAML reads it back, in one word."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _origin(records: Sequence[RunRecord]) -> list[tuple[str, str]]:

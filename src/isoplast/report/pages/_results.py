@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from isoplast.report.data._arms import Arm
-from isoplast.report.data._numbers import accuracies
+from isoplast.report.data._numbers import scores
 from isoplast.report.data._source import RunRecord, Source
 from isoplast.report.html._markup import NONE, Content, Markup, table, tag
 
@@ -72,15 +72,16 @@ def _strength(settings: Mapping[str, Any], prefix: str) -> float:
 def results_table(arms: Sequence[Arm]) -> Markup:
     """One row per arm: what was set, what it reached, how long isometry had to act."""
     caption = (
-        "Accuracy on the first, the worst and the last task and over all tasks: mean ± standard deviation "
-        "over seeds. Time constant: 1/(8 lr λ), the steps in which a singular value's excess over 1 falls "
+        f"{arms[0].metric.label.capitalize()} on the first, the worst and the last task and over all tasks: "
+        "mean ± standard deviation over seeds. Time constant: 1/(8 lr λ), the steps in which a singular "
+        "value's excess over 1 falls "
         "to 1/e. Isometry time: 8 lr λ × steps, the length of the run in time constants."
     )
     return table(caption, _HEAD, [_row(arm) for arm in arms])
 
 
 def _row(arm: Arm) -> list[Content]:
-    reached = accuracies(arm)
+    reached = scores(arm)
     found = isometry(arm)
     numbers = [str(one) for one in (reached.first, reached.worst, reached.last, reached.mean)]
     settings = [f"{found.strength:.3g}" if found else NONE, f"{arm.settings['lr']:g}", str(len(arm.seeds))]

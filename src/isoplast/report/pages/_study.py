@@ -8,7 +8,7 @@ from isoplast.report.data._arms import Arm, band_words
 from isoplast.report.data._headline import headline
 from isoplast.report.data._source import Source
 from isoplast.report.figures import _plotly as figures
-from isoplast.report.figures._charts import accuracy_chart
+from isoplast.report.figures._charts import score_chart
 from isoplast.report.html._document import document, legend, picker, plot, section
 from isoplast.report.html._markup import Markup, tag
 from isoplast.report.pages._configuration import configuration, provenance
@@ -24,7 +24,7 @@ def render(source: Source, arms: Sequence[Arm]) -> str:
     """
     plots: dict[str, str] = {}
     main = [
-        _accuracy(arms, plots),
+        _score(arms, plots),
         _results(source, arms),
         *_probes(arms, plots),
         *_singular_values(arms, plots),
@@ -47,20 +47,19 @@ def _footer() -> Markup:
     return tag("footer", tag("p", "Written by isoplast. AdamO: Rosseau, Müller and Nowé, arXiv:2606.09762."))
 
 
-def _accuracy(arms: Sequence[Arm], plots: dict[str, str]) -> Markup:
-    plots["accuracy"] = figures.accuracy_figure(arms).to_json()
+def _score(arms: Sequence[Arm], plots: dict[str, str]) -> Markup:
+    title = f"{arms[0].metric.label.capitalize()} after each task"
+    plots["score"] = figures.score_figure(arms).to_json()
     switching = any(arm.switches for arm in arms)
     words = band_words(arms) + (
         " The dashed vertical line marks where an arm goes on with another method, on the same network."
         if switching
         else ""
     )
-    still = tag("noscript", Markup(accuracy_chart(arms)))
-    drawn = plot("accuracy", "tall", f"Accuracy after each task. {headline(arms)}")
+    still = tag("noscript", Markup(score_chart(arms)))
+    drawn = plot("score", "tall", f"{title}. {headline(arms)}")
     note = tag("figcaption", words)
-    return section(
-        "accuracy-heading", "Accuracy after each task", [_legend(arms), tag("figure", [drawn, still, note])]
-    )
+    return section("score-heading", title, [_legend(arms), tag("figure", [drawn, still, note])])
 
 
 def _results(source: Source, arms: Sequence[Arm]) -> Markup:

@@ -13,7 +13,7 @@ import pytest
 import synthetic
 
 from isoplast._core.errors import IsoplastError
-from isoplast.cli._spectra import write_lens
+from isoplast.cli._spectra import write_spectra
 from isoplast.report.figures._spectra import histograms
 from isoplast.report.pages._spectra import Reading, readings, spectra_page, table
 
@@ -138,7 +138,7 @@ def test_the_table_has_a_cell_for_every_column_and_infinity_is_a_word() -> None:
     assert len(rows) == 2
     assert "| inf |" in rows[1]
     assert "nan" not in table(found)
-    text = spectra_page(found, Path("figure.svg"), "isoplast lens", "A scope.")
+    text = spectra_page(found, Path("figure.svg"), "isoplast spectra", "A scope.")
     assert "1 of 1 methods hold exactly what they are said to hold" in text
     assert "(figure.svg)" in text
 
@@ -172,14 +172,14 @@ def test_the_histograms_are_well_formed_and_inside_their_panels() -> None:
 
 def test_the_command_writes_the_page_and_its_figure(tmp_path: Path) -> None:
     study = synthetic.write_study(tmp_path / "study", ["Adam", "AdamO"], seeds=2, tasks=12, samples=1280)
-    target = write_lens(study)
-    assert target == study / "remedies-through-isometry.md"
+    target = write_spectra(study)
+    assert target == study / "methods-through-isometry.md"
     text = target.read_text(encoding="utf-8")
-    assert "(remedies-through-isometry.svg)" in text
+    assert "(methods-through-isometry.svg)" in text
     assert "Random labels on digits (1280 images), 12 tasks of" in text
     assert "2 seeds" in text
     assert "| `adamo` | all |" in text
     ElementTree.parse(target.with_suffix(".svg"))
-    elsewhere = write_lens(study, tmp_path / "docs" / "page.md")
+    elsewhere = write_spectra(study, tmp_path / "docs" / "page.md")
     assert (tmp_path / "docs" / "page.svg").exists()
     assert "(page.svg)" in elsewhere.read_text(encoding="utf-8")
