@@ -17,6 +17,9 @@ from isoplast._core.errors import IsoplastError
 # A tensor may be larger than its storage where it repeats one row (expand): such ones are buffers, and small.
 _REPEATED = 64 << 20  # bytes
 
+_DIMENSIONS = 32
+_LARGEST = 1 << 48  # numbers, those of an empty tensor (0, n) too: beyond, sizes overflow when it is used
+
 
 class Foreign(Exception):
     """A Python object that is not read here, by its name."""
@@ -69,7 +72,7 @@ def value_by_name(name: str) -> Any:
         if last in _STORAGES:
             return StorageType(_STORAGES[last])
     if module == "torch":
-        value = getattr(torch, last, None)
+        value = vars(torch).get(last)
         if isinstance(value, torch.dtype | torch.qscheme):
             return value
     raise Foreign(name)
@@ -92,8 +95,9 @@ def _view(
 ) -> Tensor:
     """The tensor that these numbers describe, if it lies in its storage."""
     whole = [*size, *stride, offset]
-    if not all(type(number) is int and number >= 0 for number in whole) or len(size) != len(stride):
-        raise IsoplastError("is damaged: the size of a tensor is none")
+    good = all(type(number) is int and number >= 0 for number in whole) and len(size) == len(stride)
+    if not good or len(size) > _DIMENSIONS or math.prod(filter(None, size)) > _LARGEST:
+        raise IsoplastError("is damaged: the size, stride or offset of a tensor is wrong")
     data = storage._untyped_storage
     room = data.nbytes() // dtype.itemsize
     count = math.prod(size)
