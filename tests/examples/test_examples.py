@@ -48,7 +48,7 @@ def test_no_example_is_forgotten():
     tested = {
         "dead_relu_revival.py",
         "existing_optimizer.py",
-        "healthy_and_ill.py",
+        "healthy_and_collapsed.py",
         "lipschitz_fit.py",
         "one_line_fix.py",
     }
@@ -127,9 +127,9 @@ def check_the_barrier(planted: str) -> None:
     assert table[-1][5] > table[-1][4], "bias decay did not lift the biases over the barrier"
 
 
-def test_healthy_and_ill():
+def test_healthy_and_collapsed():
     pytest.importorskip("sklearn", reason="the digits come with the extra 'bench'")
-    text = output_of("healthy_and_ill.py", "--tasks", "10")
+    text = output_of("healthy_and_collapsed.py", "--tasks", "10")
     lines = re.findall(r"^  (\w+) +((?:(?:[-\d.e+]+|inf|nan) *){4})$", text, re.MULTILINE)
     table = {name: [float(value) for value in values.split()] for name, values in lines}
     assert len(lines) > 90

@@ -1,6 +1,6 @@
 """Every number of every instrument, of a healthy network and of ill ones.
 
-    python examples/healthy_and_ill.py [--tasks 12]
+    python examples/healthy_and_collapsed.py [--tasks 12]
 
 One network learns to tell apart 1280 handwritten digits by random labels, drawn anew for every task:
 studies/demo.yaml, with Adam and with AdamO. Then all instruments of isoplast.diagnostics look at four
