@@ -42,7 +42,7 @@ class MadeUp(Images):
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module._REGISTRY._known, "made-up", MadeUp)
+    monkeypatch.setitem(module.DATA._known, "made-up", MadeUp)
 
 
 def chosen(samples: int) -> list[int]:
@@ -199,7 +199,7 @@ def test_data_of_ones_own_by_module_and_name(tmp_path: Path, monkeypatch: pytest
 
 
 def test_data_of_ones_own_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._REGISTRY, "_known", dict(module._REGISTRY._known))
+    monkeypatch.setattr(module.DATA, "_known", dict(module.DATA._known))
 
     @register_data
     @dataclasses.dataclass(frozen=True, kw_only=True)
