@@ -18,6 +18,7 @@ from isoplast.methods._protocol import (
     train_step,
 )
 from isoplast.methods._registry import get, names, register
+from isoplast.methods._units import UnitGroup, Units, declare_units, head_name, head_names, trace_units
 from isoplast.methods.architecture.activations import (
     AdaLin,
     CReLU,
@@ -63,7 +64,6 @@ from isoplast.methods.resets.redo import ReDo
 from isoplast.methods.resets.snr import SelfNormalizedResets
 from isoplast.methods.resets.swr import SelectiveWeights
 from isoplast.methods.resets.whole_resets import FullReset, HeadReset, LastLayersReset, OptimizerReset
-from isoplast.model import UnitGroup, Units, declare_units, head_name, trace_units
 
 __all__ = [
     "DASH",
@@ -129,6 +129,7 @@ __all__ = [
     "declare_units",
     "get",
     "head_name",
+    "head_names",
     "names",
     "notify_task",
     "register",

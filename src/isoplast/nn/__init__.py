@@ -1,5 +1,6 @@
 """Isometric layers, nonlinearities, initialisation, and the networks of the benchmarks."""
 
+from isoplast._core.layer_kinds import Activation
 from isoplast.nn._initialisation import delta_orthogonal_, isometric_init_
 from isoplast.nn.layers._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
 from isoplast.nn.layers._interval_dropout import IntervalDropout
@@ -18,6 +19,7 @@ __all__ = [
     "CNN",
     "GPT",
     "MLP",
+    "Activation",
     "AdaLin",
     "Attention",
     "CNNSpec",

@@ -116,8 +116,10 @@ def _step(param: Tensor, group: Group, strength: float | Tensor, *, exact: bool)
         _step_sharded(param, group, strength, exact)
     elif _differentiable(group):
         moved = [_moved(piece, group, strength, exact) for piece in _pieces(param.clone(), group)]
-        joined = join_matrices(moved) if group["isometry_operator"] is None else torch.cat(moved)
-        param.copy_(joined.view(param.shape))
+        if group["isometry_operator"] is None:
+            param.copy_(join_matrices(moved, param, split=group["isometry_split"]))
+        else:
+            param.copy_(torch.cat(moved).view(param.shape))
     elif group["isometry_operator"] is not None:
         with torch.no_grad():
             for piece in _pieces(param, group):

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from isoplast._core.layer_kinds import is_orthogonal_by_construction
 from isoplast.isometry import is_matrix, matrix_views
 
 Group = dict[str, Any]
@@ -117,7 +118,7 @@ def _check(group: Group) -> None:
                 raise ValueError(
                     f"isometry_operator={stride} is for convolution kernels, not for {tuple(p.shape)}"
                 )
-            if getattr(p, "hard_isometry", False):
+            if is_orthogonal_by_construction(p):
                 raise ValueError(
                     f"isometry={isometry:g} was asked for the raw weight of an isometric layer, shape "
                     f"{tuple(p.shape)}: the layer orthogonalises it already and the two would fight. Hand "

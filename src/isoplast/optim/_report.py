@@ -96,7 +96,7 @@ class IsometryReport:
 
 
 def isometry_report(groups: Iterable[Group]) -> IsometryReport:
-    """Reads the settled parameter groups of an optimizer."""
+    """Reads the settled parameter groups of an optimizer; frozen parameters are not kept."""
     kept: list[KeptMatrix] = []
     total = inside = 0
     for g, group in enumerate(groups):
@@ -106,7 +106,8 @@ def isometry_report(groups: Iterable[Group]) -> IsometryReport:
             continue
         of = {id(p): name for p, name in zip(group["params"], names, strict=True)}
         rate = 8.0 * float(group["lr"]) * group["isometry"]
-        for p in matrices(group["params"], group):
+        trainable = (p for p in group["params"] if p.requires_grad)
+        for p in matrices(trainable, group):
             count = sum(math.prod(v.shape[:-2]) for v in views(p, group))
             time = 1.0 / rate if rate > 0 else math.inf
             kept.append(KeptMatrix(of[id(p)], tuple(p.shape), count, group["isometry"], time))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, mse_loss
 
+from isoplast._core.layer_kinds import MAPS
 from isoplast.methods._protocol import MethodInfo, TaskContext, TaskMethod
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
@@ -67,7 +68,7 @@ class DASH(TaskMethod):
         """Shrink, but not before the first task."""
         if first or self.floor == 1:
             return
-        layers = [m for m in task.model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+        layers = [m for m in task.model.modules() if isinstance(m, MAPS)]
         parameters = [p for layer in layers for p in layer.parameters() if p.requires_grad]
         pulls = self._descent(task, parameters)
         with torch.no_grad():

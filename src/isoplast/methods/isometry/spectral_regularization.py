@@ -73,7 +73,7 @@ class SpectralRegularization(Method):
     def _terms(self, decision: Decision) -> list[Tensor]:
         parameter = decision.parameter
         if decision.isometric:
-            views = matrix_views(parameter, batch_dims=decision.batch_dims, split=decision.split)
+            views = matrix_views(parameter, **decision.layout)
             found = [self._largest(view, f"{decision.name}:{i}") for i, view in enumerate(views)]
             return [(sigma**self.exponent - 1).square().sum() for sigma in found]
         if decision.role == "norm" and decision.name.endswith("weight"):
