@@ -110,7 +110,7 @@ class Dataflow:
         known = [(tensor, found) for tensor in tensors(given) if (found := self.of(tensor))]
         if function in kinds.MAP_FUNCTIONS:
             self._map(function, given, output, len(known))
-        elif known and function not in kinds.DISTRIBUTIONS:
+        elif known and function not in kinds.UNRELATED_FUNCTIONS:
             results = tensors(given)[:1] if function == "__setitem__" else tensors(output)
             for result in results:
                 self._known[result] = self._after(function, known, result, make)
@@ -125,16 +125,17 @@ class Dataflow:
     ) -> Features:
         # Factors that are spread over the units are gates, scales and statistics: linear in what they scale.
         same = [(tensor, found) for tensor, found in known if tensor.shape == result.shape]
-        everything = _joined([found for _, found in known])
-        if not same or function in kinds.LINEAR_FUNCTIONS:
-            return everything
+        if not same or function in kinds.LINEAR_FUNCTIONS | kinds.JOINTS:
+            here = _joined([found for _, found in known])
+            parts = function in kinds.JOINTS and all(found.pending for _, found in known)
+            return self._bent(function, result, here, make) if parts and _of_one_layer(known) else here
         here = _joined([found for _, found in same])
         decides = any(tensor.dtype == torch.bool for tensor, _ in same)
         if function in kinds.SELECTIONS and not decides:
-            return everything
+            return here
         if function in kinds.LINEAR_SUMS:
-            of_one = len(same) > 1 and len({found.layers for _, found in same}) == 1
-            return self._bent(function, result, here, make) if of_one and here.pending else everything
+            bent = len(same) > 1 and here.pending and _of_one_layer(same)
+            return self._bent(function, result, here, make) if bent else here
         if function in kinds.SCALINGS and len(same) == 1:
             return here
         scaled = function in kinds.SCALINGS and any(found.watched for _, found in same)
@@ -150,6 +151,11 @@ def _joined(found: Sequence[Features]) -> Features:
     layers = frozenset(layer for one in found for layer in one.layers)
     pending = tuple(dict.fromkeys(candidate for one in found for candidate in one.pending))
     return Features(layers, all(one.watched for one in found), pending)
+
+
+def _of_one_layer(known: Sequence[tuple[Tensor, Features]]) -> bool:
+    """Whether values are made of the same units."""
+    return len({found.layers for _, found in known}) == 1
 
 
 def tensors(values: Any) -> list[Tensor]:

@@ -54,17 +54,22 @@ class Matrix:
 
 def matrices_of_module(network: nn.Module) -> tuple[list[Matrix], dict[str, str]]:
     """The matrices of a network in its order, each tensor once, and why other parameters are left out."""
-    found: dict[str, Matrix] = {}
+    found: dict[str, tuple[int, Matrix]] = {}
     left_out: dict[str, str] = {}
     owners: dict[Tensor, list[str]] = {}
+    places: dict[str, int] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         owners.setdefault(parameter, []).append(name)
+        places[name] = len(places)
     for decision in decide(network):
         matrices = list(_of_decision(network, decision, owners[decision.parameter]))
-        found.update({matrix.name: matrix for matrix in matrices})
+        for matrix in matrices:  # a tied weight stands where the layer is that it is named after
+            place = places.get(f"{matrix.weight}.weight", places[decision.name])
+            found[matrix.name] = (place, matrix)
         if not matrices and decision.parameter.ndim > 1:
             left_out[clean_name(decision.name)] = decision.reason
-    return list(found.values()), left_out
+    ordered = sorted(found.values(), key=lambda pair: pair[0])
+    return [matrix for _, matrix in ordered], left_out
 
 
 def _of_decision(network: nn.Module, decision: Decision, names: list[str]) -> Iterator[Matrix]:

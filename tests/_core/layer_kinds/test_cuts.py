@@ -1,4 +1,4 @@
-"""Fused projections: every matrix in one weight is found, in a module and, where it can be told, in a state dict.
+"""Fused projections: every matrix in one weight is found, in a module and, where it tells, in a state dict.
 
 The rule behind all of it: fill the weight so that each of its matrices is an isometry. Then AdamO does not
 move it, and its spectrum is 1.
@@ -47,7 +47,7 @@ def rows(*counts: int) -> list[Tensor]:
 
 
 def by_heads(groups: int, *counts: int) -> list[Tensor]:
-    """The rows of every matrix where each head (or group of heads) has its queries, key and value together."""
+    """The rows of every matrix where each head, or group of heads, has its queries, key and value together."""
     return rows(*counts * groups)
 
 
@@ -78,24 +78,39 @@ def attention(
 
 CASES = {
     "torch": Case(nn.MultiheadAttention(16, 4), "in_proj_weight", rows(16, 16, 16)),
-    "timm": Case(Layer({"num_heads": 4}, qkv=nn.Linear(16, 48), proj=nn.Linear(16, 16)), "qkv.weight", rows(16, 16, 16)),
+    "timm": Case(
+        Layer({"num_heads": 4}, qkv=nn.Linear(16, 48), proj=nn.Linear(16, 16)), "qkv.weight", rows(16, 16, 16)
+    ),
     "alone": Case(Layer({}, qkv=nn.Linear(16, 48)), "qkv.weight", rows(16, 16, 16)),
     "narrow heads": Case(attention("to_qkv", 24, 8, {"heads": 2}), "to_qkv.weight", rows(8, 8, 8)),
     "in a list": Case(
-        Layer({}, to_qkv=nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 24)), to_out=nn.Sequential(nn.Linear(8, 16))),
+        Layer(
+            {},
+            to_qkv=nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 24)),
+            to_out=nn.Sequential(nn.Linear(8, 16)),
+        ),
         "to_qkv.1.weight",
         rows(8, 8, 8),
     ),
     "grouped queries": Case(
-        Layer({"num_heads": 4, "num_kv_heads": 2, "head_dim": 4}, qkv_proj=nn.Linear(16, 32), o_proj=nn.Linear(16, 16)),
+        Layer(
+            {"num_heads": 4, "num_kv_heads": 2, "head_dim": 4},
+            qkv_proj=nn.Linear(16, 32),
+            o_proj=nn.Linear(16, 16),
+        ),
         "qkv_proj.weight",
         rows(16, 8, 8),
     ),
     "grouped queries of any name": Case(
-        attention("qkv", 32, 16, {"n_heads": 4, "groups_of_mine": 2, "d_head": 4}), "qkv.weight", rows(16, 8, 8), False
+        attention("qkv", 32, 16, {"n_heads": 4, "groups_of_mine": 2, "d_head": 4}),
+        "qkv.weight",
+        rows(16, 8, 8),
+        False,
     ),
     "grouped queries by their configuration": Case(
-        Layer({"config": Config()}, Wqkv=nn.Linear(16, 32), out_proj=nn.Linear(16, 16)), "Wqkv.weight", rows(16, 8, 8)
+        Layer({"config": Config()}, Wqkv=nn.Linear(16, 32), out_proj=nn.Linear(16, 16)),
+        "Wqkv.weight",
+        rows(16, 8, 8),
     ),
     "grouped queries alone": Case(
         Layer({"num_heads": 4, "num_kv_heads": 2}, qkv=nn.Linear(16, 32)), "qkv.weight", rows(16, 8, 8), False
@@ -104,7 +119,11 @@ CASES = {
         attention("c_attn", 24, 16, {"num_heads": 4, "kv_heads": 1}), "c_attn.weight", rows(16, 4, 4), False
     ),
     "interleaved": Case(
-        Layer({"num_attention_heads": 4, "head_size": 4}, query_key_value=nn.Linear(16, 48), dense=nn.Linear(16, 16)),
+        Layer(
+            {"num_attention_heads": 4, "head_size": 4},
+            query_key_value=nn.Linear(16, 48),
+            dense=nn.Linear(16, 16),
+        ),
         "query_key_value.weight",
         by_heads(4, 4, 4, 4),
         False,
@@ -122,7 +141,11 @@ CASES = {
         False,
     ),
     "GPT-2": Case(
-        Layer({"num_heads": 4}, c_attn=Conv1D(48, 16), c_proj=Conv1D(16, 16)), "c_attn.weight", rows(16, 16, 16), True, True
+        Layer({"num_heads": 4}, c_attn=Conv1D(48, 16), c_proj=Conv1D(16, 16)),
+        "c_attn.weight",
+        rows(16, 16, 16),
+        True,
+        True,
     ),
     "GPT-2 across": Case(
         Layer({"num_heads": 4}, c_attn=Conv1D(32, 16), q_attn=Conv1D(16, 16), c_proj=Conv1D(16, 16)),
@@ -142,16 +165,22 @@ CASES = {
     "keys and values": Case(Layer({"heads": 4}, to_kv=nn.Linear(16, 32)), "to_kv.weight", rows(16, 16)),
     "keys and values, narrow": Case(Layer({}, kv=nn.Linear(16, 24)), "kv.weight", rows(12, 12)),
     "gate and up": Case(
-        Layer({}, gate_up_proj=nn.Linear(16, 24), down_proj=nn.Linear(12, 16)), "gate_up_proj.weight", rows(12, 12)
+        Layer({}, gate_up_proj=nn.Linear(16, 24), down_proj=nn.Linear(12, 16)),
+        "gate_up_proj.weight",
+        rows(12, 12),
     ),
-    "Mamba": Case(Layer({}, in_proj=nn.Linear(12, 48), out_proj=nn.Linear(24, 12)), "in_proj.weight", rows(24, 24)),
-    "Mamba of width 1.5": Case(Layer({}, in_proj=nn.Linear(16, 48), out_proj=nn.Linear(24, 16)), "in_proj.weight", rows(24, 24)),
+    "Mamba": Case(
+        Layer({}, in_proj=nn.Linear(12, 48), out_proj=nn.Linear(24, 12)), "in_proj.weight", rows(24, 24)
+    ),
+    "Mamba of width 1.5": Case(
+        Layer({}, in_proj=nn.Linear(16, 48), out_proj=nn.Linear(24, 16)), "in_proj.weight", rows(24, 24)
+    ),
     "attention's in_proj": Case(attention("in_proj", 48, 16), "in_proj.weight", rows(16, 16, 16)),
     "LSTM": Case(nn.LSTM(16, 4), "weight_ih_l0", rows(4, 4, 4, 4)),
     "LSTM, projected": Case(nn.LSTM(16, 6, proj_size=3), "weight_hh_l0", rows(6, 6, 6, 6)),
     "GRU": Case(nn.GRU(16, 4, bidirectional=True), "weight_hh_l0_reverse", rows(4, 4, 4)),
     "LSTM cell": Case(nn.LSTMCell(16, 4), "weight_hh", rows(4, 4, 4, 4)),
-}  # fmt: skip
+}
 all_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
