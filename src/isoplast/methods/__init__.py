@@ -64,7 +64,7 @@ from isoplast.methods.resets.redo import ReDo
 from isoplast.methods.resets.snr import SelfNormalizedResets
 from isoplast.methods.resets.swr import SelectiveWeights
 from isoplast.methods.resets.whole_resets import FullReset, HeadReset, LastLayersReset, OptimizerReset
-from isoplast.model import UnitGroup, Units, declare_units, head_name, trace_units
+from isoplast.model import UnitGroup, Units, declare_units, head_name, head_names, trace_units
 
 __all__ = [
     "CLAIMS",
@@ -135,6 +135,7 @@ __all__ = [
     "declare_units",
     "get",
     "head_name",
+    "head_names",
     "names",
     "register",
     "trace_units",

@@ -30,7 +30,7 @@ Loss: TypeAlias = Callable[[], Tensor | Iterable[Tensor]]
 
 Family = Literal["isometry", "initial state", "resets", "optimizers", "architecture", "churn"]
 Spectrum = Literal["all", "mean square", "largest", "activations", "none"]
-"""What of the singular values of the weights a method controls: the claim that `isoplast spectra` measures."""
+"""What of the singular values a method controls: the claim that `isoplast spectra` measures."""
 
 
 @dataclasses.dataclass(frozen=True)

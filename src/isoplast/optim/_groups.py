@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from isoplast._core.layer_kinds import is_orthogonal_by_construction
 from isoplast.optim._roles import BY_SHAPE, Layout, Roles, is_frozen
 
 Group = dict[str, Any]
@@ -148,7 +149,7 @@ def _check_layout(p: Tensor, layout: Layout, isometry: float) -> None:
         raise ValueError(
             f"isometry_operator={layout.operator} is for convolution kernels, not for {tuple(p.shape)}"
         )
-    if getattr(p, "hard_isometry", False):
+    if is_orthogonal_by_construction(p):
         raise ValueError(
             f"isometry={isometry:g} was asked for the raw weight of an isometric layer, shape "
             f"{tuple(p.shape)}: the layer orthogonalises it already and the two would fight. Hand "

@@ -16,7 +16,7 @@ from isoplast._core.layer_kinds._activations import (
 from isoplast._core.layer_kinds._cuts import Cut, cut_of_module, cut_of_state
 from isoplast._core.layer_kinds._functions import (
     CONVOLUTION_FUNCTIONS,
-    DISTRIBUTIONS,
+    JOINTS,
     LINEAR_FUNCTIONS,
     LINEAR_SUMS,
     MAP_FUNCTIONS,
@@ -27,6 +27,7 @@ from isoplast._core.layer_kinds._functions import (
     SELECTIONS,
     SIZES,
     SUMS,
+    UNRELATED_FUNCTIONS,
 )
 from isoplast._core.layer_kinds._heads import Head, heads
 from isoplast._core.layer_kinds._modules import (
@@ -60,8 +61,8 @@ __all__ = [
     "BATCH_NORMS",
     "CONVOLUTIONS",
     "CONVOLUTION_FUNCTIONS",
-    "DISTRIBUTIONS",
     "EMBEDDINGS",
+    "JOINTS",
     "LAYERS",
     "LINEAR_FUNCTIONS",
     "LINEAR_SUMS",
@@ -81,6 +82,7 @@ __all__ = [
     "SUMS",
     "TRANSPOSED_CONVOLUTIONS",
     "UNIT_FUNCTIONS",
+    "UNRELATED_FUNCTIONS",
     "Activation",
     "Cut",
     "Head",

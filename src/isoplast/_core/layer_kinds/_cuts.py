@@ -48,7 +48,7 @@ class Cut:
 
     Attributes:
         reason: in a few words.
-        parts: what each of them is ("q", "k", "v"; the gates of a recurrent layer), () where nobody knows.
+        parts: what each of them is ("q", "k", "v"), () where nobody knows.
         split: number of equal blocks of rows, or their row counts; negative: blocks of columns of a weight
             that is stored as (in, out), so that -1 is one such matrix.
         doubtful: whether it may hold several matrices and nothing says how, so that it counts as one.
@@ -84,23 +84,23 @@ class _Beside:
     queries: bool = False
 
 
-def cut_of_module(model: nn.Module, name: str, *, per_head: bool = False) -> Cut:
-    """How the matrices lie in a parameter that is kept isometric, as its module says.
+def cut_of_module(model: nn.Module, name: str, weight: Tensor, *, per_head: bool = False) -> Cut:
+    """How the matrices lie in a weight, as its module says.
 
     Args:
         model: the network.
-        name: of the parameter.
+        name: of the weight in it.
+        weight: the weight.
         per_head: whether every head of queries, keys and values is a matrix of its own.
     """
     path, _, leaf = name.rpartition(".")
-    module, weight = model.get_submodule(path), model.get_parameter(name)
-    own = own_name(name)
+    module, own = model.get_submodule(path), own_name(name)
     if isinstance(module, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS):
         return _of_convolution(module, weight, own)
     if isinstance(module, RECURRENT):
-        found = gates(module, leaf)
-        reason = f"{len(found)} gates of {type(module).__name__}" if found else "recurrent layer"
-        return Cut(reason, found, len(found) or 1)
+        count = gates(module, leaf)
+        reason = f"{count} gates of {type(module).__name__}" if count > 1 else "recurrent layer"
+        return Cut(reason, split=count)
     beside = _beside_module(model, owner_name(name), own)
     swapped = stores_transposed(module)
     known = isinstance(module, (*MAPS, nn.MultiheadAttention)) or swapped
@@ -119,8 +119,8 @@ def cut_of_state(state: Mapping[str, Any], name: str, weight: Tensor) -> Cut:
     leaf = name.rpartition(".")[2]
     recurrent = state.get(name.replace("weight_ih", "weight_hh"))
     if leaf.startswith(("weight_ih", "weight_hh")) and isinstance(recurrent, Tensor) and recurrent.ndim == 2:
-        found = gates_of_state(weight, recurrent, state.get(re.sub("weight_[ih]h", "weight_hr", name)))
-        return Cut("recurrent layer", found, len(found) or 1)
+        projection = state.get(re.sub("weight_[ih]h", "weight_hr", name))
+        return Cut("recurrent layer", split=gates_of_state(weight, recurrent, projection))
     own, owner = own_name(name), owner_name(name)
 
     def width(part: str) -> int | None:
@@ -234,7 +234,7 @@ def _unknown(rows: int) -> Cut:
 
 
 def _queries_keys_values(rows: int, columns: int, beside: _Beside, *, in_order: bool) -> Cut:
-    """Queries, then keys, then values. The heads say how many rows of each; else the output projection does."""
+    """Queries, then keys, then values: the heads say how many rows of each, or the output projection."""
     heads, kv_heads = beside.heads, beside.kv_heads
     if heads and kv_heads:
         size = beside.head_dim or rows // (heads + 2 * kv_heads)

@@ -74,9 +74,8 @@ def heads(model: nn.Module) -> list[Head]:
     if not layers:
         return []
     name, layer = layers[-1]
-    return [
-        Head(name, name, layer, f"last {'linear layer' if isinstance(layer, nn.Linear) else 'convolution'}")
-    ]
+    kind = "linear layer" if isinstance(layer, nn.Linear) else "convolution"
+    return [Head(name, name, layer, f"last {kind}")]
 
 
 def _holders(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

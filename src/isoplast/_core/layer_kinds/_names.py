@@ -69,7 +69,7 @@ def named_map(leaf: str) -> bool:
     prototypes or tables of offsets, and a map that is left out only goes without.
 
     Example:
-        >>> [leaf for leaf in ("weight", "W_q", "up_proj", "U", "A_log", "latents", "scale") if named_map(leaf)]
+        >>> [leaf for leaf in ("weight", "W_q", "up_proj", "U", "A_log", "latents") if named_map(leaf)]
         ['weight', 'W_q', 'up_proj', 'U']
     """
     return bool(_MAP.search(leaf))

@@ -15,7 +15,7 @@ from isoplast._core.text import text_table
 from isoplast.diagnostics._result import Result, format_number, wrapped
 from isoplast.diagnostics.health._inspection import Inspection, batches, feeding, inspect
 from isoplast.diagnostics.weights._spectra import WeightSpectra
-from isoplast.isometry import edit_matrices_, matrix_view, polar_factor
+from isoplast.isometry import edit_matrices_, matrix_views, polar_factor
 from isoplast.model import (
     clean_name,
     decide,
@@ -195,7 +195,8 @@ def repair_(
     for name in chosen:
         changed[name] = _project(*editable[name])
     ill = bool(chosen) or not before.healthy
-    for name, count in _lift(model, inputs, chosen, biases).items() if ill else ():
+    projected = {name: editable[name] for name in chosen}
+    for name, count in _lift(model, inputs, projected, biases).items() if ill else ():
         old = changed.get(name, RepairedLayer(0.0, float(editable[name][0].norm()), 0))
         changed[name] = RepairedLayer(old.moved, old.norm, count)
     after = inspect(model, inputs)
@@ -213,16 +214,12 @@ def _editable(model: nn.Module | Mapping[str, Any]) -> Iterator[tuple[str, tuple
         for one in decide(unwrap(model)):
             if one.isometric:
                 name = clean_name(one.name).removesuffix(".weight")
-                yield name, (one.parameter, {"batch_dims": one.batch_dims, "split": one.split})
+                yield name, (one.parameter, one.layout)
         return
-    parts: dict[str, int] = {}
-    for matrix in matrices_of_state(model)[0]:
-        name = matrix.name.partition("[")[0]
-        parts[name] = parts.get(name, 0) + 1
-    for name, split in parts.items():
+    for name, layout in {one.weight: one.layout for one in matrices_of_state(model)[0]}.items():
         weight = model.get(f"{name}.weight", model.get(name))
         if isinstance(weight, Tensor):  # else a weight that a parametrisation makes from others
-            yield name, (weight, {"split": split})
+            yield name, (weight, dict(layout))
 
 
 def _chosen(layers: str | Collection[str], before: Inspection, editable: Collection[str]) -> list[str]:
@@ -255,9 +252,12 @@ def _project(weight: Tensor, layout: _Layout) -> RepairedLayer:
 
 
 def _lift(
-    model: nn.Module | Mapping[str, Any], inputs: Any, chosen: Collection[str], biases: Biases
+    model: nn.Module | Mapping[str, Any],
+    inputs: Any,
+    chosen: Mapping[str, tuple[Tensor, _Layout]],
+    biases: Biases,
 ) -> dict[str, int]:
-    """Set biases to zero; returns how many by layer."""
+    """Set biases of these layers, or of all that feed activations, to zero; returns how many by layer."""
     if biases == "keep":
         return {}
     state: Mapping[str, Any] = (
@@ -267,7 +267,11 @@ def _lift(
     )
     network = model if isinstance(model, nn.Module) else reconstruct(model)
     if biases == "zero" or inputs is None or network is None:
-        masks = {name: _mask(state, name, biases) for name in chosen if f"{name}.bias" in state}
+        masks = {
+            name: _mask(*chosen[name], state[f"{name}.bias"], biases)
+            for name in chosen
+            if f"{name}.bias" in state
+        }
     else:  # after the projection: it moved the inputs of the layers behind it
         masks = feeding(network, inputs).unreachable()
     for name, mask in masks.items():
@@ -275,11 +279,10 @@ def _lift(
     return {name: int(mask.sum()) for name, mask in masks.items() if bool(mask.any())}
 
 
-def _mask(state: Mapping[str, Any], name: str, biases: Biases) -> Tensor:
-    bias: Tensor = state[f"{name}.bias"]
+def _mask(weight: Tensor, layout: _Layout, bias: Tensor, biases: Biases) -> Tensor:
     if biases == "zero":
         return bias != 0
-    width = matrix_view(state[f"{name}.weight"]).shape[-1]
+    width = matrix_views(weight, **layout)[0].shape[-1]
     return bias.double() <= -math.sqrt(width)
 
 

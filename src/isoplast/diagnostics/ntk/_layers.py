@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from isoplast._core.layer_kinds import CONVOLUTIONS
 from isoplast.diagnostics.ntk._terms import Explicit, Outer, Term, merged
 
 
@@ -161,7 +162,7 @@ _KNOWN: dict[tuple[Any, str], Callable[[Seen], Term]] = {
     (nn.BatchNorm2d.forward, "weight"): _BATCH_NORM,
     (nn.BatchNorm2d.forward, "bias"): _channels_bias,
 }
-for _kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+for _kind in CONVOLUTIONS:
     _KNOWN[_kind.forward, "weight"] = _conv
     _KNOWN[_kind.forward, "bias"] = _channels_bias
 
