@@ -151,6 +151,8 @@ class Training:
             return minimised
 
         self.method.step(self.optimizer, whole)
+        if not values:
+            raise IsoplastError(f"method {self.method.name} did a step without calling its closure")
         self.steps += 1
         loss = values[0]
         self.method.after_step(StepContext(unwrap(self.model), self.optimizer, inputs, loss, self.steps))
