@@ -200,7 +200,7 @@ def test_the_generators_go_back_only_if_they_should() -> None:
 
 
 def test_the_state_of_another_method_is_refused() -> None:
-    with pytest.raises(IsoplastError, match="the state is one of method redo, and this training is in"):
+    with pytest.raises(IsoplastError, match="the state is that of method redo, and this training uses adam"):
         started("adam").load_state_dict(started("redo").state_dict())
 
 

@@ -1,4 +1,4 @@
-"""`isoplast methods`: what there is, where it comes from, what it controls."""
+"""`isoplast methods`: what there is, where it comes from, what it controls, what it costs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import textwrap
 from typing import get_args
 
 from isoplast import methods
+from isoplast.cli._formulas import readable
 from isoplast.methods import Family, Method
 
 _WIDTH = 79
@@ -39,21 +40,19 @@ def details(name: str) -> str:
     """
     method = methods.get(name)
     parts = [methods.get(part) for part in name.split("+")]
-    documents = [_narrow(inspect.getdoc(type(part)) or "") for part in parts]
+    documents = [_narrow(readable(inspect.getdoc(type(part)) or "")) for part in parts]
     return "\n\n".join([_entry(method), *documents])
 
 
 def _narrow(document: str) -> str:
-    """The documentation with its lines refilled; formulas stay as they are."""
+    """The documentation with its lines refilled; every formula keeps a line of its own."""
     filled: list[str] = []
     for block in document.split("\n\n"):
-        if block.lstrip().startswith(".. math::"):
-            filled.append(block)
-            continue
         # A new item begins with a heading, a setting ("    every: ...") or behind one of them.
         items: list[str] = []
+        formula = block.startswith("    ")
         for line in block.splitlines():
-            if not items or _ITEM.match(line) or _HEADING.fullmatch(items[-1]):
+            if formula or not items or _ITEM.match(line) or _HEADING.fullmatch(items[-1]):
                 items.append(line)
             else:
                 items[-1] += " " + line.strip()
@@ -71,14 +70,14 @@ def _refilled(item: str) -> str:
 
 def _entry(method: Method) -> str:
     info = method.info
-    told = "; told where tasks begin" if info.needs_task_boundaries else ""
     lines = [
         f"{method.name}: {info.title}",
         _indented(info.source),
-        _indented(f"controls {info.controls}{told}"),
+        _indented(f"controls {info.controls}"),
+        _indented(f"costs {info.cost}"),
     ]
-    if info.cost != "nothing":
-        lines.append(_indented(f"costs {info.cost}"))
+    if info.needs_task_boundaries:
+        lines.append(_indented("needs task boundaries"))
     if info.example:
         lines.append(_indented(f"use it as {info.example}"))
     settings = ", ".join(f"{field}={_short(value)}" for field, value in method.settings())
