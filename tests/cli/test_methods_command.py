@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from isoplast import methods
 from isoplast.cli import main
 from isoplast.cli._formulas import readable
+from isoplast.cli._methods import markdown_table
+from isoplast.methods import Family
+
+DOCS = Path(__file__).parents[2] / "docs" / "remedies"
 
 
 def test_every_method_is_listed_once_with_its_source_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,3 +62,11 @@ def test_every_explanation_fits_a_terminal_but_for_formulas_and_loses_no_word(
         settings = document.partition("Args:")[2]
         for field, _ in methods.get(name).settings():
             assert f"\n    {field}: " not in settings or f"\n    {field}: " in said, "on a line of its own"
+
+
+@pytest.mark.parametrize("family", get_args(Family))
+def test_the_tables_of_the_documentation_are_those_of_the_metadata(family: Family) -> None:
+    """To renew one: python -c "from isoplast.cli._methods import markdown_table as t; print(t('resets'))"."""
+    table = markdown_table(family)
+    page = DOCS / f"{family.replace(' ', '-')}.md"
+    assert table in page.read_text(encoding="utf-8"), f"put this table into {page.name}:\n{table}"

@@ -13,6 +13,7 @@ from isoplast.methods import Family, Method
 
 _WIDTH = 79
 _HEADING = re.compile(r"[A-Z]\w+:")
+_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 _ITEM = re.compile(r" {4}\w+: ")
 
 
@@ -42,6 +43,24 @@ def details(name: str) -> str:
     parts = [methods.get(part) for part in name.split("+")]
     documents = [_narrow(readable(inspect.getdoc(type(part)) or "")) for part in parts]
     return "\n\n".join([_entry(method), *documents])
+
+
+def markdown_table(family: Family) -> str:
+    """The methods of a family as a table of the documentation, from their metadata alone."""
+    rows = [
+        "| method | controls | defaults | a step costs, beyond Adam's | needs task boundaries | source |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in methods.names():
+        method = methods.get(name)
+        info = method.info
+        if info.family == family:
+            defaults = ", ".join(f"`{field}` {_short(value)}" for field, value in method.settings())
+            boundaries = "yes" if info.needs_task_boundaries else "no"
+            source = _ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", info.source)
+            cells = (f"`{name}`", info.controls, defaults, info.cost, boundaries, source)
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def _narrow(document: str) -> str:
