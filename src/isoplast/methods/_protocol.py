@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from isoplast._core.errors import IsoplastError
 from isoplast._core.settings import Settings, check_fields, settings_of
 
 Inputs: TypeAlias = Any
@@ -138,6 +139,12 @@ class Method:
     )
 
     def __post_init__(self) -> None:
+        for attribute, kind in (("name", "str"), ("info", "MethodInfo")):
+            if not hasattr(self, attribute):
+                owner = type(self).__name__
+                raise IsoplastError(
+                    f"method class {owner} has no {attribute}: set `{attribute}: ClassVar[{kind}]`"
+                )
         check_fields(self, f"method {self.name}")
 
     def settings(self) -> Settings:

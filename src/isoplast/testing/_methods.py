@@ -74,11 +74,9 @@ def check_method(
 def check_metadata(method: Method) -> None:
     """Check what a method says about itself: its name, `info` and documentation."""
     kind = type(method)
-    name, info = getattr(method, "name", None), getattr(method, "info", None)
-    _require(isinstance(name, str) and name, method, "has no name: set `name: ClassVar[str]`")
-    assert isinstance(name, str)
-    _require(isinstance(info, MethodInfo), method, "has no metadata: set `info: ClassVar[MethodInfo]`")
-    assert isinstance(info, MethodInfo)
+    name, info = method.name, method.info
+    _require(isinstance(name, str) and name, method, "has a name that is no word")
+    _require(isinstance(info, MethodInfo), method, "has an info that is no MethodInfo")
     for field in ("title", "source", "controls", "cost"):
         _require(getattr(info, field), method, f"says no {field} in its metadata")
     _require(info.family in get_args(Family), method, f"is of family {info.family!r}: {get_args(Family)}")

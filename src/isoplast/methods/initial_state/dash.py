@@ -60,7 +60,8 @@ class DASH(TaskMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fraction(self, "alpha", "floor")
+        fraction(self, "alpha", above_zero=True)
+        fraction(self, "floor")
 
     def between_tasks(self, task: TaskContext) -> None:
         """Shrink the weights.
