@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from isoplast._core.errors import IsoplastError
+from isoplast.isometry import effective_rank
 
 Product = Callable[[Tensor], Tensor]
 
@@ -66,6 +67,11 @@ class Ritz:
         terms = torch.where(self.weights != 0, self.weights * function(self.values), 0.0)
         found = self.size * terms.sum(1)
         return Estimate(float(found.mean()), _standard_error(found))
+
+    def effective_rank(self) -> float:
+        """Estimate of the exponential of the entropy of the absolute eigenvalues over their sum."""
+        counts = self.size * self.weights / len(self.values)
+        return float(effective_rank(self.values.abs().flatten(), counts.flatten()))
 
     def density(self, points: Tensor, width: float) -> Tensor:
         """Spectral density, smoothed by Gaussians, at each of the points; it integrates to one.

@@ -77,7 +77,7 @@ class Linearised:
 
     def __init__(self, values: Tensor, at: Sequence[Tensor]) -> None:
         self.values, self.at = values, list(at)
-        self._pulled: tuple[Tensor, list[Tensor | None]] | None = None
+        self._pulled: tuple[Tensor, Sequence[Tensor | None]] | None = None
 
     @property
     def connected(self) -> bool:

@@ -17,6 +17,7 @@ from isoplast.diagnostics._lanczos import Ritz, lanczos
 from isoplast.diagnostics._linear import Linearised, derivatives, refuse_once_differentiable
 from isoplast.diagnostics._result import Result, format_number
 from isoplast.diagnostics.loss._objective import Loss, Objective, Part, finite
+from isoplast.isometry import effective_rank
 from isoplast.model import differentiable_kernels, preserve_state
 
 _KINDS = ("hessian", "gauss-newton")
@@ -250,8 +251,6 @@ def _summarise(found: Ritz, kind: str, top: int, samples: int) -> Curvature:
     best = int(found.values[:, 0].argmax())
     trace, error = _trace_of(found, lambda values: values)
     square, _ = _trace_of(found, torch.square)
-    absolute, _ = _trace_of(found, torch.abs)
-    entropy, _ = _trace_of(found, lambda values: torch.xlogy(values.abs(), values.abs()))
     return Curvature(
         kind=kind,
         eigenvalues=found.values[best, :top],
@@ -259,8 +258,9 @@ def _summarise(found: Ritz, kind: str, top: int, samples: int) -> Curvature:
         smallest=found.smallest.value,
         trace=trace,
         trace_error=error,
-        # exp(-sum p log p) with p = |lambda| / sum |lambda|; of the zero matrix the ranks are 0.
-        effective_rank=absolute * math.exp(-entropy / absolute) if absolute else 0.0,
+        effective_rank=float(effective_rank(found.values[0].abs()))
+        if _complete(found)
+        else found.effective_rank(),
         participation_rank=trace**2 / square if square else 0.0,
         complete=_complete(found),
         parameters=found.size,

@@ -104,7 +104,7 @@ def agree(own: Tensor, expected: Tensor, whole: float) -> bool:
     """
     eps = torch.finfo(own.dtype).eps
     allowed = 10 * eps**0.5 * float(expected.norm()) + 100 * eps * whole
-    return float((own.flatten() - expected.flatten()).norm()) <= allowed
+    return bool((own.flatten() - expected.flatten()).norm() <= allowed)
 
 
 def whole_norm(gradients: Iterable[Tensor]) -> float:
