@@ -95,7 +95,7 @@ def test_refuses_samples_out_of_range(made_up: None, samples: int) -> None:
 
 
 def test_suggests_the_nearest_name_and_split() -> None:
-    with pytest.raises(IsoplastError, match="unknown data 'cifar': did you mean 'cifar10'"):
+    with pytest.raises(IsoplastError, match="unknown data set 'cifar': did you mean 'cifar10'"):
         load_data("cifar")
     with pytest.raises(IsoplastError, match="unknown split 'tests': did you mean 'test'"):
         load_data("digits", split="tests")

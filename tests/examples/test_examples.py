@@ -51,8 +51,21 @@ def test_no_example_is_forgotten():
         "healthy_and_collapsed.py",
         "lipschitz_fit.py",
         "one_line_fix.py",
+        "own_loop.py",
     }
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
+
+
+@pytest.mark.parametrize("method", ["redo+layernorm", "adamo", "adam"])
+def test_own_loop(method):
+    said = output_of("own_loop.py", method)
+    left = [float(percent) for percent in re.findall(r"task \d: ([\d.]+)% of the variance", said)]
+    assert len(left) == 5
+    assert max(left) < 20  # 0.5 to 3.3
+
+
+def test_own_data():
+    assert "score" in output_of("bring_your_own/own_data.py")
 
 
 @pytest.mark.parametrize(("arguments", "lowest", "highest"), [((), 0, 50), (("--fixed",), 90, 100)])

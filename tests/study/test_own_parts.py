@@ -18,7 +18,7 @@ from isoplast.study import Run, Study, load_runs, load_study, open_run, run_stud
 from isoplast.testing import check_method, check_stream
 
 FOLDER = Path(__file__).parents[2] / "examples" / "bring_your_own"
-COMMAND = [sys.executable, "-c", "import sys; from isoplast.cli import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-m", "isoplast"]
 
 
 @pytest.fixture

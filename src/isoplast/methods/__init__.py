@@ -18,6 +18,7 @@ from isoplast.methods._protocol import (
     TaskMethod,
 )
 from isoplast.methods._registry import METHODS, get, names, register
+from isoplast.methods._train_step import train_step
 from isoplast.methods._training import Training, training
 from isoplast.methods.architecture.activations import (
     AdaLin,
@@ -139,5 +140,6 @@ __all__ = [
     "names",
     "register",
     "trace_units",
+    "train_step",
     "training",
 ]

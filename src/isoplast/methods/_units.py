@@ -1,5 +1,5 @@
-"""What methods ask about the units and output layers of a network, for those that others write, too."""
+"""Where the units of a network were before 0.1; they are offered by `isoplast.methods`. Goes with 0.2."""
 
-from isoplast.model import UnitGroup, Units, declare_units, head_name, head_names, trace_units
+from isoplast.model import UnitGroup, Units, declare_units, head_name, trace_units
 
-__all__ = ["UnitGroup", "Units", "declare_units", "head_name", "head_names", "trace_units"]
+__all__ = ["UnitGroup", "Units", "declare_units", "head_name", "trace_units"]
