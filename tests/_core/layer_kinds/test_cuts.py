@@ -47,7 +47,7 @@ def rows(*counts: int) -> list[Tensor]:
 
 
 def by_heads(groups: int, *counts: int) -> list[Tensor]:
-    """The rows of every matrix where each head, or group of heads, has its queries, key and value together."""
+    """The rows of every matrix where each head, or group of heads, has queries, key and value together."""
     return rows(*counts * groups)
 
 
