@@ -161,9 +161,7 @@ def _orthogonal_matrices_(model: nn.Module, name: str, weight: nn.Parameter, gai
             nn.init.orthogonal_(block, gain)
 
 
-def _initialize_convolution(
-    name: str, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, gain: float, conv: str
-) -> None:
+def _initialize_convolution(name: str, module: kinds.Convolution, gain: float, conv: str) -> None:
     if conv == "kernel":
         _orthogonal_blocks_(module.weight, module.groups, gain)
         return

@@ -28,6 +28,7 @@ _PAIRS = {
     ("q", "k"): re.compile(r"(?i:(to_)?w?qk(_proj|_lin|_linear)?)"),
     ("gate", "up"): re.compile(r"(?i:gate_up(_proj)?|w12)"),
 }
+_SEVERAL = (_INTERLEAVED, _FUSED, _INPUT, *_PAIRS.values())
 _SINGLE = re.compile(r"(?i:(to_)?w?_?(q|k|v|query|key|value)(_proj|_lin|_linear)?(_weight)?)")
 # Names of language models whose grouped queries, keys and values lie one after the other.
 _IN_ORDER = re.compile(r"Wqkv|qkv_proj")
@@ -101,9 +102,11 @@ def cut_of_module(model: nn.Module, name: str, weight: Tensor, *, per_head: bool
         count = gates(module, leaf)
         reason = f"{count} gates of {type(module).__name__}" if count > 1 else "recurrent layer"
         return Cut(reason, split=count)
-    beside = _beside_module(model, owner_name(name), own)
     swapped = stores_transposed(module)
     known = isinstance(module, (*MAPS, nn.MultiheadAttention)) or swapped
+    fused = any(pattern.fullmatch(own) for pattern in _SEVERAL)
+    # Most layers are neither fused nor asked for their heads: nothing beside them is looked at.
+    beside = _beside_module(model, owner_name(name), own) if fused or per_head else _Beside()
     if isinstance(module, nn.MultiheadAttention) and leaf == "in_proj_weight":
         cut = _thirds()
     else:

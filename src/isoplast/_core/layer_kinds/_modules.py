@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from torch import Tensor, nn
+
+Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -19,6 +23,7 @@ EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 BATCH_NORMS = nn.modules.batchnorm._NormBase
 """Normalisations with a scale for each channel that belongs to this channel alone."""
 
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 NORMALISATIONS = (BATCH_NORMS, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 POOLS = (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isoplast._core.errors import IsoplastError
-from isoplast._core.layer_kinds import LAYERS
+from isoplast._core.layer_kinds import LAYERS, Convolution
 from isoplast.diagnostics._result import Result, wrapped
 from isoplast.diagnostics.activity._activity import Activity, NoHiddenLayer, activity
 from isoplast.diagnostics.health._findings import (
@@ -44,7 +44,6 @@ from isoplast.model import (
     unwrap,
 )
 
-_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _BATCH = 256
 _ASSUMPTION = "assumed: ReLU between the linear layers"
 
@@ -205,10 +204,10 @@ class Feed:
 
 def feeding(model: nn.Module, inputs: Any) -> Feed:
     """Run a network on inputs and look at the layers before its activations."""
-    layers: dict[str, nn.Linear | _Convolution] = {}
+    layers: dict[str, nn.Linear | Convolution] = {}
     largest: dict[str, float] = {}
 
-    def enter(name: str, layer: nn.Linear | _Convolution, given: tuple[Tensor, ...]) -> None:
+    def enter(name: str, layer: nn.Linear | Convolution, given: tuple[Tensor, ...]) -> None:
         largest[name] = max(largest.get(name, 0.0), _largest_norm(layer, given[0]))
 
     with preserve_state(model) as network, torch.no_grad(), contextlib.ExitStack() as stack:
@@ -239,7 +238,7 @@ def batches(inputs: Any) -> Iterator[Any]:
         yield take_samples(inputs, slice(start, start + _BATCH))
 
 
-def _largest_norm(layer: nn.Linear | _Convolution, hidden: Tensor) -> float:
+def _largest_norm(layer: nn.Linear | Convolution, hidden: Tensor) -> float:
     """The largest norm of a vector that the rows of the weight are multiplied with: a patch of an image."""
     energy = hidden.double().square()
     if isinstance(layer, nn.Linear):

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast._core.layer_kinds import BATCH_NORMS, NORMALISATIONS
+from isoplast._core.layer_kinds import BATCH_NORMS, INSTANCE_NORMS, NORMALISATIONS
 from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import fraction, positive
@@ -125,12 +125,11 @@ class BatchNorm(Method):
 
 _TOKENS = (Attention, nn.MultiheadAttention, nn.Embedding)
 _ATTENTION = (Attention, nn.MultiheadAttention)
-_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _DIMS = ((nn.BatchNorm2d, -3), (nn.InstanceNorm2d, -3), (nn.BatchNorm3d, -4), (nn.InstanceNorm3d, -4))
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
-    return isinstance(module, BATCH_NORMS) and not isinstance(module, _INSTANCE_NORMS)
+    return isinstance(module, BATCH_NORMS) and not isinstance(module, INSTANCE_NORMS)
 
 
 def _is_layer_norm(module: nn.Module) -> bool:
