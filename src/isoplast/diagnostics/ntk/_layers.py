@@ -49,11 +49,13 @@ class Seen:
         module: the layer.
         inputs: what it was applied to.
         signals: (n, C, k, ...): C derivatives of the k rows of its output that belong to each sample.
+        call: its number among all calls.
     """
 
     module: nn.Module
     inputs: Tensor
     signals: Tensor
+    call: int
 
     def inputs_last(self, values: Tensor) -> Tensor:
         """Values like the inputs with the features last: (n, positions, features)."""
@@ -76,11 +78,16 @@ class Seen:
 
 
 def _linear(seen: Seen) -> Term:
-    return Outer(seen.inputs_last(seen.inputs), seen.signals_last(seen.module.out_features))  # type: ignore[arg-type]
+    signals = seen.signals_last(seen.module.out_features)  # type: ignore[arg-type]
+    return Outer(seen.inputs_last(seen.inputs), signals, call=seen.call)
 
 
 def _linear_bias(seen: Seen) -> Term:
-    return Explicit(seen.signals_last(seen.module.out_features).sum(2))  # type: ignore[arg-type]
+    signals = seen.signals_last(seen.module.out_features)  # type: ignore[arg-type]
+    if signals.shape[2] > 1:
+        return Explicit(signals.sum(2))
+    # A matrix with one column, applied to ones: it shares its Gram matrix with the weight.
+    return Outer(signals.new_ones(len(signals), 1, 1), signals, call=seen.call)
 
 
 def _conv(seen: Seen) -> Term:
@@ -236,8 +243,9 @@ def signals(calls: list[Call], outputs: Tensor, cotangents: Iterator[Tensor], co
             call.module,
             call.inputs.to(signal.dtype) if call.inputs.is_floating_point() else call.inputs,
             signal,
+            number,
         )
-        for call, signal in zip(calls, found, strict=True)
+        for number, (call, signal) in enumerate(zip(calls, found, strict=True))
     ]
 
 

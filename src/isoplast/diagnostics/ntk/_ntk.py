@@ -27,7 +27,7 @@ from isoplast.model import (
 )
 
 # Activations that a graph of gradients keeps, relative to one of outputs.
-_TWICE = 4
+_TWICE = 8
 
 METHODS = ("auto", "layers", "samples", "lanczos")
 
@@ -136,7 +136,7 @@ def ntk(
             return nothing(bad, method, facts)
         if method == "lanczos":
             how = plan(network, inputs, parameters, method)
-            block = max(1, min(samples, memory_limit // max(1, _TWICE * how.per_sample)))
+            block = max(1, min(samples, memory_limit // max(1, _TWICE * how.activations)))
             product = Products(network, inputs, parameters, block)
             return estimated(product, values, basis, gradient, (steps, probes, seed), facts)
         how, matrix = _whole(network, inputs, parameters, method, memory_limit)
