@@ -52,14 +52,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_all_arms_are_drawn_in_every_figure_without_a_complaint(
+def test_all_methods_are_drawn_in_every_figure_without_a_complaint(
     page: browser.Page, report: Path, dark: bool
 ) -> None:
     page.show(report, dark=dark)
     assert page.complaints() == []
     assert page.requests() == [report.resolve().as_uri()]
     for name in ("accuracy", "sigma_max", "sigma_min", "dead", "dormant"):
-        assert page.evaluate(lines_drawn(f"figure-{name}")) == len(synthetic.ARMS)
+        assert page.evaluate(lines_drawn(f"figure-{name}")) == len(synthetic.METHODS)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     paper = page.evaluate("document.querySelector('.plot .main-svg').style.background")
     assert background == ("rgb(13, 15, 18)" if dark else "rgb(245, 246, 248)")
@@ -73,12 +73,12 @@ def test_the_theme_can_change_while_the_page_is_open(page: browser.Page, report:
     assert page.complaints() == []
 
 
-def test_an_arm_can_be_hidden_and_a_layer_picked(page: browser.Page, report: Path) -> None:
+def test_a_method_can_be_hidden_and_a_layer_picked(page: browser.Page, report: Path) -> None:
     page.show(report)
-    page.evaluate("document.querySelector('button.arm').click()")
+    page.evaluate("document.querySelector('button.curve').click()")
     for name in ("accuracy", "sigma_min", "dormant"):
-        page.wait(f"{lines_drawn(f'figure-{name}')} === {len(synthetic.ARMS) - 1}")
-    assert page.evaluate("document.querySelectorAll('button.arm[aria-pressed=false]').length") == 4
+        page.wait(f"{lines_drawn(f'figure-{name}')} === {len(synthetic.METHODS) - 1}")
+    assert page.evaluate("document.querySelectorAll('button.curve[aria-pressed=false]').length") == 4
     shown = """document.querySelector('[data-figure="figure-dead"]').data.find((t) => t.visible && t.name)"""
     last = f"{shown}.y.at(-1)"
     before = page.evaluate(last)

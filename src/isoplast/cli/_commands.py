@@ -16,7 +16,7 @@ from isoplast._core.settings import Settings
 from isoplast.cli import _inspect as _inspect_commands
 from isoplast.cli import _methods as _methods_command
 from isoplast.cli._display import display
-from isoplast.cli._summary import summary, summary_table
+from isoplast.cli._summary import summary_line, summary_table
 from isoplast.study import (
     Outcome,
     Run,
@@ -258,11 +258,7 @@ def _write_report(directory: Path, out: Path | None = None) -> Path:
 
 
 def _conclude(directory: RunDirectory) -> None:
-    row = summary(load_study(directory.path)).row(0, named=True)
-    print(
-        f"accuracy: first task {row['first']:.2f}, worst {row['worst']:.2f}, last {row['last']:.2f}; "
-        f"results in {directory.path}"
-    )
+    print(f"{summary_line(load_study(directory.path))}; results in {directory.path}")
 
 
 def _key_values(flag: str, words: Sequence[str], taken: Collection[str] = ()) -> Settings:
