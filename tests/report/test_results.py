@@ -85,7 +85,10 @@ def test_a_combination_takes_over(tmp_path: Path) -> None:
 def test_a_penalty_has_no_time_constant(tmp_path: Path, method: str) -> None:
     result = adamo(tmp_path, method=method, hyper=())
     assert isometry(result) is None
-    assert results_table([result]).rows[0][-3:] == ["–", "–", "–"]
+    assert "λ" not in results_table([result]).head
+    both = results_table([result, adamo(tmp_path / "other")])
+    assert both.rows[0][-3:] == ["–", "–", "–"]
+    assert both.rows[1][-3] == "0.01"
 
 
 def test_only_the_tasks_with_isometry_count(tmp_path: Path) -> None:
@@ -124,3 +127,9 @@ def test_failed_and_open_runs_are_listed_with_where_and_why(tmp_path: Path) -> N
     assert "after 7 of 24 tasks: the loss is nan at task 7" in " ".join(failed)
     assert broken.id in " ".join(failed)
     assert "of 3 runs, 1 not started yet" in " ".join(waiting)
+
+
+def test_a_learning_rate_is_a_column_where_it_differs(tmp_path: Path) -> None:
+    for place, rates in enumerate(([3e-3], [3e-3, 3e-3], [3e-3, 1e-3])):
+        shown = [adamo(tmp_path / f"{place}{number}", tasks=2, lr=lr) for number, lr in enumerate(rates)]
+        assert ("lr" in results_table(shown).head) == (place != 1)

@@ -14,6 +14,7 @@ _HEAD = (
     *("Method", "First task", "Worst task", "Last task", "Mean", "Seeds", "lr"),
     *("λ", "Time constant", "Isometry time"),
 )
+_ALWAYS = 6  # the columns up to the seeds
 _OPEN = {"running": "still running", "waiting": "not started yet"}
 
 
@@ -25,7 +26,15 @@ def results_table(results: Sequence[MethodRuns]) -> Table:
         "which a singular value's excess over 1 falls to 1/e. Isometry time: 8 lr λ × steps, the length of "
         "the run in time constants."
     )
-    return Table(caption, _HEAD, [_row(result) for result in results])
+    rows = [_row(result) for result in results]
+    kept = [place for place in range(len(_HEAD)) if place < _ALWAYS or not _says_nothing(rows, place)]
+    return Table(caption, [_HEAD[place] for place in kept], [[row[place] for place in kept] for row in rows])
+
+
+def _says_nothing(rows: Sequence[Sequence[str]], place: int) -> bool:
+    """Whether a column is empty, or the same for all methods: then the configuration says it once."""
+    cells = {row[place] for row in rows}
+    return cells == {NONE} or (_HEAD[place] == "lr" and len(rows) > 1 and len(cells) == 1)
 
 
 def _row(result: MethodRuns) -> list[str]:
