@@ -16,7 +16,7 @@ import synthetic
 from isoplast._core.errors import IsoplastError
 from isoplast.cli import _commands, _studies
 from isoplast.report import write_report
-from isoplast.report.data._arms import PROBES
+from isoplast.report.data._method_runs import PROBES
 from isoplast.study import Run, RunDirectory, read_rows
 
 

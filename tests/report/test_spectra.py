@@ -47,7 +47,7 @@ def row(method: str, label: str, task: int, seed: int, spectrum: Spectrum, accur
     }
 
 
-def arm(method: str, spectrum: Spectrum, label: str = "", seeds: int = 2) -> list[dict[str, Any]]:
+def result(method: str, spectrum: Spectrum, label: str = "", seeds: int = 2) -> list[dict[str, Any]]:
     """Runs of four tasks that end with this spectrum."""
     named = label or {"adam": "Adam", "adamo": "AdamO"}.get(method, method)
     return [
@@ -60,13 +60,13 @@ def arm(method: str, spectrum: Spectrum, label: str = "", seeds: int = 2) -> lis
 ADAM: Spectrum = (0.01, 1.0, 100.0)
 
 
-def read(*arms: list[dict[str, Any]]) -> dict[str, Reading]:
-    rows = [row for rows in arms for row in rows]
+def read(*results: list[dict[str, Any]]) -> dict[str, Reading]:
+    rows = [row for rows in results for row in rows]
     return {reading.title: reading for reading in readings(pl.DataFrame(rows))}
 
 
 def test_means_over_seeds_and_the_last_three_tasks_without_the_head() -> None:
-    found = read(arm("adam", ADAM))["adam"]
+    found = read(result("adam", ADAM))["adam"]
     assert (found.seeds, found.verdict) == (2, "the baseline")
     assert found.accuracy_low == pytest.approx(0.7)
     assert found.accuracy_high == pytest.approx(0.72)
@@ -100,24 +100,24 @@ def test_the_verdict_compares_the_claim_with_the_drift(
     method: str, spectrum: Spectrum, holds: list[str], verdict: str
 ) -> None:
     reading = next(
-        one for one in read(arm("adam", ADAM), arm(method, spectrum)).values() if one.name == method
+        one for one in read(result("adam", ADAM), result(method, spectrum)).values() if one.name == method
     )
     assert list(reading.holds) == holds
     assert reading.verdict == verdict
 
 
 def test_half_of_adams_drift_is_half_removed() -> None:
-    reading = read(arm("adam", ADAM), arm("adamo", (0.1, 1.0, 10.0)))["adamo"]
+    reading = read(result("adam", ADAM), result("adamo", (0.1, 1.0, 10.0)))["adamo"]
     assert reading.removed["largest"] == pytest.approx(0.5)
     assert reading.removed["all"] == pytest.approx(0.5)
 
 
-def test_arms_of_one_method_are_told_apart_and_sorted_by_claim() -> None:
+def test_methods_of_one_method_are_told_apart_and_sorted_by_claim() -> None:
     found = read(
-        arm("adam", ADAM),
-        arm("redo", ADAM),
-        arm("adamo", (0.9, 1.0, 1.1)),
-        arm("adamo", (0.99, 1.0, 1.01), "AdamO, isometry 0.1"),
+        result("adam", ADAM),
+        result("redo", ADAM),
+        result("adamo", (0.9, 1.0, 1.1)),
+        result("adamo", (0.99, 1.0, 1.01), "AdamO, isometry 0.1"),
     )
     assert list(found)[:2] == ["adamo", "adamo, isometry 0.1"]
     assert list(found)[-1] == "adam"
@@ -125,13 +125,13 @@ def test_arms_of_one_method_are_told_apart_and_sorted_by_claim() -> None:
 
 def test_runs_without_a_finished_task_do_not_count() -> None:
     with pytest.raises(IsoplastError, match="no finished task of adam"):
-        readings(pl.DataFrame(arm("adamo", ADAM)))
-    unfinished = [one | {"run_id": "other"} for one in arm("adam", ADAM, seeds=1) if one["task"] < 0]
-    assert read(arm("adam", ADAM), unfinished)["adam"].seeds == 2
+        readings(pl.DataFrame(result("adamo", ADAM)))
+    unfinished = [one | {"run_id": "other"} for one in result("adam", ADAM, seeds=1) if one["task"] < 0]
+    assert read(result("adam", ADAM), unfinished)["adam"].seeds == 2
 
 
 def test_the_table_has_a_cell_for_every_column_and_infinity_is_a_word() -> None:
-    found = list(read(arm("adam", (0.0, 1.0, 100.0)), arm("adamo", (0.9, 1.0, 1.1))).values())
+    found = list(read(result("adam", (0.0, 1.0, 100.0)), result("adamo", (0.9, 1.0, 1.1))).values())
     head, rule, *rows = table(found).splitlines()
     assert {line.count(" | ") for line in (head, *rows)} == {16}
     assert rule.count("|") == 18
@@ -146,7 +146,9 @@ def test_the_table_has_a_cell_for_every_column_and_infinity_is_a_word() -> None:
 def test_the_histograms_are_well_formed_and_inside_their_panels() -> None:
     found = list(
         read(
-            arm("adam", (0.0, 1.0, 1e9)), arm("adamo", (0.9, 1.0, 1.1), "AdamO, <b>&"), arm("redo", START)
+            result("adam", (0.0, 1.0, 1e9)),
+            result("adamo", (0.9, 1.0, 1.1), "AdamO, <b>&"),
+            result("redo", START),
         ).values()
     )
     root = ElementTree.fromstring(histograms(found))

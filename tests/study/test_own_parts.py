@@ -33,7 +33,11 @@ def own_parts() -> Iterator[object]:
 
 
 def isoplast(*words: str, folder: Path, path: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, *sys.path])), "COLUMNS": "200"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [path, *sys.path])),
+        "COLUMNS": "200",
+    }
     return subprocess.run(
         [*COMMAND, *words], capture_output=True, text=True, cwd=folder, env=environment, check=False
     )

@@ -278,6 +278,8 @@ def test_fire_clears_the_optimizers_state_unless_asked_to_keep_it() -> None:
     assert len(with_tasks(methods.get("fire"), network(), tasks=1).state) == 6
     assert len(with_tasks(methods.get("fire"), network(), tasks=2).state) == 0
     assert len(with_tasks(methods.get("fire", reset_optimizer=False), network(), tasks=2).state) == 6
+
+
 class Conv1D(nn.Module):
     """GPT-2's linear layer, with a weight (in, out)."""
 
@@ -322,12 +324,6 @@ def test_fire_does_not_read_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     decided = [dataclasses.replace(decision, reason="quia") for decision in fire.decide(model)]
     monkeypatch.setattr(fire, "decide", lambda model: decided)
     assert len(methods.get("fire")._blocks(model)) == 2
-
-
-def test_fire_clears_the_optimizers_state_unless_told_otherwise() -> None:
-    assert len(announced(methods.get("fire"), network(), tasks=1).state) == 6
-    assert len(announced(methods.get("fire"), network(), tasks=2).state) == 0
-    assert len(announced(methods.get("fire", reset_optimizer=False), network(), tasks=2).state) == 6
 
 
 def test_fire_leaves_a_tap_of_zeros() -> None:

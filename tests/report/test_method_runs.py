@@ -1,4 +1,4 @@
-"""The frame of a study, cut into arms."""
+"""The frame of a study, cut into methods."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import pytest
 import synthetic
 
 from isoplast._core.errors import IsoplastError
-from isoplast.report.data._arms import Switch, arms, band_words, over_seeds
+from isoplast.report.data._method_runs import Switch, band_words, method_runs, over_seeds
 from isoplast.study import load_study
 
 
-def test_one_arm_per_setting_in_the_order_of_the_study(tmp_path: Path) -> None:
-    found = arms(load_study(synthetic.write_study(tmp_path)))
-    assert [arm.label for arm in found] == list(synthetic.ARMS)
-    assert all(arm.seeds == (0, 1) for arm in found)
+def test_one_method_per_setting_in_the_order_of_the_study(tmp_path: Path) -> None:
+    found = method_runs(load_study(synthetic.write_study(tmp_path)))
+    assert [result.label for result in found] == list(synthetic.METHODS)
+    assert all(result.seeds == (0, 1) for result in found)
     adam = found[0]
     assert adam.tasks.tolist() == list(range(-1, 24))
     assert adam.score.shape == (2, 25)
     assert adam.score[1, 1:4] == pytest.approx([0.92, 0.84, 0.76])
     assert adam.per_layer["sigma_max"].shape == (2, 25, 4)
     assert adam.per_layer["dead"].shape == (2, 25, 3)
-    assert len({(arm.style.light, arm.style.dash, arm.style.marker) for arm in found}) == 4
+    assert len({(result.style.light, result.style.dash, result.style.marker) for result in found}) == 4
 
 
 def test_a_change_of_method_is_seen_in_the_data(tmp_path: Path) -> None:
-    found = arms(load_study(synthetic.write_study(tmp_path)))
-    assert [arm.switches for arm in found] == [(), (), (), (Switch(12, "Adam", "AdamO"),)]
+    found = method_runs(load_study(synthetic.write_study(tmp_path)))
+    assert [result.switches for result in found] == [(), (), (), (Switch(12, "Adam", "AdamO"),)]
 
 
 def test_settings_that_share_a_label_are_told_apart(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_settings_that_share_a_label_are_told_apart(tmp_path: Path) -> None:
         synthetic.write_run(
             tmp_path, synthetic.specification("Adam", 0, tasks=2, lr=lr), synthetic.collapsing
         )
-    labels = [arm.label for arm in arms(load_study(tmp_path))]
+    labels = [result.label for result in method_runs(load_study(tmp_path))]
     assert sorted(labels) == ["Adam, lr 0.0001", "Adam, lr 0.003"]
 
 
@@ -45,9 +45,9 @@ def test_what_a_seed_did_not_reach_is_missing_and_the_mean_goes_on_without_it(tm
     whole, torn = (synthetic.specification("AdamO", seed, tasks=4) for seed in (0, 1))
     synthetic.write_run(tmp_path, whole, synthetic.staying)
     synthetic.write_run(tmp_path, torn, synthetic.staying, state="failed", done=2)
-    (arm,) = arms(load_study(tmp_path))
-    assert np.isnan(arm.score[1]).tolist() == [False, False, False, True, True]
-    mean, low, high = over_seeds(arm.score)
+    (result,) = method_runs(load_study(tmp_path))
+    assert np.isnan(result.score[1]).tolist() == [False, False, False, True, True]
+    mean, low, high = over_seeds(result.score)
     assert mean[1:] == pytest.approx([0.885, 0.915, 0.88, 0.91])
     assert low[3:].tolist() == high[3:].tolist() == mean[3:].tolist()
 
@@ -66,20 +66,22 @@ def test_the_band_is_the_range_of_few_seeds_and_the_deviation_of_many() -> None:
 @pytest.mark.parametrize(
     ("seeds", "words"),
     [
-        (1, "One seed per arm"),
+        (1, "One seed per method"),
         (4, "n = 4 seeds. Band: lowest to highest"),
         (5, "n = 5 seeds. Band: one standard"),
     ],
 )
 def test_the_caption_says_what_the_band_is(tmp_path: Path, seeds: int, words: str) -> None:
-    assert words in band_words(arms(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds, tasks=1))))
+    assert words in band_words(
+        method_runs(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds, tasks=1)))
+    )
 
 
 def test_frames_without_a_report_in_them_are_refused(tmp_path: Path) -> None:
     frame = load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=2))
     with pytest.raises(IsoplastError, match="no finished task"):
-        arms(frame.filter(pl.col("task") < 0))
+        method_runs(frame.filter(pl.col("task") < 0))
     with pytest.raises(IsoplastError, match="no finished task"):
-        arms(frame.with_columns(score=pl.lit(None, dtype=pl.Float64)))
+        method_runs(frame.with_columns(score=pl.lit(None, dtype=pl.Float64)))
     with pytest.raises(IsoplastError, match="'score'"):
-        arms(frame.drop("score"))
+        method_runs(frame.drop("score"))

@@ -1,7 +1,7 @@
-"""The frame of a study, cut into arms: one array per metric, seeds by tasks.
+"""The frame of a study, cut into methods: one array per metric, seeds by tasks.
 
-An arm is a setting that was run with one or more seeds. Everything the page says about it (curves, table,
-headline) is computed from here, so that no two places of the page can disagree.
+A method here is a method with its settings, run with one or more seeds. Everything the page says about it
+(curves, table, headline) is computed from here, so that no two places of the page can disagree.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _REQUIRED = ("run_id", "label", "seed", "task", "score", "primary")
 
 @dataclass(frozen=True)
 class Switch:
-    """An arm goes on with another method: the 0-based first task of the new one."""
+    """A method gives way to another: the 0-based first task of the new one."""
 
     task: int
     old: str
@@ -53,7 +53,7 @@ class Switch:
 
 
 @dataclass(frozen=True)
-class Arm:
+class MethodRuns:
     """All runs of one setting.
 
     Args:
@@ -65,7 +65,7 @@ class Arm:
         probes: metric name -> array (seeds, T), for those of `PROBES` that were measured.
         methods: the title of the method in force in each task.
         runs: the ids of its runs, one per seed.
-        settings: the columns of the spec that all runs of the arm share.
+        settings: the columns of the spec that all its runs share.
     """
 
     label: str
@@ -85,6 +85,11 @@ class Arm:
     settings: dict[str, Any]
 
     @property
+    def sign(self) -> float:
+        """1 where more is better, -1 where less is."""
+        return -1.0 if self.metric.higher_is_better is False else 1.0
+
+    @property
     def trained(self) -> npt.NDArray[np.bool_]:
         """Which columns belong to tasks that were trained on (all but the untrained network's)."""
         return self.tasks >= 0
@@ -101,15 +106,15 @@ class Arm:
         return self.units if metric in _PER_ACTIVATION else self.layers
 
 
-def arms(frame: pl.DataFrame) -> list[Arm]:
-    """The arms of a study.
+def method_runs(frame: pl.DataFrame) -> list[MethodRuns]:
+    """The runs of a study, by method and settings.
 
     Args:
         frame: one row per (run, task), as `isoplast.study.load_study` returns it.
 
     Returns:
-        One Arm per distinct setting with a finished task, in the order of the frame. To a label that several
-        settings share, what tells them apart is appended.
+        One for each distinct setting with a finished task, in the order of the frame. To a label that
+        several settings share, what tells them apart is appended.
 
     Raises:
         IsoplastError: the frame is empty, lacks a column, or holds no score at all.
@@ -127,7 +132,7 @@ def arms(frame: pl.DataFrame) -> list[Arm]:
     groups = [group for group in every if not group.filter(finished).is_empty()]
     labels = _distinct_labels([{name: group[name][0] for name in spec} for group in groups])
     found = enumerate(zip(labels, groups, strict=True))
-    return [_arm(label, group, style(index), spec) for index, (label, group) in found]
+    return [_runs_of(label, group, style(index), spec) for index, (label, group) in found]
 
 
 def varying(settings: Sequence[dict[Key, Any]]) -> list[Key]:
@@ -144,7 +149,7 @@ def _distinct_labels(settings: list[dict[str, Any]]) -> list[str]:
     return labels
 
 
-def _arm(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) -> Arm:
+def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) -> MethodRuns:
     tasks = np.array(sorted(group["task"].unique()), dtype=np.int64)
     seeds = tuple(sorted(group["seed"].unique()))
     place = {(seed, task): (i, j) for i, seed in enumerate(seeds) for j, task in enumerate(tasks.tolist())}
@@ -167,7 +172,7 @@ def _arm(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) -> A
 
     active = {row["task"]: _title(row.get("method_active") or "") for _, row in rows}
     chance = [row["chance"] for _, row in rows if row.get("chance") is not None]
-    return Arm(
+    return MethodRuns(
         label=label,
         style=look,
         seeds=seeds,
@@ -220,11 +225,11 @@ def over_seeds(values: Array) -> tuple[Array, Array, Array]:
     return mean, mean - spread, mean + spread
 
 
-def band_words(arms: Iterable[Arm]) -> str:
-    """What the bands of these arms show, in words."""
-    counts = sorted({len(arm.seeds) for arm in arms})
+def band_words(results: Iterable[MethodRuns]) -> str:
+    """What the bands of these methods show, in words."""
+    counts = sorted({len(result.seeds) for result in results})
     if counts == [1]:
-        return "One seed per arm: no band."
+        return "One seed per method: no band."
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     if counts[-1] <= 4:
         return f"Line: mean over n = {n} seeds. Band: lowest to highest seed."
@@ -232,5 +237,5 @@ def band_words(arms: Iterable[Arm]) -> str:
         return f"Line: mean over n = {n} seeds. Band: one standard deviation either way."
     return (
         f"Line: mean over n = {n} seeds. Band: one standard deviation either way; lowest to highest seed "
-        "where an arm has four seeds or fewer."
+        "where a method has four seeds or fewer."
     )
