@@ -53,7 +53,13 @@ def share(name: str, value: float) -> float:
 
 
 def sign(higher_is_better: bool) -> float:
-    """What turns a difference of scores into a gain."""
+    """What turns a difference of scores into a gain.
+
+    Raises:
+        IsoplastError: the direction is not known.
+    """
+    if not isinstance(higher_is_better, bool | np.bool_):
+        raise IsoplastError(f"higher_is_better is {higher_is_better}: say True or False")
     return 1.0 if higher_is_better else -1.0
 
 

@@ -40,11 +40,6 @@ class Comparison:
     detectable: float
     unpaired: int
 
-    @property
-    def exploratory(self) -> bool:
-        """Whether it rests on too few seeds for a claim: fewer than ten."""
-        return self.gain.exploratory
-
     def __str__(self) -> str:
         return f"{self.gain}, g = {self.effect_size:.2f}, p = {self.p_adjusted:.2g}"
 
@@ -192,7 +187,7 @@ def false_discovery_rate(p: ArrayLike) -> Array:
     r"""p values adjusted so that the expected share of false claims stays below the level.
 
     In ascending order :math:`\tilde p_{(i)} = \min_{j \ge i} \min(1, p_{(j)}\, m / j)`; for tests that are
-    independent or positively dependent, as comparisons with one baseline are.
+    independent or positively dependent, as comparisons with one baseline about are.
 
     Args:
         p: shape (tests,), in [0, 1]; NaN (a comparison of a single seed) counts as a test and stays NaN.
@@ -213,7 +208,7 @@ def false_discovery_rate(p: ArrayLike) -> Array:
     """
     values, order, known = _ascending(p)
     count = len(values)
-    ratios = values[order] * count / np.arange(1, count + 1)
+    ratios = values[order] * (count / np.arange(1, count + 1))  # so bracketed never below p by rounding
     return _back(np.minimum.accumulate(ratios[::-1])[::-1], order, known)
 
 
@@ -237,7 +232,7 @@ def minimum_detectable_effect(
         A gain, in units of the deviation; infinite for fewer than two seeds, which show nothing.
 
     Raises:
-        IsoplastError: the deviation is negative, or a number is out of range.
+        IsoplastError: a number is out of range.
 
     Example:
         >>> [round(minimum_detectable_effect(1.0, seeds), 2) for seeds in (3, 5, 10, 30)]
@@ -249,10 +244,10 @@ def minimum_detectable_effect(
     share("confidence", confidence)
     if not 0.5 <= power < 1:
         raise IsoplastError(f"power is {power}: it must lie between 0.5 and 1, 0.8 say")
-    if deviation < 0:
-        raise IsoplastError(f"deviation is {deviation}: a standard deviation is not negative")
     if seeds < 2:
         return math.inf
+    if not 0 <= deviation < math.inf:
+        raise IsoplastError(f"deviation is {deviation}: give a standard deviation, 0 or more")
     shift = special.nctdtrinc(seeds - 1, 1 - power, critical(confidence, seeds - 1))
     return float(shift) * deviation / math.sqrt(seeds)
 

@@ -81,7 +81,7 @@ def mean(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
     r"""Mean over seeds with Student's interval.
 
     :math:`\bar x \pm t_{n-1} s / \sqrt n`, exact for normal values at any number of seeds. The percentile
-    bootstrap asks for less and covers too rarely with few (five normal values: 82 % instead of 95 %).
+    bootstrap asks for less and covers too rarely with few (five normal values: 84 % instead of 95 %).
 
     Args:
         values: one number for each seed, shape (seeds,): `average(scores)`, `last(scores, 10)`, ...
@@ -171,9 +171,10 @@ def interquartile_mean(scores: ArrayLike) -> Array:
     """
     found = np.asarray(scores, dtype=np.float64)
     flat = found.reshape(*found.shape[:-2], -1)
-    count = flat.shape[-1]
-    cut = count // 4
-    middle = np.partition(flat, (cut, count - cut - 1), axis=-1)[..., cut : count - cut]
+    cut = flat.shape[-1] // 4
+    kept = flat.shape[-1] - 2 * cut
+    # One end after the other: numpy partitions at two places at once thirty times slower.
+    middle = np.partition(np.partition(flat, cut)[..., cut:], kept - 1)[..., :kept]
     return np.asarray(middle.mean(axis=-1))
 
 
@@ -203,7 +204,8 @@ def aggregate(
         confidence: coverage, in (0, 1).
         independent_tasks: whether each seed of each task was a run of its own (as the games of a benchmark):
             then the bootstrap draws seeds for each task apart, stratified by tasks, and takes plain
-            percentiles, as rliable does. Never for the tasks of a stream, where it claims far too much.
+            percentiles, as rliable does. Not for the tasks of a stream: with ten seeds that differ as much
+            as the tasks of one do, it covers 47 % instead of 95 %.
         resamples: draws of the bootstrap, at least 100.
         rng: seed of the draws: the same scores give the same interval, in whatever order the seeds come.
 
@@ -241,7 +243,7 @@ def aggregate(
 
 
 def _jackknife_half(scores: Array, statistic: Callable[[Array], Array], confidence: float) -> float:
-    """Half the interval of a statistic: pseudo-values spread (n - 1) times as far as what leaving a seed out gives."""
+    """Half the interval: pseudo-values spread n - 1 times as far as the statistic without one seed does."""
     seeds = len(scores)
     without = statistic(np.stack([np.delete(scores, seed, axis=0) for seed in range(seeds)]))
     deviation = (seeds - 1) * float(without.std(ddof=1))

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.statistics._checks import Array
+from isoplast.statistics._checks import Array, sign
 from isoplast.statistics._comparison import Comparison, Correction, compare_all
 from isoplast.statistics._estimates import EXPLORATORY_BELOW, Estimate, aggregate, mean
 from isoplast.statistics._summaries import average, change, fill_failures
@@ -28,26 +27,19 @@ class Scores:
 
     Args:
         seeds: of the runs that are done or have failed, ascending.
-        values: score on each task, failures filled in by `fill_failures`, shape (seeds, tasks).
-        failed: where a score was filled in, shape (seeds, tasks).
-        unfinished: seeds of runs that are still waiting or running; nothing of them counts.
+        values: score on each task, those of failures filled in by `fill_failures`, shape (seeds, tasks).
+        failed: seeds of the failed runs, which count.
+        unfinished: seeds of the runs that are still waiting or running, which do not count yet.
     """
 
     seeds: tuple[int, ...]
     values: Array
-    failed: npt.NDArray[np.bool_]
+    failed: tuple[int, ...] = ()
     unfinished: tuple[int, ...] = ()
-
-    @property
-    def failures(self) -> int:
-        """How many runs failed on at least one task."""
-        return int(self.failed.any(axis=1).sum())
 
     def by_seed(self, statistic: Callable[[Array], Array] = average) -> dict[int, float]:
         """One number for each seed, as `compare` takes them."""
-        if not self.seeds:
-            return {}
-        return dict(zip(self.seeds, statistic(self.values).tolist(), strict=True))
+        return dict(zip(self.seeds, statistic(self.values).tolist(), strict=True)) if self.seeds else {}
 
 
 def method_scores(
@@ -56,60 +48,65 @@ def method_scores(
     higher_is_better: bool,
     runs: pl.DataFrame | None = None,
     by: str = "label",
+    tasks: int | None = None,
     chance: float | None = None,
 ) -> dict[str, Scores]:
-    """The scores of every method as arrays, with its failures filled in and counted.
+    """The scores of every method as arrays, its failures filled in and counted.
 
-    A task without a finite score is a failure of its run. With `runs`, runs that failed before their first
-    task count too, and those that are not finished yet are set apart; without, they count as failed.
+    A run has failed where its state says so, or where it lacks a finite score for a task. With `runs`, those
+    that failed in their first task count too, and those that are not finished are set apart; without, the
+    former are not seen, and the latter count as failed.
 
     Args:
         frame: one row per run and task, as `isoplast.study.load_study` returns it: columns `run_id`, `seed`,
-            `task`, `score`, the one named by `by`, and if it has them `chance` and `primary`. Tasks below 0
-            do not count.
+            `task`, `score`, the one named by `by` and, if there are any, `chance` and `primary`. Tasks below
+            0 do not count.
         higher_is_better: direction of the score: `isoplast.study.metric(name).higher_is_better`.
-        runs: one row per run, as `isoplast.study.load_runs` returns it: columns `run_id`, `seed`, `state`,
-            and the one named by `by`.
+        runs: one row per run, as `isoplast.study.load_runs` returns it: columns `run_id`, `seed`, `state` and
+            the one named by `by`.
         by: the column that names the method.
-        chance: what a failure scores; mean of the frame's `chance` at that task if None.
+        tasks: how many a whole run has; as far as any run came if None.
+        chance: what a failure scores; the mean of the frame's `chance` at that task if None.
 
     Returns:
         Scores by method, in the order of `runs` or of the frame.
 
     Raises:
         IsoplastError: a column is missing, two runs of a method share a seed, the frame mixes primary
-        metrics, a
-            finished run lacks tasks, or a run failed and nobody knows what chance scores.
+            metrics, a run that is done lacks tasks, or one failed and nobody knows what chance scores.
+
+    Example:
+        >>> import polars as pl
+        >>> rows = [("a", 0, 0, 0.9), ("a", 0, 1, 0.8), ("b", 1, 0, 0.9)]
+        >>> frame = pl.DataFrame(rows, schema=["run_id", "seed", "task", "score"], orient="row")
+        >>> frame = frame.with_columns(label=pl.lit("adam"))
+        >>> scores = method_scores(frame, higher_is_better=True, chance=0.1)["adam"]
+        >>> scores.values.tolist(), scores.failed
+        ([[0.9, 0.8], [0.9, 0.1]], (1,))
+
+    Reference:
+        As `fill_failures`.
     """
+    sign(higher_is_better)  # refused here even where no run has failed
     frame = _checked(frame, by)
-    tasks: list[int] = frame["task"].unique().sort().to_list()
-    place = {task: column for column, task in enumerate(tasks)}
+    known = sorted({*frame["task"].to_list()})
+    known += range(known[-1] + 1, tasks or 0)
     rows: dict[str, dict[int, float]] = {}
     for run, task, score in frame.select("run_id", "task", "score").iter_rows():
-        rows.setdefault(run, {})[place[task]] = score
-    finished: dict[str, dict[int, Array]] = {}
-    unfinished: dict[str, list[int]] = {}
+        rows.setdefault(run, {})[task] = score
+    found: dict[str, dict[int, tuple[str, Array]]] = {}
     for run, method, seed, state in _runs(frame, runs, by):
-        seen, waiting = finished.setdefault(method, {}), unfinished.setdefault(method, [])
-        if seed in seen or seed in waiting:
+        row, seen = rows.get(run, {}), found.setdefault(method, {})
+        if seed in seen:
             raise IsoplastError(
-                f"method {method!r} has two runs with seed {seed}: filter the frame, or name in `by` a column that "
-                "tells its methods apart"
+                f"method {method!r} has two runs with seed {seed}: filter the frame, or name in `by` a column "
+                "that tells its methods apart"
             )
-        row = rows.get(run, {})
-        if state not in ("done", "failed"):
-            waiting.append(seed)
-            continue
-        if state == "done" and len(row) < len(tasks):
-            raise IsoplastError(
-                f"run {run!r} is done after {len(row)} of {len(tasks)} tasks: compare one length"
-            )
-        seen[seed] = np.array([row.get(column, math.nan) for column in range(len(tasks))])
-    guess = _guess(frame, tasks, chance)
-    return {
-        method: _filled(method, seeds, unfinished[method], guess, higher_is_better)
-        for method, seeds in finished.items()
-    }
+        if state == "done" and len(row) < len(known):
+            raise IsoplastError(f"run {run!r} is done with {len(row)} of {len(known)} tasks: leave it out")
+        seen[seed] = state, np.array([row.get(task, math.nan) for task in known])
+    guess = _guess(frame, known, chance)
+    return {method: _scores(method, seen, guess, higher_is_better) for method, seen in found.items()}
 
 
 def method_table(
@@ -118,6 +115,7 @@ def method_table(
     higher_is_better: bool,
     runs: pl.DataFrame | None = None,
     by: str = "label",
+    tasks: int | None = None,
     chance: float | None = None,
     statistic: Callable[[Array], Array] = average,
     baseline: str | None = None,
@@ -127,56 +125,58 @@ def method_table(
     """A row for every method, the best first.
 
     Args:
-        frame, higher_is_better, runs, by, chance: as for `method_scores`.
+        frame, higher_is_better, runs, by, tasks, chance: as for `method_scores`.
         statistic: the number of a run that ranks and is compared: maps (seeds, tasks) to (seeds,).
         baseline: the method to compare the others with, if any.
         correction: of the p values for the number of methods, "holm" or "fdr".
         confidence: coverage of every interval, in (0, 1).
 
     Returns:
-        Columns `method`, `seeds`, `failed` (runs with a failure: they count, with the score of chance),
-        `unfinished` (runs that do not count yet), `exploratory` (fewer than ten seeds); `score` (mean of the
-        statistic), `iqm` (of all scores) and `change` (late against early; null for a single task), each
-        followed by its `_low` and `_high`. With a baseline also `pairs` (seeds in common), `gain`,
-        `gain_low`, `gain_high` (above 0 is better than the baseline), `effect_size`, `p`, `p_adjusted` and
-        `detectable`. What a single seed cannot say is null.
+        Columns `method`, `seeds`, `failed` (runs that count as chance where they failed), `unfinished` (runs
+        that do not count yet), `exploratory` (fewer than ten seeds); `score` (mean of the statistic), `iqm`
+        (of all scores) and `change` (late against early), each followed by its `_low` and `_high`. With a
+        baseline also `pairs` (seeds in common), `gain`, `gain_low`, `gain_high` (above 0 is better than the
+        baseline), `effect_size`, `p`, `p_adjusted`, `detectable`. What the seeds or tasks cannot say is null.
 
     Raises:
-        IsoplastError: as `method_scores`; the baseline or correction is unknown, or has no seed in common
-        with a
-            method.
+        IsoplastError: as `method_scores`; the baseline or the correction is unknown.
 
     Example:
         >>> import polars as pl
-        >>> rows = [
-        ...     {"run_id": f"{label}{seed}", "label": label, "seed": seed, "task": task, "score": score - task
-        / 10} ...     for label, score in {"adam": 0.5, "adamo": 0.7}.items() for seed in range(3) for task in
-        range(3) ... ]
-        >>> table = method_table(pl.DataFrame(rows), higher_is_better=True, baseline="adam")
+        >>> runs = pl.DataFrame({"label": ["adam", "adam", "adamo", "adamo"], "seed": [0, 1, 0, 1]})
+        >>> runs = runs.with_row_index("run_id").join(pl.DataFrame({"task": [0, 1, 2]}), how="cross")
+        >>> score = 0.9 - 0.1 * pl.col("task") * (pl.col("label") == "adam") - 0.05 * pl.col("seed")
+        >>> table = method_table(runs.with_columns(score=score), higher_is_better=True, baseline="adam")
         >>> table.select("method", "seeds", pl.col("score", "gain").round(3)).rows()
-        [('adamo', 3, 0.6, 0.2), ('adam', 3, 0.4, None)]
+        [('adamo', 2, 0.875, 0.1), ('adam', 2, 0.775, None)]
 
     Reference:
         As `mean`, `aggregate`, `change` and `compare_all`.
     """
     import polars as pl
 
-    scores = method_scores(frame, higher_is_better=higher_is_better, runs=runs, by=by, chance=chance)
-    compared: dict[str, Comparison] = {}
+    scores = method_scores(
+        frame, higher_is_better=higher_is_better, runs=runs, by=by, tasks=tasks, chance=chance
+    )
+    rows = {method: _row(method, one, statistic, confidence) for method, one in scores.items()}
     if baseline is not None:
         if baseline not in scores:
             raise unknown("method", baseline, scores)
-        numbers = {method: one.by_seed(statistic) for method, one in scores.items() if one.seeds}
-        compared = compare_all(
-            numbers, baseline, higher_is_better=higher_is_better, correction=correction, confidence=confidence
-        )
-    table = [
-        _row(method, one, statistic, confidence)
-        | (_compared(compared.get(method)) if baseline is not None else {})
-        for method, one in scores.items()
-    ]
-    found = pl.DataFrame(table, infer_schema_length=None)
-    return found.sort("score", descending=higher_is_better, nulls_last=True, maintain_order=True)
+        control = set(scores[baseline].seeds)
+        paired = {method: one.by_seed(statistic) for method, one in scores.items() if control & {*one.seeds}}
+        compared: dict[str, Comparison] = {}
+        if paired:
+            compared = compare_all(
+                paired,
+                baseline,
+                higher_is_better=higher_is_better,
+                correction=correction,
+                confidence=confidence,
+            )
+        for method, row in rows.items():
+            row |= _compared(compared.get(method))
+    table = pl.DataFrame(list(rows.values()), infer_schema_length=None)
+    return table.sort("score", descending=higher_is_better, nulls_last=True, maintain_order=True)
 
 
 def _checked(frame: pl.DataFrame, by: str) -> pl.DataFrame:
@@ -210,46 +210,47 @@ def _has(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> None:
 
 
 def _runs(frame: pl.DataFrame, runs: pl.DataFrame | None, by: str) -> list[tuple[str, str, int, str]]:
-    """Run, method, seed and state of every run; without states, one that lacks tasks has failed."""
+    """Run, method, seed and state of every run, the state empty where nobody tells it."""
     import polars as pl
 
     named = ("run_id", pl.col(by).cast(pl.String), "seed")
-    told = frame.select(*named, state=pl.lit("failed")).unique(maintain_order=True)
     if runs is None:
-        return told.rows()
+        return frame.select(*named, state=pl.lit("")).unique(maintain_order=True).rows()
     _has(runs, ("run_id", "seed", "state", by), "runs")
-    strange = sorted({*told["run_id"]} - {*runs["run_id"]})
+    strange = sorted({*frame["run_id"]} - {*runs["run_id"]})
     if strange:
         raise IsoplastError(
-            f"run {strange[0]!r} has results but is not among the runs: give those of one study"
+            f"run {strange[0]!r} has results but is not among the runs: give both of one study"
         )
     return runs.select(*named, "state").rows()
 
 
 def _guess(frame: pl.DataFrame, tasks: list[int], chance: float | None) -> Array:
-    """What chance scores at each task, shape (tasks,); NaN where nobody knows."""
+    """What chance scores at each task, shape (tasks,): NaN if nobody knows."""
     import polars as pl
 
-    if chance is not None:
-        return np.full(len(tasks), chance, dtype=np.float64)
-    if "chance" not in frame.columns:
-        return np.full(len(tasks), np.nan)
-    known = frame.select("task", pl.col("chance").cast(pl.Float64)).filter(pl.col("chance").is_finite())
-    means = dict(known.group_by("task").agg(pl.col("chance").mean()).iter_rows())
-    return np.array([means.get(task, math.nan) for task in tasks])
+    if chance is not None or "chance" not in frame.columns:
+        return np.full(len(tasks), math.nan if chance is None else chance)
+    told = frame.select("task", pl.col("chance").cast(pl.Float64)).filter(pl.col("chance").is_finite())
+    means = dict(told.group_by("task").agg(pl.col("chance").mean()).iter_rows())
+    others = float(np.mean(list(means.values()))) if means else math.nan
+    return np.array([means.get(task, others) for task in tasks])
 
 
-def _filled(
-    method: str, seeds: dict[int, Array], unfinished: list[int], chance: Array, higher_is_better: bool
-) -> Scores:
-    order = tuple(sorted(seeds))
-    raw = np.array([seeds[seed] for seed in order]).reshape(len(order), len(chance))
-    failed = ~np.isfinite(raw)
-    if np.isnan(chance[failed.any(axis=0)]).any():
-        raise IsoplastError(f"method {method!r} has failed runs, and no chance level is known: give chance=")
-    if failed.any():
-        raw = fill_failures(raw, np.nan_to_num(chance), higher_is_better=higher_is_better)
-    return Scores(order, raw, failed, tuple(sorted(unfinished)))
+def _scores(method: str, runs: dict[int, tuple[str, Array]], chance: Array, higher_is_better: bool) -> Scores:
+    counted = sorted(seed for seed, (state, _) in runs.items() if state in ("", "done", "failed"))
+    values = np.array([runs[seed][1] for seed in counted]).reshape(len(counted), len(chance))
+    missing = ~np.isfinite(values)
+    failed = [
+        seed for seed, lacks in zip(counted, missing, strict=True) if lacks.any() or runs[seed][0] == "failed"
+    ]
+    if missing.any():
+        if np.isnan(chance).any():
+            raise IsoplastError(
+                f"method {method!r} has failed runs and no chance level is known: give chance="
+            )
+        values = fill_failures(values, chance, higher_is_better=higher_is_better)
+    return Scores(tuple(counted), values, tuple(failed), tuple(sorted(runs.keys() - set(counted))))
 
 
 def _row(
@@ -265,7 +266,7 @@ def _row(
     return {
         "method": method,
         "seeds": count,
-        "failed": scores.failures,
+        "failed": len(scores.failed),
         "unfinished": len(scores.unfinished),
         "exploratory": count < EXPLORATORY_BELOW,
         **{key: value for name, one in found.items() for key, value in _ends(name, one).items()},
@@ -275,7 +276,7 @@ def _row(
 def _compared(one: Comparison | None) -> dict[str, Any]:
     names = ("effect_size", "p", "p_adjusted", "detectable")
     return {
-        "pairs": one.gain.seeds if one else None,
+        "pairs": one.gain.seeds if one else 0,
         **_ends("gain", one.gain if one else None),
         **{name: _known(getattr(one, name)) if one else None for name in names},
     }

@@ -47,7 +47,7 @@ def performance_profile(
     toward = sign(higher_is_better)
     better = (toward * found[:, :, None] > toward * levels).mean(axis=1)
     value, seeds = np.asarray(better.mean(axis=0)), len(found)
-    variance = better.var(axis=0, ddof=1) / seeds if seeds > 1 else np.full_like(value, np.nan)
+    variance = better.var(axis=0, ddof=min(1, seeds - 1)) / seeds
     low, high = _wilson(value, variance, seeds, found.shape[1], seeds - 1, confidence)
     return Curve(levels, value, low, high, seeds, confidence)
 
@@ -55,7 +55,7 @@ def performance_profile(
 def probability_of_improvement(
     scores: ArrayLike, others: ArrayLike, *, higher_is_better: bool, confidence: float = 0.95
 ) -> Estimate:
-    r"""How probably a run of one method is better than a run of another on the same task, mean over the tasks.
+    r"""How probably a run of one method beats a run of another on the same task, mean over tasks.
 
     :math:`\frac{1}{T n m} \sum_{tij} (1[s_{it} > o_{jt}] + \tfrac12 1[s_{it} = o_{jt}])` (or :math:`<` where
     lower is better): the Mann-Whitney statistic of each task; 0.5 says that neither is better. It knows
@@ -90,7 +90,7 @@ def probability_of_improvement(
         )
     difference = toward * (ours[:, None] - theirs[None])
     wins = ((np.sign(difference) + 1) / 2).mean(axis=2)
-    value, seeds = wins.mean(), min(wins.shape)
+    value, seeds = np.asarray(wins.mean()), min(wins.shape)
     if seeds == 1:
         return Estimate(float(value), np.nan, np.nan, seeds, share("confidence", confidence), "none")
     parts = [wins.mean(axis=1 - axis).var(ddof=1) / wins.shape[axis] for axis in (0, 1)]
@@ -103,18 +103,18 @@ def probability_of_improvement(
 def _wilson(
     value: Array, variance: Array, seeds: int, tasks: int, degrees: float, confidence: float
 ) -> tuple[Array, Array]:
-    """Wilson's interval for a share with the variance that was found, NaN where that is NaN.
+    """Wilson's interval for a share with the variance that was found, NaN for one seed.
 
     The effective number of observations is value (1 - value) / variance: at least the seeds (all tasks of a
     seed alike), at most seeds x tasks (none alike). A share of 0 or 1, which shows no variance, counts the
     seeds.
     """
     share("confidence", confidence)
+    if seeds == 1:
+        return np.full_like(value, np.nan), np.full_like(value, np.nan)
     spread = value * (1 - value)
     with np.errstate(divide="ignore", invalid="ignore"):
         effective = np.where(spread > 0, np.clip(spread / variance, seeds, seeds * tasks), seeds)
-    if seeds == 1:
-        return np.full_like(value, np.nan), np.full_like(value, np.nan)
     per = critical(confidence, degrees) ** 2 / effective
     centre = (value + per / 2) / (1 + per)
     half = np.sqrt(per * spread + per**2 / 4) / (1 + per)

@@ -9,10 +9,10 @@ from isoplast.statistics._checks import Array, ArrayLike, matrix, sign
 
 
 def fill_failures(scores: ArrayLike, chance: ArrayLike, *, higher_is_better: bool) -> Array:
-    r"""Give the tasks that a failed run did not master the score of a guess.
+    r"""Give the tasks in which a run had failed the score of a guess.
 
-    A score that is not finite (the run diverged there, or ended before) becomes the worse of chance and of
-    the worst score that the same run reached, so that no method gains by failing:
+    A score that is not finite (the run diverged there, or had ended before) becomes the worse of chance and
+    of the worst score that the same run reached, so that no method gains by failing:
     :math:`s_{it} = \min(c_t, \min_{u\ \text{finite}} s_{iu})` where higher is better, else the maximum. It
     asks nothing of the other methods: adding one leaves the numbers of the rest alone.
 
@@ -47,7 +47,9 @@ def fill_failures(scores: ArrayLike, chance: ArrayLike, *, higher_is_better: boo
 
 
 def average(scores: ArrayLike) -> Array:
-    r"""Mean over the tasks, :math:`\frac1T \sum_t s_{it}`: the whole lifetime, every task alike.
+    r"""Mean over the tasks: the whole lifetime, every task alike.
+
+    :math:`\frac1T \sum_t s_{it}`.
 
     Args:
         scores: shape (seeds, tasks), finite.
@@ -66,7 +68,9 @@ def average(scores: ArrayLike) -> Array:
 
 
 def last(scores: ArrayLike, k: int = 1) -> Array:
-    r"""Mean over the last k tasks, :math:`\frac1k \sum_{t > T - k} s_{it}`: what is left of the ability to learn.
+    r"""Mean over the last k tasks: what is left of the ability to learn.
+
+    :math:`\frac1k \sum_{t > T - k} s_{it}`.
 
     Args:
         scores: shape (seeds, tasks), finite.
@@ -86,7 +90,7 @@ def last(scores: ArrayLike, k: int = 1) -> Array:
         Dohare et al., "Loss of plasticity in deep continual learning", Nature 632 (2024).
     """
     found = matrix(scores)
-    _check_window(k, found.shape[1], "last")
+    _check_width(k, found.shape[1])
     return np.asarray(found[:, -k:].mean(axis=1))
 
 
@@ -104,7 +108,7 @@ def change(scores: ArrayLike, k: int | None = None) -> Array:
         Shape (seeds,), in units of the score.
 
     Raises:
-        IsoplastError: the two ends would overlap.
+        IsoplastError: there is only one task, or the two ends would overlap.
 
     Example:
         >>> change([[0.9, 0.8, 0.6]])
@@ -115,8 +119,9 @@ def change(scores: ArrayLike, k: int | None = None) -> Array:
         accuracy on an early task down to 77%".
     """
     found = matrix(scores)
+    _check_several(found, "change")
     width = max(1, found.shape[1] // 10) if k is None else k
-    _check_window(2 * width, found.shape[1], "change (first and last)")
+    _check_width(width, found.shape[1] // 2)
     return np.asarray(found[:, -width:].mean(axis=1) - found[:, :width].mean(axis=1))
 
 
@@ -142,7 +147,7 @@ def slope(scores: ArrayLike) -> Array:
         Least squares with equally spaced tasks.
     """
     found = matrix(scores)
-    _check_window(2, found.shape[1], "slope")
+    _check_several(found, "slope")
     steps = np.arange(found.shape[1]) - (found.shape[1] - 1) / 2
     return np.asarray(found @ steps / (steps @ steps))
 
@@ -168,12 +173,13 @@ def area(scores: ArrayLike) -> Array:
     """
     found = matrix(scores)
     if found.shape[1] == 1:
-        return found[:, 0].copy()
-    return np.asarray((found[:, :-1] + found[:, 1:]).mean(axis=1) / 2, dtype=np.float64)
+        return np.array(found[:, 0])
+    middles: Array = (found[:, :-1] + found[:, 1:]) / 2
+    return np.asarray(middles.mean(axis=1))
 
 
 def forward_transfer(scores: ArrayLike, fresh: ArrayLike, *, higher_is_better: bool) -> Array:
-    r"""What the tasks before are worth: gain over a fresh network on the same task, mean from the second task on.
+    r"""What the tasks before are worth: mean gain over a fresh network on the same task.
 
     :math:`\frac{1}{T - 1} \sum_{t=2}^{T} (s_{it} - f_{it})`, its sign turned where lower is better: below 0
     the network learns worse than one that has seen nothing. The first task, which both meet alike, does not
@@ -201,12 +207,17 @@ def forward_transfer(scores: ArrayLike, fresh: ArrayLike, *, higher_is_better: b
     found, control = matrix(scores), matrix(fresh)
     if found.shape != control.shape:
         raise IsoplastError(
-            f"scores are {found.shape} and those of fresh networks {control.shape}: give the same seeds and tasks"
+            f"scores are {found.shape}, those of fresh networks {control.shape}: give the same seeds, tasks"
         )
-    _check_window(2, found.shape[1], "forward_transfer")
+    _check_several(found, "forward_transfer")
     return np.asarray(sign(higher_is_better) * (found - control)[:, 1:].mean(axis=1))
 
 
-def _check_window(k: int, tasks: int, what: str) -> None:
-    if not 1 <= k <= tasks:
-        raise IsoplastError(f"{what} needs {k} tasks of {tasks}: choose from 1 to {tasks}")
+def _check_width(k: int, most: int) -> None:
+    if not 1 <= k <= most:
+        raise IsoplastError(f"k is {k}: these tasks allow 1 to {most}")
+
+
+def _check_several(scores: Array, what: str) -> None:
+    if scores.shape[1] < 2:
+        raise IsoplastError(f"{what} compares tasks, and there is only one: give two or more")
