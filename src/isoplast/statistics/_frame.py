@@ -103,7 +103,7 @@ def method_scores(
                 "that tells its methods apart"
             )
         if state == "done" and len(row) < len(known):
-            raise IsoplastError(f"run {run!r} is done with {len(row)} of {len(known)} tasks: leave it out")
+            raise IsoplastError(f"run {run!r} is done with {len(row)} of {len(known)} tasks: drop it")
         seen[seed] = state, np.array([row.get(task, math.nan) for task in known])
     guess = _guess(frame, known, chance)
     return {method: _scores(method, seen, guess, higher_is_better) for method, seen in found.items()}
