@@ -63,6 +63,22 @@ def test_only_the_order_of_scores_counts(pair, order) -> None:
     )
 
 
+@pytest.mark.parametrize(("seeds", "others"), [(3, 11), (11, 3), (6, 6)])
+def test_the_interval_is_wilsons_with_delongs_variance(seeds: int, others: int) -> None:
+    rng, tasks = np.random.default_rng(seeds), 8
+    ours = rng.normal(size=(seeds, 1)) + rng.normal(0.5, 1, size=(seeds, tasks))
+    theirs = 0.3 * rng.normal(size=(others, 1)) + rng.normal(size=(others, tasks))
+    found = probability_of_improvement(ours, theirs, higher_is_better=True)
+    of_ours = np.var([np.mean(one > theirs) for one in ours], ddof=1) / seeds
+    of_theirs = np.var([np.mean(ours > one) for one in theirs], ddof=1) / others
+    degrees = (of_ours + of_theirs) ** 2 / (of_ours**2 / (seeds - 1) + of_theirs**2 / (others - 1))
+    effective = found.value * (1 - found.value) / (of_ours + of_theirs)
+    assert min(seeds, others) < effective < min(seeds, others) * tasks  # else it is one of these
+    bound = stats.t.ppf(0.975, degrees) / math.sqrt(effective)
+    for end in (found.low, found.high):
+        assert abs(found.value - end) == pytest.approx(bound * math.sqrt(end * (1 - end)))
+
+
 def test_winning_with_every_seed_is_no_certainty() -> None:
     for seeds in (2, 3, 10):
         found = probability_of_improvement(np.ones((seeds, 5)), np.zeros((seeds, 5)), higher_is_better=True)

@@ -99,8 +99,8 @@ def method_scores(
         row, seen = rows.get(run, {}), found.setdefault(method, {})
         if seed in seen:
             raise IsoplastError(
-                f"method {method!r} has two runs with seed {seed}: filter the frame, or name in `by` a column "
-                "that tells its methods apart"
+                f"method {method!r} has two runs with seed {seed}: filter the frame, or name in `by` a "
+                "column that tells its methods apart"
             )
         if state == "done" and len(row) < len(known):
             raise IsoplastError(f"run {run!r} is done with {len(row)} of {len(known)} tasks: drop it")
