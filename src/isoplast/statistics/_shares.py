@@ -106,8 +106,8 @@ def _wilson(
     """Wilson's interval for a share with the variance that was found, NaN for one seed.
 
     The effective number of observations is value (1 - value) / variance: at least the seeds (all tasks of a
-    seed alike), at most seeds x tasks (none alike). A share of 0 or 1, which shows no variance, counts the
-    seeds.
+    seed alike; a smaller one is noise, by the bound of Bernoulli and of van Dantzig), at most seeds x tasks
+    (none alike). A share of 0 or 1, which shows no variance, counts the seeds.
     """
     share("confidence", confidence)
     if seeds == 1:
