@@ -63,11 +63,11 @@ def test_only_the_order_of_scores_counts(pair, order) -> None:
     )
 
 
-@pytest.mark.parametrize(("seeds", "others"), [(3, 11), (11, 3), (6, 6)])
+@pytest.mark.parametrize(("seeds", "others"), [(5, 14), (14, 5), (6, 6)])
 def test_the_interval_is_wilsons_with_delongs_variance(seeds: int, others: int) -> None:
     rng, tasks = np.random.default_rng(seeds), 8
-    ours = 0.5 * rng.normal(size=(seeds, 1)) + rng.normal(0.5, 1, size=(seeds, tasks))
-    theirs = 0.3 * rng.normal(size=(others, 1)) + rng.normal(size=(others, tasks))
+    ours = np.linspace(-0.8, 0.8, seeds)[:, None] + rng.normal(0.5, 1, size=(seeds, tasks))
+    theirs = np.linspace(-0.8, 0.8, others)[:, None] + rng.normal(size=(others, tasks))
     found = probability_of_improvement(ours, theirs, higher_is_better=True)
     of_ours = np.var([np.mean(one > theirs) for one in ours], ddof=1) / seeds
     of_theirs = np.var([np.mean(ours > one) for one in theirs], ddof=1) / others
