@@ -206,6 +206,8 @@ def test_one_seed_and_one_task_give_a_table_with_holes() -> None:
     holes = ("score_low", "iqm_high", "change", "gain_low", "effect_size", "p", "p_adjusted")
     assert [row[name] for name in holes] == [None] * len(holes)
     assert row["detectable"] == math.inf
+    numbers = table.drop("method", "seeds", "failed", "unfinished", "exploratory", "pairs")
+    assert set(numbers.dtypes) == {pl.Float64}
 
 
 def test_another_column_may_name_the_method() -> None:
@@ -250,7 +252,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
     refused("is not among the runs", rows, runs=states({"adam": {0: "done"}}))
     shorter = {**study(2), "sgd": {0: [0.1, 0.2]}}
     done = states({label: dict.fromkeys(seeds, "done") for label, seeds in shorter.items()})
-    refused("run 'sgd-0' is done with 2 of 4 tasks", frame(shorter), runs=done)
+    refused("run 'sgd-0' is done, and 2 of 4 tasks are here", frame(shorter), runs=done)
+    refused("run 'sgd-0' is done, and 0 of 4 tasks are here", rows, runs=done)
     refused("did you mean 'adam'", rows, baseline="adan")
     with pytest.raises(IsoplastError, match="higher_is_better is None"):
         method_table(rows, higher_is_better=None)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _NEEDED = ("run_id", "seed", "task", "score")
+_COUNTS = ("method", "seeds", "failed", "unfinished", "exploratory", "pairs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,10 @@ def method_scores(
                 "column that tells its methods apart"
             )
         if state == "done" and len(row) < len(known):
-            raise IsoplastError(f"run {run!r} is done with {len(row)} of {len(known)} tasks: drop it")
+            raise IsoplastError(
+                f"run {run!r} is done, and {len(row)} of {len(known)} tasks are here: give runs of one length, "
+                "and those that the frame holds"
+            )
         seen[seed] = state, np.array([row.get(task, math.nan) for task in known])
     guess = _guess(frame, known, chance)
     return {method: _scores(method, seen, guess, higher_is_better) for method, seen in found.items()}
@@ -175,7 +179,8 @@ def method_table(
             )
         for method, row in rows.items():
             row |= _compared(compared.get(method))
-    table = pl.DataFrame(list(rows.values()), infer_schema_length=None)
+    numbers = [name for name in next(iter(rows.values())) if name not in _COUNTS]
+    table = pl.DataFrame(list(rows.values()), schema_overrides=dict.fromkeys(numbers, pl.Float64))
     return table.sort("score", descending=higher_is_better, nulls_last=True, maintain_order=True)
 
 
