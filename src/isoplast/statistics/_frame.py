@@ -105,8 +105,8 @@ def method_scores(
             )
         if state == "done" and len(row) < len(known):
             raise IsoplastError(
-                f"run {run!r} is done, and {len(row)} of {len(known)} tasks are here: give runs of one length, "
-                "and those that the frame holds"
+                f"run {run!r} is done, and {len(row)} of {len(known)} tasks are here: give runs of one "
+                "length, and those that the frame holds"
             )
         seen[seed] = state, np.array([row.get(task, math.nan) for task in known])
     guess = _guess(frame, known, chance)
