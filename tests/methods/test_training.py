@@ -171,10 +171,11 @@ def test_every_method_goes_on_from_a_file_to_the_same_bits(name: str) -> None:
 
 
 def test_two_trainings_that_one_state_was_loaded_into_share_nothing() -> None:
-    run = started("l2init")
+    name = "hare-tortoise+l2init"
+    run = started(name)
     train(run, 5)
     state = run.state_dict()
-    twins = [started("l2init") for _ in range(2)]
+    twins = [started(name) for _ in range(2)]
     for twin in twins:
         twin.load_state_dict(state)
     parts = ("model", "optimizer", "method")
