@@ -7,7 +7,7 @@ import functools
 import io
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -317,6 +317,51 @@ def test_a_compiled_network_may_take_the_place_of_the_network() -> None:
         ends.append(run.state_dict())
     assert ends[0]["model"].keys() == ends[1]["model"].keys()
     assert different(ends[0]["model"], ends[1]["model"]) == []
+
+
+class Several(nn.Module):
+    """Takes positional or keyword inputs, and returns a named tuple."""
+
+    class Found(NamedTuple):
+        mean: Tensor
+        spread: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.join = nn.Linear(3, 8), nn.Linear(2, 8), nn.Linear(16, 8)
+        self.activations = nn.ModuleList(nn.ReLU() for _ in range(3))
+        self.mean, self.spread = nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, left: Tensor, right: Tensor) -> Found:
+        both = [self.activations[0](self.left(left)), self.activations[1](self.right(right))]
+        hidden = self.activations[2](self.join(torch.cat(both, -1)))
+        return self.Found(self.mean(hidden), self.spread(hidden))
+
+
+@pytest.mark.parametrize("kind", [dict, None], ids=["dict", "tuple"])
+@pytest.mark.parametrize(
+    "name", ["redo", "c-chain", "cbp+c-chain", "plasticity-injection", "l2er", "feature-norm", "head-reset"]
+)
+def test_a_network_may_take_several_inputs_and_return_several_outputs(name: str, kind: Any) -> None:
+    torch.manual_seed(0)
+    run = training(name, Several(), lr=1e-2, **busy(name))
+    left, right = torch.randn(8, 3), torch.randn(8, 2)
+    inputs = (left, right) if kind is None else kind(left=left, right=right)
+
+    def loss() -> Tensor:
+        found = run.model(left, right)
+        return sum(tensor.square().mean() for tensor in found)
+
+    losses = [run.step(loss, inputs=inputs) for _ in range(15)]
+    run.new_task(inputs, loss)
+    losses += [run.step(loss, inputs=inputs) for _ in range(15)]
+    assert losses[14] < losses[0]
+    assert torch.stack(losses).isfinite().all()
+    file = io.BytesIO()
+    torch.save(run.state_dict(), file)
+    file.seek(0)
+    again = training(name, Several(), lr=1e-2, **busy(name))
+    again.load_state_dict(torch.load(file, weights_only=True))
 
 
 # --- tasks ----------------------------------------------------------------------------------------------
