@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from contract_runs import busy, different, example, started, step, train, values
@@ -455,6 +456,18 @@ def test_what_is_no_network_or_has_no_shape_yet_is_refused() -> None:
     training("l2init", lazy).step(lambda: lazy(torch.ones(1, 2)).sum())
     with pytest.raises(IsoplastError, match=r"method adam with lr -1: Invalid learning rate"):
         training("adam", nn.Linear(2, 2), lr=-1)
+    with pytest.raises(IsoplastError, match="lr is 'fast': give a number"):
+        training("adam", nn.Linear(2, 2), lr="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, torch.tensor])
+def test_a_learning_rate_from_a_sweep_is_a_plain_number_in_checkpoints(kind: Callable[[float], Any]) -> None:
+    run = training("adamo+redo", started("adam").model, lr=kind(0.5))
+    file = io.BytesIO()
+    torch.save(run.state_dict(), file)
+    file.seek(0)
+    groups = torch.load(file, weights_only=True)["optimizer"]["param_groups"]
+    assert {(type(group["lr"]), group["lr"]) for group in groups} == {(float, 0.5)}
 
 
 def test_a_step_of_ones_own_that_never_calls_the_closure_is_refused() -> None:
