@@ -27,7 +27,7 @@ from isoplast.testing._methods import (
     refusal,
 )
 
-ALL = {**NETWORKS, **{f"{net} of build": built(net) for net in ("mlp", "cnn", "resnet18", "vit")}}
+ALL = {**NETWORKS, **{f"{net} of build": built(net) for net in ("resnet18", "vit")}}
 COMBINATIONS = ["adamo+layernorm", "redo+l2init"]
 LR = 1e-2
 # Where a method has nothing to do: behind BatchNorm, and a GELU, every unit fires in every batch for so few

@@ -123,8 +123,6 @@ class Method:
     Attributes:
         name: what `get` calls it.
         info: its metadata.
-        cannot_take: names of the networks of `isoplast.nn.build` that its `prepare` refuses as they come,
-            with an error that says what would work.
         state: tensors and numbers (also in nested dicts and lists) to be saved with a checkpoint.
         handles: hooks on the model, which `release` removes. A hook acts in training mode only, and is an
             object of a class with `__call__`, so that a copy of the model gets a copy of it.
@@ -132,7 +130,6 @@ class Method:
 
     name: ClassVar[str]
     info: ClassVar[MethodInfo]
-    cannot_take: ClassVar[tuple[str, ...]] = ()
     state: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
     handles: list[RemovableHandle] = dataclasses.field(
         default_factory=list, init=False, repr=False, compare=False

@@ -72,7 +72,6 @@ class CReLU(Method):
     """
 
     name: ClassVar[str] = "crelu"
-    cannot_take: ClassVar[tuple[str, ...]] = ("resnet18",)
     info: ClassVar[MethodInfo] = MethodInfo(
         title="CReLU",
         source="Shang et al., 2016; Abbas et al., arXiv:2303.07507, section 5",
@@ -105,7 +104,6 @@ class Fourier(Method):
     """
 
     name: ClassVar[str] = "fourier"
-    cannot_take: ClassVar[tuple[str, ...]] = ("resnet18",)
     info: ClassVar[MethodInfo] = MethodInfo(
         title="Deep Fourier features",
         source="Lewandowski et al., arXiv:2410.20634, section 4",

@@ -89,7 +89,6 @@ class BatchNorm(Method):
     """
 
     name: ClassVar[str] = "batchnorm"
-    cannot_take: ClassVar[tuple[str, ...]] = ("vit",)
     info: ClassVar[MethodInfo] = MethodInfo(
         title="BatchNorm",
         source="Ioffe and Szegedy, arXiv:1502.03167, algorithm 1",
