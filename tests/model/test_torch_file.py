@@ -40,6 +40,7 @@ def with_attribute(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+warnings.filterwarnings("ignore", "Sparse CSR|torch.quantize_per_tensor")  # once for each process
 BASE = torch.arange(20.0)
 COMPLEX = torch.complex(torch.arange(3.0), torch.ones(3))
 VALUES: dict[str, Any] = {
