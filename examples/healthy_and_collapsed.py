@@ -1,4 +1,4 @@
-"""Every number of every instrument, of a healthy network and of ill ones.
+"""Every number of every instrument, of a healthy network and of collapsed ones.
 
     python examples/healthy_and_collapsed.py [--tasks 12]
 

@@ -62,7 +62,7 @@ def test_a_healthy_file_exits_with_zero(tmp_path: Path, capsys: pytest.CaptureFi
     assert max(map(len, said.splitlines())) <= max(80, len(str(tmp_path / "x.pt")))
 
 
-def test_inputs_show_the_illness_and_repair_cures_it(
+def test_inputs_show_the_collapse_and_repair_mends_it(
     tmp_path: Path, batch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, new = tmp_path / "x.pt", tmp_path / "new.pt"
@@ -72,7 +72,7 @@ def test_inputs_show_the_illness_and_repair_cures_it(
     said = capsys.readouterr().out
     assert "% of 64 units are dead (zero on every input)" in said
     assert "50 of 64 biases lie below" in said
-    assert "verdict: ill" in said
+    assert "verdict: critical" in said
     assert main(["repair", str(file), "-o", str(new), "--inputs", str(batch)]) == 0
     said = capsys.readouterr().out
     assert f"written: {new}" in said
@@ -92,7 +92,7 @@ def test_a_healthy_file_is_not_repaired(
     torch.save(chain().state_dict(), tmp_path / "x.pt")
     words = ["repair", str(tmp_path / "x.pt"), "-o", str(tmp_path / "y.pt"), "--inputs", str(batch)]
     assert main(words) == 0
-    assert "nothing to repair: no layer is ill" in capsys.readouterr().out
+    assert "nothing to repair: no layer is critical" in capsys.readouterr().out
     assert not (tmp_path / "y.pt").exists()
     assert main([*words, "--layers", "all"]) == 0
     assert (tmp_path / "y.pt").exists()
@@ -235,7 +235,7 @@ def test_safetensors_missing_says_what_to_install(
 
 @pytest.mark.slow
 def test_the_collapsed_adam_run_is_named_ill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The demo's Adam arm up to where it is at chance: its run directory shows dead units and stretched
+    """The demo's Adam run up to where it is at chance: its run directory shows dead units and stretched
     layers, its bare weights stretched layers and what they do with standard normal inputs."""
     spec = Run.from_mapping(
         {"samples": 1280, "tasks": 12, "epochs": 25, "method": "adam", "lr": 3e-3, "net": {"width": 128}}
@@ -245,7 +245,7 @@ def test_the_collapsed_adam_run_is_named_ill(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "of 128 units are dead (zero on every input)" in said
     assert "the largest singular value is" in said
-    assert "verdict: ill. `isoplast repair` cures it at once" in said
+    assert "verdict: critical. `isoplast repair` repairs it once" in said
     new = tmp_path / "new.pt"
     assert main(["repair", str(path), "-o", str(new)]) == 0
     bare = tmp_path / "bare.pt"
@@ -255,8 +255,8 @@ def test_the_collapsed_adam_run_is_named_ill(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "on standard normal inputs" in said
     assert "layers.2: the largest singular value is" in said
-    cured = torch.load(new, weights_only=True)["learner"]["training"]["model"]
-    assert float(torch.linalg.svdvals(cured["layers.2.weight"])[0]) == pytest.approx(1.0, abs=1e-5)
+    repaired = torch.load(new, weights_only=True)["learner"]["training"]["model"]
+    assert float(torch.linalg.svdvals(repaired["layers.2.weight"])[0]) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_lost_numbers_are_ill_and_beyond_repair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

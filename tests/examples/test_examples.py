@@ -147,8 +147,8 @@ def test_healthy_and_collapsed():
     table = {name: [float(value) for value in values.split()] for name, values in lines}
     assert len(lines) > 90
     assert all(len(row) == 4 for row in table.values())
-    _, once, ill, healthy = table["learned"]
-    assert ill < 0.2 < min(once, healthy)  # 0.00, 0.61 and 0.73
+    _, once, collapsed, healthy = table["learned"]
+    assert collapsed < 0.2 < min(once, healthy)  # 0.00, 0.61 and 0.73
     assert table["dead"][2] > 0.3 > table["dead"][3]  # 0.55 and 0.03
     assert table["initial_loss"][1] > 1.5 * table["initial_loss"][0]  # 5.8 and 2.4: sure of old labels
 

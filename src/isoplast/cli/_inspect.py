@@ -1,4 +1,4 @@
-"""`isoplast inspect` and `isoplast repair`: a look into a checkpoint, and the acute cure."""
+"""`isoplast inspect` and `isoplast repair`: a look into a checkpoint, and its repair."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def inspect(file: _File, *, inputs: _Path = None, json: _Flag = False, html: _Pa
 
     Code in a pickle is never run: only tensors are read.
 
-    Exit status: 0 healthy, perhaps with warnings; 1 ill; 2 wrong input.
+    Exit status: 0 healthy, perhaps with warnings; 1 critical; 2 wrong input.
 
     Args:
         file: A .safetensors or torch file, a run of isoplast, or a directory of checkpoints, which shows
@@ -75,9 +75,9 @@ def inspect(file: _File, *, inputs: _Path = None, json: _Flag = False, html: _Pa
 
 
 def repair(file: _File, *, out: _Out, inputs: _Path = None, layers: _Layers = "critical") -> int:
-    """Cure a checkpoint at once, and write it to a new file of the same layout.
+    """Repair a checkpoint, and write it to a new file of the same layout.
 
-    Ill layers get the nearest weights with all singular values 1.
+    Critical layers get the nearest weights with all singular values 1.
 
     Biases that keep units dead for good are set to zero.
 
@@ -85,7 +85,7 @@ def repair(file: _File, *, out: _Out, inputs: _Path = None, layers: _Layers = "c
         file: The checkpoint, or the directory of a run.
         out: The new file; it must not exist yet.
         inputs: As for `isoplast inspect`.
-        layers: Those that `isoplast inspect` finds ill, or all.
+        layers: Those that `isoplast inspect` finds critical, or all.
     """
     if out.exists():
         raise IsoplastError(f"{out} exists: choose another name, nothing is overwritten")
@@ -320,9 +320,9 @@ def _short(name: str, width: int) -> str:
 
 def _verdict(found: Inspection) -> str:
     if found.broken:
-        return "verdict: ill. Nothing repairs lost numbers: restore an earlier checkpoint."
+        return "verdict: critical. Nothing repairs lost numbers: restore an earlier checkpoint."
     if not found.healthy:
-        return "verdict: ill. `isoplast repair` cures it at once, AdamO keeps it healthy."
+        return "verdict: critical. `isoplast repair` repairs it once, AdamO prevents a relapse."
     warnings = sum(finding.severity == "warning" for finding in found.findings)
     said = f", with {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
     unseen = "" if found.activity is not None else "; dead units show with --inputs only"

@@ -379,7 +379,7 @@ class TestHistory:
         assert anew._setting.twins is None
 
     def test_goes_on_after_a_checkpoint(self, clock):
-        model, dead = network(), [Finding("critical", "1", "100% of 16 units are dead", "cure")]
+        model, dead = network(), [Finding("critical", "1", "100% of 16 units are dead", "repair")]
 
         def monitor():
             return Monitor(model, measures={"a": costing(clock, 1.0)}, budget=0.1, warn=False)

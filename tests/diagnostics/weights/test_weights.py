@@ -1,4 +1,4 @@
-"""Weight spectra: known answers, what counts as a matrix, and what is done with weights that are ill."""
+"""Weight spectra: known answers, what counts as a matrix, and what is done with lost numbers."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_weights_that_are_not_finite_are_never_healthy(bad: float) -> None:
         assert "1: the weight holds non-finite values" in str(found)
 
 
-def test_ill_layers_are_named() -> None:
+def test_critical_layers_are_named() -> None:
     torch.manual_seed(0)
     eye = torch.eye(16)
     rank_one = torch.outer(torch.ones(16), torch.ones(16)) / 16

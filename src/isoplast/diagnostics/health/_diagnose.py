@@ -15,7 +15,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._outputs import are_classes
 from isoplast.diagnostics._result import Result, reason_of
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
-from isoplast.diagnostics.health._findings import Finding, is_ill, network_findings, ordered
+from isoplast.diagnostics.health._findings import Finding, is_critical, network_findings, ordered
 from isoplast.diagnostics.health._inspection import Inspection, inspect
 from isoplast.diagnostics.health._judgement import kernel_numbers, probe_findings, probe_lr, probe_numbers
 from isoplast.diagnostics.health._optimizer_findings import optimizer_findings
@@ -73,7 +73,7 @@ class Diagnosis(Result):
     @property
     def healthy(self) -> bool:
         """Whether no finding is an illness; warnings may be there."""
-        return not is_ill(self.findings)
+        return not is_critical(self.findings)
 
     def as_dict(self) -> dict[str, float]:
         """Return every number as "instrument/name"."""

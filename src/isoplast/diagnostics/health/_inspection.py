@@ -1,4 +1,4 @@
-"""Weights and activity together: which layers are ill."""
+"""Weights and activity together: which layers are critical."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from isoplast.diagnostics.health._findings import (
     barrier_findings,
     broken_findings,
     hardly_tells_apart,
-    is_ill,
+    is_critical,
     ordered,
     silence_findings,
     weight_findings,
@@ -71,11 +71,11 @@ class Inspection(Result):
     @property
     def healthy(self) -> bool:
         """Whether no finding is an illness; warnings may be there."""
-        return not is_ill(self.findings)
+        return not is_critical(self.findings)
 
     @property
-    def ill_layers(self) -> set[str]:
-        """The layers to cure: where the network is ill, those with an illness or a warning of their own."""
+    def critical_layers(self) -> set[str]:
+        """The layers to repair: where the network is critical, those with a critical finding or a warning."""
         if self.healthy:
             return set()
         named = {f.where for f in self.findings if f.severity != "note" and f.where != "network"}

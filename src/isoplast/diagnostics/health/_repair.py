@@ -1,4 +1,4 @@
-"""The acute cure: ill layers are put back onto isometries, biases that keep units dead are lifted."""
+"""Repair: critical layers are put back onto isometries, biases that keep units dead are lifted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BIASES = ("barrier", "zero", "keep")
 
 ADVICE = (
     "Build the optimizer anew: its moments belong to the old weights. Train on with AdamO or attach(...), "
-    "or the network falls ill again."
+    "or the network collapses again."
 )
 
 
@@ -88,7 +88,7 @@ class Repair(Result):
 
     def __str__(self) -> str:
         if not self.layers:
-            return "nothing to repair: no layer is ill"
+            return "nothing to repair: no layer is critical"
         lines = [_weights_table(self), *_activity_table(self)]
         if not math.isnan(self.function_change):
             lines.append(
@@ -142,12 +142,12 @@ def repair_(
     layers: str | Collection[str] = "critical",
     biases: Biases = "barrier",
 ) -> Repair:
-    r"""Puts ill layers back onto the nearest isometry, in place, and lifts biases that keep units dead.
+    r"""Puts critical layers back onto the nearest isometry, in place, and lifts biases that keep units dead.
 
     .. math:: W \leftarrow U V^T \ \text{for} \ W = U \Sigma V^T, \qquad
               b_i \leftarrow 0 \ \text{where} \ b_i \le -\max_x \|h(x)\|
 
-    The acute cure for a network that no longer learns; AdamO is the chronic one. What the singular values of
+    It acts once, on a network that no longer learns; AdamO acts in every step. What the singular values of
     the repaired layers knew is lost: look at `function_change` and `agreement`, and test the network. A
     healthy network is left alone. The optimizer's state is the caller's: see `advice`.
 
@@ -156,7 +156,7 @@ def repair_(
         inputs: what the module takes; for a state dict (n, features) if it is a plain chain of linear layers.
             They show dead units. Without them the weights alone decide, and the barrier is taken as
             :math:`\sqrt{d}`, the norm of d inputs of unit variance.
-        layers: "critical" for those that :func:`isoplast.diagnostics.inspect` finds ill, "all", or names.
+        layers: "critical" for those that :func:`isoplast.diagnostics.inspect` finds so, "all", or names.
             Embeddings, normalisations, depthwise and parametrised weights are never touched, as in
             :func:`isoplast.param_groups`; in a state dict their names and shapes tell them.
         biases: "barrier" lifts biases below the barrier after the projection, in every layer that feeds an
@@ -194,9 +194,9 @@ def repair_(
     changed: dict[str, RepairedLayer] = {}
     for name in chosen:
         changed[name] = _project(*editable[name])
-    ill = bool(chosen) or not before.healthy
+    critical = bool(chosen) or not before.healthy
     projected = {name: editable[name] for name in chosen}
-    for name, count in _lift(model, inputs, projected, biases).items() if ill else ():
+    for name, count in _lift(model, inputs, projected, biases).items() if critical else ():
         old = changed.get(name, RepairedLayer(0.0, float(editable[name][0].norm()), 0))
         changed[name] = RepairedLayer(old.moved, old.norm, count)
     after = inspect(model, inputs)
@@ -226,7 +226,7 @@ def _chosen(layers: str | Collection[str], before: Inspection, editable: Collect
     if layers == "all":
         return list(editable)
     if layers == "critical":
-        return [name for name in editable if name in before.ill_layers]
+        return [name for name in editable if name in before.critical_layers]
     if isinstance(layers, str):
         raise IsoplastError(
             f"layers is {layers!r}: it must be 'critical', 'all' or a list of names of layers"

@@ -54,11 +54,11 @@ class _Findings:
 
 def _headline(found: Inspection) -> str:
     if not found.healthy:
-        ill = [
+        critical = [
             f"{finding.where}: {finding.what}" for finding in found.findings if finding.severity == "critical"
         ]
-        more = [f"and {len(ill) - 2} more"] if len(ill) > 2 else []
-        return f"Critical: {'; '.join([*ill[:2], *more])}."
+        more = [f"and {len(critical) - 2} more"] if len(critical) > 2 else []
+        return f"Critical: {'; '.join([*critical[:2], *more])}."
     warnings = sum(finding.severity == "warning" for finding in found.findings)
     if warnings:
         return f"Healthy, with {warnings} warning{'s' if warnings > 1 else ''}."
