@@ -195,7 +195,7 @@ def test_with_a_tolerance_every_value_moves_by_the_closed_forms_amount(shape, to
         assert ((found - expected).abs() <= tolerance * expected.abs() + 1e-10 * values.abs()).all()
     assert (moved - torch.diag_embed(moved.diagonal(dim1=-2, dim2=-1))).abs().max() < 1e-9 * largest
     assert w.isfinite().all()
-    if total == 1e-5:
+    if total == 1e-5 and largest <= 4:
         exact = flow_step_(before, total)
         assert not torch.equal(w, exact), "the polynomial is never taken"
 

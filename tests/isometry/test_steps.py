@@ -216,6 +216,15 @@ def test_the_gradient_of_a_halved_matrix_is_finite(step):
     torch.testing.assert_close(w.grad, torch.full((2, 2), 0.5))
 
 
+@pytest.mark.parametrize("step", [isometry_step, flow_step])
+def test_the_gradient_at_an_exact_isometry_is_finite(step):
+    """Both steps are W + d(W S): at S = 0 the derivative along the excess of a singular value is 1 - 8 C."""
+    w = torch.eye(3, dtype=torch.float64).requires_grad_()
+    step(w, 1e-3).diagonal().sum().backward()
+    decay = 1 - 8e-3 if step is isometry_step else math.exp(-8e-3)
+    torch.testing.assert_close(w.grad, decay * torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
 def test_what_is_not_finite_stays_so():
     """The step neither hides a NaN nor spreads it into what a user would look at last."""
     for bad in (math.nan, math.inf):

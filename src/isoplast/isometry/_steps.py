@@ -56,9 +56,8 @@ def isometry_step(matrix: Tensor, strength: Strength) -> Tensor:
     """
     deviation = gram_deviation(matrix)
     with no_autocast(matrix.device):
+        deviation, fits = _finite(deviation)
         bound = _largest_deviation(deviation)
-        fits = bound.isfinite()[..., None, None]
-        deviation = torch.where(fits, deviation, 0)  # so that no gradient meets the infinities either
         step = torch.where(fits, deviation * _euler_scale(bound, strength), _half(deviation))
         return (matrix + times_small_side(matrix, step)).to(matrix.dtype)
 
@@ -149,9 +148,8 @@ def flow_step(matrix: Tensor, strength: Strength) -> Tensor:
     """
     deviation = gram_deviation(matrix)
     with no_autocast(matrix.device):
+        deviation, fits = _finite(deviation)
         bound = _largest_deviation(deviation)
-        fits = bound.isfinite()[..., None, None]
-        deviation = torch.where(fits, deviation, 0)
         epsilon = _flow_epsilon(bound, strength)[..., None, None]
         eye = torch.eye(deviation.shape[-1], dtype=deviation.dtype, device=deviation.device)
         factor = torch.linalg.solve(eye + 0.75 * epsilon * deviation, -0.5 * epsilon * deviation)
@@ -257,15 +255,24 @@ def _frobenius(deviation: Tensor) -> float:
 
 
 def _largest_deviation(deviation: Tensor) -> Tensor:
-    """An upper bound of the largest |sigma^2 - 1|, shape (...), from norms already at hand."""
+    """An upper bound >= 1 of the largest |sigma^2 - 1|, shape (...), from norms already at hand.
+
+    No limit that it is for is reached below 1, and no gradient comes from a division by zero.
+    """
     if deviation.shape[-1] == 0:
-        return deviation.new_zeros(deviation.shape[:-2])
+        return deviation.new_ones(deviation.shape[:-2])
     row_sum = torch.linalg.matrix_norm(deviation, ord=float("inf"))
-    return torch.minimum(row_sum, torch.linalg.matrix_norm(deviation, ord="fro"))
+    return torch.minimum(row_sum, torch.linalg.matrix_norm(deviation, ord="fro")).clamp_min(1)
 
 
 # A float32 Gram matrix overflows from sigma = 1.8e19 on. Singular values below 6e-8 of the largest are
 # rounding there, so every one that means anything is far above 1: such a matrix is halved.
+
+
+def _finite(deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """The deviation with zeros where it is not finite, so that every gradient is, and where it was."""
+    fits = _largest_deviation(deviation.detach()).isfinite()[..., None, None]
+    return torch.where(fits, deviation, 0), fits
 
 
 def _half(like: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ from isoplast.optim._groups import (
     GROUP_DEFAULTS,
     Default,
     common_strength,
-    keep_settings,
     own_settings,
     require_matrix,
     resolve_group,
 )
+from isoplast.optim._load import fitting
 from isoplast.optim._numbers import plain_settings, plain_state_dict
 from isoplast.optim._param_groups import ParamGroups, param_groups
 from isoplast.optim._report import IsometryReport, isometry_report, warn_of_decay
@@ -106,6 +106,8 @@ class AdamO(Adam):
         ICML 2026, arXiv:2606.09762, Eq 16, 19 and 20.
     """
 
+    _names_in_model_order: tuple[str, ...] | None = None
+
     def __init__(
         self,
         params: ParamsT | nn.Module,
@@ -128,6 +130,8 @@ class AdamO(Adam):
         strength = common_strength(isometry, isometry_time)
         if isinstance(params, nn.Module):
             params = param_groups(params)
+        if isinstance(params, ParamGroups):
+            self._names_in_model_order = tuple(d.name for d in params.decisions)
         if isinstance(params, ParamGroups) and strength["isometry"] != 0:
             params.require_isometric()
         self._schedule = Schedule()
@@ -237,15 +241,23 @@ class AdamO(Adam):
             call.run(getattr(self, "grad_scale", None), found_inf)
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Loads a state dict of AdamO, AdamW or Adam.
 
-        Where the saved groups say nothing of isometry, the present settings stay.
+        Where the saved groups say nothing of isometry, the present settings stay. Groups of other sizes are
+        matched by the names of their parameters: the state of ``AdamW(model.named_parameters())`` goes into
+        ``AdamO(model)``, and so does that of ``AdamW(model.parameters())``, which has the model's order.
 
         Args:
             state_dict: what ``state_dict()`` of one of these optimizers returned.
+            strict: whether every parameter must be on both sides where they are matched by name; else those
+                that are not start afresh.
+
+        Raises:
+            ValueError: for groups that do not fit and cannot be matched by name.
         """
-        super().load_state_dict(keep_settings(self.param_groups, state_dict))
+        names = self._names_in_model_order
+        super().load_state_dict(fitting(self.param_groups, state_dict, in_model_order=names, strict=strict))
         warn_of_decay(self.param_groups)
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from isoplast.optim._groups import (
     Default,
     Group,
     common_strength,
-    keep_settings,
     own_settings,
     require_learning_rate,
     require_matrix,
     resolve_group,
 )
+from isoplast.optim._load import fitting
 from isoplast.optim._numbers import plain_state_dict
 from isoplast.optim._param_groups import param_groups
 from isoplast.optim._report import IsometryReport, isometry_report, warn_of_decay
@@ -243,7 +243,7 @@ class Attachment:
 
     def _loading(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         self._settle_added()
-        return keep_settings(optimizer.param_groups, state_dict)
+        return fitting(optimizer.param_groups, state_dict)
 
     def _loaded(self, optimizer: Optimizer) -> None:
         self._schedule = Schedule(self._schedule.roles)  # what is owed stands in the state

@@ -223,15 +223,3 @@ def _describe(group: Group) -> str:
     shown = [f"{name} {tuple(p.shape)}" for name, p in zip(names, params, strict=True)][:5]
     more = len(params) - len(shown)
     return (", ".join(shown) or "nothing") + (f" and {more} more" if more else "")
-
-
-def keep_settings(groups: list[Group], state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a state dict in which groups that say nothing of isometry keep the present settings.
-
-    torch replaces every group by the saved one, so an AdamW checkpoint would erase them.
-    """
-    saved = [dict(group) for group in state_dict["param_groups"]]
-    for old, new in zip(groups, saved, strict=False):
-        for key in GROUP_DEFAULTS:
-            new.setdefault(key, old[key])
-    return {**state_dict, "param_groups": saved}
