@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from isoplast._core.layer_kinds import is_orthogonal_by_construction
-from isoplast.optim._numbers import number, row_blocks, whole
+from isoplast.optim._numbers import blocks, number, whole
 from isoplast.optim._roles import BY_SHAPE, Layout, Roles, is_frozen
 
 Group = dict[str, Any]
@@ -180,7 +180,7 @@ def _check_settings(group: Group) -> None:
     group["isometry_batch_dims"] = whole(dims, 0)
     if group["isometry_batch_dims"] is None:
         raise ValueError(f"Invalid isometry_batch_dims value: {dims} (a number of leading dimensions, >= 0)")
-    group["isometry_split"] = row_blocks(group["isometry_split"])
+    group["isometry_split"] = blocks(group["isometry_split"])
 
 
 def _check_layout(p: Tensor, layout: Layout, isometry: float) -> None:

@@ -18,6 +18,7 @@ from isoplast import AdamO, attach, param_groups
 from isoplast._core.errors import IsoplastError
 from isoplast.isometry import singular_values
 from isoplast.optim import muon_with_adam
+from isoplast.optim._numbers import blocks
 
 
 def net() -> nn.Sequential:
@@ -370,3 +371,16 @@ def test_weights_of_any_size_stay_finite(every):
     for p, size in zip(params, (1e18, 1e20, 1e25, 1e37), strict=True):
         assert p.isfinite().all()
         assert 0 < float(p.detach()[0, 0]) < size
+
+
+@pytest.mark.parametrize("split", [2, -3, (1, 2), (-2, -4), [np.int64(1), np.int64(2)]])
+def test_a_split_counts_rows_or_all_columns(split: Any) -> None:
+    kept = blocks(split)
+    assert kept == (split if isinstance(split, int) else tuple(split))
+    assert all(type(count) is int for count in (kept if isinstance(kept, tuple) else (kept,)))
+
+
+@pytest.mark.parametrize("split", [0, 2.0, True, "3", (), (1, 0), (1, -2), (1, 2.0), None])
+def test_a_split_of_neither_is_refused(split: Any) -> None:
+    with pytest.raises(ValueError, match="isometry_split"):
+        blocks(split)
