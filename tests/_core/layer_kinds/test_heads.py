@@ -73,6 +73,7 @@ NETWORKS: dict[str, tuple[nn.Module, list[str]]] = {
         ["action_net", "value_net"],
     ),
     "pi and v": (Mine(pi=net(mu_net=mlp()), v=net(v_net=mlp())), ["pi.mu_net.4", "v.v_net.4"]),
+    "head and value_head": (Mine(head=linear(), body=linear(), value_head=linear()), ["head", "value_head"]),
     "dueling": (
         Mine(value_stream=mlp(), trunk=linear(), advantage_stream=mlp()),
         ["value_stream.4", "advantage_stream.4"],

@@ -87,9 +87,6 @@ def _holders(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _named(children: Mapping[str, nn.Module]) -> list[Head]:
     """The heads that a module names among its children."""
-    for name in ("head", "heads"):
-        if name in children:
-            return _called_head(name, children[name])
     agents = [] if any(map(_KEYS.fullmatch, children)) else list(filter(_OF_AN_AGENT.fullmatch, children))
     called = [name for name in children if _HEAD.fullmatch(name) and not _AUXILIARY.search(name)]
     chosen = [name for name in children if name in called or name in agents] or _gaussian(children)
