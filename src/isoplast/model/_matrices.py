@@ -182,7 +182,8 @@ def matrices_of_state(state: Mapping[str, Any]) -> tuple[list[Matrix], dict[str,
         dense = value.layout is torch.strided
         key = (value.data_ptr(), value.shape, value.stride()) if dense else (id(value), value.shape, ())
         reason = "the same tensor as another one" if key in seen else _no_map(state, name, value, inner)
-        inner = inner or (value.ndim > 2 and "weight" in name)
+        # A network that has read a table or a kernel before does not read an image of one channel here.
+        inner = inner or kinds.named_embedding(name) or (value.ndim > 2 and "weight" in name)
         matrices: list[Matrix] = []
         if not reason:
             weight = _applied(state, name, value)

@@ -124,7 +124,9 @@ class _Asked:
             raise IsoplastError(f"{name}: {error}") from None
         if min(rows) < 2:
             return Decision(name, p, "other", False, "its blocks are single rows, which have no spectrum")
-        reason = cut.reason if dims == 0 or said else f"{p.shape[0]} experts: a matrix each"
+        reason = cut.reason
+        if dims and not said:
+            reason = f"{p.shape[0]} experts: a matrix each{'; ' + reason if cut.doubtful else ''}"
         if module not in self.outputs:
             return Decision(name, p, "matrix", True, reason, blocks, dims, parts=parts)
         reason = self.outputs[module]

@@ -47,6 +47,11 @@ NETWORKS: dict[str, tuple[nn.Module, list[str]]] = {
     "head with a norm": (Mine(head=nn.Sequential(nn.LayerNorm(6), linear()), body=linear()), ["head.1"]),
     "head with a hidden layer": (Mine(head=mlp(), body=linear()), ["head.4"]),
     "classifier first": (Mine(classifier=linear(), features=mlp()), ["classifier"]),
+    "classifier behind a last convolution": (
+        Mine(blocks=linear(), conv_head=nn.Conv2d(6, 6, 1), classifier=linear()),
+        ["classifier"],
+    ),
+    "head behind features for it": (Mine(pre_logits=linear(), head=linear()), ["head"]),
     "fc first": (Mine(fc=linear(), layer1=linear()), ["fc"]),
     "out after a hidden fc": (Mine(out=linear(), fc=linear()), ["out"]),
     "numbered": (Mine(fc=linear(), fc2=linear(), fc3=linear()), ["fc3"]),
@@ -80,6 +85,11 @@ NETWORKS: dict[str, tuple[nn.Module, list[str]]] = {
     ),
     "twin critics": (Mine(qf1=mlp(), qf2=mlp()), ["qf1.4", "qf2.4"]),
     "a head inside of an actor": (Mine(actor=mlp(first="head"), critic=mlp()), ["actor.head", "critic.4"]),
+    "detection": (
+        Mine(body=linear(), class_labels_classifier=linear(), bbox_predictor=mlp()),
+        ["class_labels_classifier", "bbox_predictor.4"],
+    ),
+    "segmentation": (Mine(backbone=linear(), classifier=mlp(), aux_classifier=mlp()), ["classifier.4"]),
     "several tasks": (Mine(heads=nn.ModuleList([linear(), linear()]), body=linear()), ["heads.0", "heads.1"]),
     "mean and spread": (Mine(body=linear(), mu=linear(), log_std=linear()), ["mu", "log_std"]),
     "autoencoder": (Mine(encoder=linear(), fc_mu=linear(), fc_var=linear(), decoder=linear()), ["decoder"]),
