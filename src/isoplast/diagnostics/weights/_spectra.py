@@ -183,8 +183,8 @@ def weight_spectra(
     one call of ``torch.linalg.svdvals``, in float32 (float64 for float64 weights).
 
     A state dict gives the same numbers as its module where names and shapes tell what a tensor is. They do
-    not tell the groups of a convolution; how the heads lie in a fused projection where they are interleaved or
-    grouped without an output projection beside it (`WeightSpectra.doubts` names those that count as one
+    not tell the groups of a convolution; how the heads lie in a fused projection where they are interleaved,
+    or grouped without an output projection beside it (`WeightSpectra.doubts` names those that count as one
     matrix); which parameters are marked ``_no_weight_decay``; a table of unusual name, or a linear layer
     that is named like a table and has no bias; an orthogonal parametrisation or a bilinear form.
 
