@@ -247,7 +247,7 @@ def _applied(state: Mapping[str, Any], name: str, value: Tensor) -> Tensor | Non
         # Of an isometric layer the orthogonal factor acts; where it is not finite, so is the weight.
         finite = bool(value.isfinite().all())
         return polar_factor(matrix_view(value)).view(value.shape) if finite else value
-    if ".parametrizations." not in f".{name}" and leaf not in ("weight_g", "weight_v", "weight_orig"):
+    if ".parametrizations." not in f".{name}" and not kinds.named_parametrised(leaf):
         return value
     if leaf in ("original1", "weight_v"):
         scale = state.get(f"{owner}.original0" if leaf == "original1" else f"{owner}.weight_g".lstrip("."))

@@ -145,11 +145,7 @@ def _left_out(name: str, p: Tensor, module: nn.Module, dims: int, said: bool) ->
         return "embedding", "a table of vectors, not a map between layers"
     if kinds.is_normalisation(module):
         return "norm", f"scale or shift of {kind}"
-    if isinstance(module, nn.utils.parametrize.ParametrizationList) or leaf in (
-        "weight_g",
-        "weight_v",
-        "weight_orig",
-    ):
+    if isinstance(module, nn.utils.parametrize.ParametrizationList) or kinds.named_parametrised(leaf):
         return "parametrised", "another rule makes the weight from it"
     if kinds.is_orthogonal_by_construction(p):
         return "isometric", "orthogonal by construction: a penalty would fight it"
