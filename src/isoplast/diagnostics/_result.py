@@ -49,7 +49,7 @@ def format_number(value: float) -> str:
     """A number for reading: three significant digits.
 
     Example:
-        >>> number(0.0123456), number(1234567.0), number(float("nan"))
+        >>> format_number(0.0123456), format_number(1234567.0), format_number(float("nan"))
         ('0.0123', '1.23e+06', 'nan')
     """
     if math.isnan(value) or math.isinf(value):
@@ -63,7 +63,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows as aligned text: the first column to the left, the numbers to the right.
 
     Example:
-        >>> print(table(("layer", "max"), [("head", "1.2")]))
+        >>> print(text_table(("layer", "max"), [("head", "1.2")]))
         layer  max
         head   1.2
     """
