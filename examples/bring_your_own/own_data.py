@@ -1,6 +1,6 @@
-"""Data of one's own in a study: arrays in a file, or arrays as they are.
+"""Data of one's own in a study: arrays are written to a file once, and named by it from then on.
 
-    python own_data.py
+python own_data.py
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isoplast.data import save_data
+from isoplast.data import Dataset, save_data
 from isoplast.study import Run, Study, load_study, run_study
 
 rng = np.random.default_rng(0)
@@ -18,13 +18,9 @@ inputs = rng.standard_normal((200, 8)).astype(np.float32)
 targets = rng.integers(0, 4, 200)
 
 with tempfile.TemporaryDirectory() as folder:
-    file = save_data(Path(folder, "mine.npz"), inputs, targets)
-    run = Run(
-        stream={"name": "random-labels", "tasks": 2},
-        data={"name": "file", "path": str(file)},
-        net={"name": "mlp", "width": 16},
-        learner={"name": "supervised", "epochs": 2},
-        instruments=False,
-    )
+    # In YAML the same file is `data: {name: file, path: mine.npz}`.
+    data = save_data(Path(folder, "mine.npz"), Dataset(inputs, targets, name="mine"))
+    small = {"net": {"name": "mlp", "width": 16}, "learner": {"name": "supervised", "epochs": 2}}
+    run = Run(stream={"name": "random-labels", "tasks": 2}, data=data, instruments=False, **small)
     run_study(Study("mine", [run]), Path(folder, "runs"))
     print(load_study(Path(folder, "runs")).select("task", "score", "chance"))

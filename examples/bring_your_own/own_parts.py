@@ -48,14 +48,15 @@ class DriftingSine(Stream):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoLayers(NetSpec):
-    """A network with one hidden layer."""
+    """A network with two hidden layers."""
 
     width: int = 32
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
         size = torch.Size(input_shape).numel()
-        hidden, head = nn.Linear(size, self.width), nn.Linear(self.width, classes)
-        return nn.Sequential(nn.Flatten(), hidden, nn.Tanh(), head)
+        first, second = nn.Linear(size, self.width), nn.Linear(self.width, self.width)
+        head = nn.Linear(self.width, classes)
+        return nn.Sequential(nn.Flatten(), first, nn.Tanh(), second, nn.Tanh(), head)
 
 
 @dataclass(frozen=True)

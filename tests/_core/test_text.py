@@ -6,7 +6,7 @@ import pickle
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoplast._core.errors import IsoplastError, unknown
@@ -15,6 +15,7 @@ from isoplast._core.text import LONGEST, escaped, one_line, shown, text_table
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\n\r\u202e\u2028\x9b\ud800\x00"
 
 
+@settings(deadline=None)  # times say nothing on a busy machine
 @given(st.text())
 def test_escaped_text_is_printable_and_stays_as_it_is(text: str) -> None:
     found = escaped(text)
@@ -29,6 +30,7 @@ def test_escapes_are_those_of_python() -> None:
     assert escaped("größer 数 é") == "größer 数 é"
 
 
+@settings(deadline=None)  # times say nothing on a busy machine
 @given(st.text(max_size=2000), st.integers(60, 500))
 def test_one_line_is_short_and_keeps_both_ends(text: str, longest: int) -> None:
     found = one_line(text, longest)
@@ -133,6 +135,7 @@ def test_a_table_has_a_line_for_each_row_whatever_the_cells_hold() -> None:
     assert table.replace("\n", "").isprintable()
 
 
+@settings(deadline=None)  # times say nothing on a busy machine
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=5), st.integers(20, 80))
 def test_names_lose_their_beginning_where_the_line_would_be_too_long(names: list[str], width: int) -> None:
     table = text_table(("layer", "max"), [(name, "12.5") for name in names], width=width)

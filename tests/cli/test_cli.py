@@ -68,7 +68,7 @@ def test_a_run_says_what_it_found_and_is_not_done_again(
     assert "warning: 4 steps are fewer than the isometry time constant" in said
     assert re.search(r"task 1: accuracy 0\.\d{4}, loss \d\.\d{4}", said)
     last = said.splitlines()[-1]
-    assert re.fullmatch(r"accuracy: first task 0\.\d\d, worst 0\.\d\d, last 0\.\d\d; results in .*", last)
+    assert re.fullmatch(r"accuracy: first task 0\.\d{3}, worst 0\.\d{3}, last 0\.\d{3}; results in .*", last)
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines() == [last]
 

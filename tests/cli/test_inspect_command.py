@@ -255,7 +255,7 @@ def test_safetensors_missing_says_what_to_install(
 
 @pytest.mark.slow
 def test_the_collapsed_adam_run_is_critical(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The demo's Adam arm up to where it is at chance: its run directory shows dead units and stretched
+    """The demo's Adam run up to where it is at chance: its run directory shows dead units and stretched
     layers, its bare weights stretched layers and what they do with standard normal inputs."""
     spec = Run.from_mapping(
         {"samples": 1280, "tasks": 12, "epochs": 25, "method": "adam", "lr": 3e-3, "net": {"width": 128}}
@@ -265,7 +265,7 @@ def test_the_collapsed_adam_run_is_critical(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert "of 128 units are dead (zero on every input)" in said
     assert "the largest singular value is" in said
-    assert "verdict: critical. `isoplast repair` cures it at once" in said
+    assert "verdict: critical. What to do stands beside each finding" in said
     new = tmp_path / "new.pt"
     assert main(["repair", str(path), "-o", str(new)]) == 0
     bare = tmp_path / "bare.pt"
@@ -275,8 +275,8 @@ def test_the_collapsed_adam_run_is_critical(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert "on standard normal inputs" in said
     assert "layers.2: the largest singular value is" in said
-    cured = torch.load(new, weights_only=True)["learner"]["training"]["model"]
-    assert float(torch.linalg.svdvals(cured["layers.2.weight"])[0]) == pytest.approx(1.0, abs=1e-5)
+    repaired = torch.load(new, weights_only=True)["learner"]["training"]["model"]
+    assert float(torch.linalg.svdvals(repaired["layers.2.weight"])[0]) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_lost_numbers_are_critical_and_beyond_repair(

@@ -29,8 +29,8 @@ def test_floating_targets_are_a_regression(shape: tuple[int, ...]) -> None:
     data = Dataset(np.zeros((4, 2)), np.ones(shape))
     assert data.classes is None
     assert data.targets.dtype == torch.float32
-    assert data.targets.shape == shape
-    with pytest.raises(IsoplastError, match="stream 'random-labels' needs classes"):
+    assert data.targets.shape == (shape if len(shape) > 1 else (*shape, 1))
+    with pytest.raises(IsoplastError, match="random-labels draws classes, and data 'arrays' have none"):
         stream("random-labels", data, tasks=2, seed=0)
 
 
@@ -49,8 +49,8 @@ def test_a_parameter_does_not_carry_its_graph_along() -> None:
 @pytest.mark.parametrize(
     ("inputs", "targets", "more", "message"),
     [
-        (torch.zeros(4, 2), torch.zeros(3), {}, r"inputs \(4, 2\) and targets \(3,\)"),
-        (torch.zeros(4), torch.zeros(4), {}, r"inputs \(4,\) and targets \(4,\)"),
+        (torch.zeros(4, 2), torch.zeros(3), {}, r"inputs \(4, 2\) and targets \(3, 1\)"),
+        (torch.zeros(4), torch.zeros(4), {}, r"inputs \(4,\) and targets \(4, 1\)"),
         (torch.zeros(4, 2), torch.tensor(0), {}, r"targets \(\)"),
         (torch.zeros(0, 2), torch.zeros(0), {}, "at least one of each"),
         (torch.zeros(4, 2, dtype=torch.uint8), torch.zeros(4), {}, "inputs are uint8: make them floating"),

@@ -42,7 +42,7 @@ class MadeUp(Images):
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module._REGISTRY._known, "made-up", MadeUp)
+    monkeypatch.setitem(module.DATA._known, "made-up", MadeUp)
 
 
 def chosen(samples: int) -> list[int]:
@@ -95,7 +95,7 @@ def test_refuses_samples_out_of_range(made_up: None, samples: int) -> None:
 
 
 def test_suggests_the_nearest_name_and_split() -> None:
-    with pytest.raises(IsoplastError, match="unknown data 'cifar': did you mean 'cifar10'"):
+    with pytest.raises(IsoplastError, match="unknown data set 'cifar': did you mean 'cifar10'"):
         load_data("cifar")
     with pytest.raises(IsoplastError, match="unknown split 'tests': did you mean 'test'"):
         load_data("digits", split="tests")
@@ -199,7 +199,7 @@ def test_data_of_ones_own_by_module_and_name(tmp_path: Path, monkeypatch: pytest
 
 
 def test_data_of_ones_own_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._REGISTRY, "_known", dict(module._REGISTRY._known))
+    monkeypatch.setattr(module.DATA, "_known", dict(module.DATA._known))
 
     @register_data
     @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import random
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -169,6 +171,17 @@ def test_a_network_is_given_back_as_it_was(name: str, instrument: str) -> None:
     assert len(before) == len(after)
     different = [(a, b) for a, b in zip(before, after, strict=True) if not same(a, b)]
     assert not different
+
+
+@pytest.mark.parametrize("kind", [collections.UserDict, types.MappingProxyType, collections.OrderedDict])
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_any_mapping_is_taken_like_the_dict_with_the_same_items(kind: Any, instrument: str) -> None:
+    if (instrument, "Masked") in REFUSALS:
+        pytest.skip("it needs one tensor of numbers")
+    model, x, y = prepared("Masked")
+    plain, other = (INSTRUMENTS[instrument](model, inputs, y) for inputs in (x, kind(x)))
+    if hasattr(plain, "as_dict"):
+        assert plain.as_dict() == pytest.approx(other.as_dict(), rel=0, abs=0, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -14,6 +14,9 @@ from isoplast import methods
 from isoplast.methods import Combination, Method, Training, training
 from isoplast.nn import build
 from isoplast.testing import Network
+from isoplast.testing._life import different, values
+
+__all__ = ["different", "values"]
 
 CLASSES = 3
 SIZES: dict[str, dict[str, Any]] = {
@@ -30,6 +33,7 @@ RARE, OFTEN = 50, 7
 BUSY: dict[str, dict[str, Any]] = {
     "cbp": {"replacement_rate": 0.02, "maturity": 5},
     "snr": {"threshold": 1},
+    "swr": {"fraction": 0.05},
 }
 
 
@@ -97,18 +101,3 @@ def train(run: Training, steps: int, net: str = "mlp", seed: int = 0) -> list[Te
             run.new_task(inputs, lambda x=inputs, y=targets: cross_entropy(run.model(x), y))
         losses.append(step(run, (inputs, targets)))
     return losses
-
-
-def values(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all parameters and buffers."""
-    found = [*model.named_parameters(), *model.named_buffers()]
-    return {name: tensor.detach().clone() for name, tensor in found}
-
-
-def different(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
-    """The names of the tensors that are not the same to the bit."""
-    return [
-        name
-        for name in {**one, **other}
-        if name not in one or name not in other or not torch.equal(one[name], other[name])
-    ]

@@ -30,7 +30,7 @@ def rescued(task: int) -> float:
     return collapsing(task) if task < 12 else min(0.36 + 0.07 * (task - 12), 0.94)
 
 
-ARMS: dict[str, tuple[dict[str, Any], Curve]] = {
+METHODS: dict[str, tuple[dict[str, Any], Curve]] = {
     "Adam": ({"method": "adam"}, collapsing),
     "AdamW": ({"method": "adamw"}, lambda task: collapsing(task) - 0.01),
     "AdamO": (ADAMO, staying),
@@ -42,7 +42,7 @@ ARMS: dict[str, tuple[dict[str, Any], Curve]] = {
 
 
 def specification(label: str, seed: int, tasks: int = TASKS, **changes: Any) -> Run:
-    settings = ARMS[label][0] if label in ARMS else {"method": "adam"}
+    settings = METHODS[label][0] if label in METHODS else {"method": "adam"}
     given = {"lr": 3e-3, "tasks": tasks, "seed": seed, "label": label} | settings | changes
     return Run.from_mapping(given)
 
@@ -121,11 +121,11 @@ def write_run(
 
 
 def write_study(
-    parent: Path, labels: Iterable[str] = ARMS, seeds: int = 2, tasks: int = TASKS, **changes: Any
+    parent: Path, labels: Iterable[str] = METHODS, seeds: int = 2, tasks: int = TASKS, **changes: Any
 ) -> Path:
-    """Write a study of these arms and return its directory; arms whose name is not in ARMS run Adam."""
+    """Write a study of these methods and return its directory; names that are not in METHODS run Adam."""
     runs = [specification(label, seed, tasks, **changes) for seed in range(seeds) for label in labels]
     for run in runs:
-        write_run(parent, run, ARMS[run.label][1] if run.label in ARMS else collapsing)
-    Study("made-up", "Every number is known.", tuple(runs), "name: made-up\n").describe(parent)
+        write_run(parent, run, METHODS[run.label][1] if run.label in METHODS else collapsing)
+    Study("made-up", runs, "Every number is known.", "name: made-up\n").describe(parent)
     return parent

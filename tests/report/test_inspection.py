@@ -98,7 +98,7 @@ def test_figures_hold_the_numbers() -> None:
     assert layers.data[2].y == pytest.approx([one.smallest for one in found.spectra.values()], rel=1e-3)
     spectrum = figures.spectrum_figure(found.spectra)
     assert [trace.visible for trace in spectrum.data] == [True, False, False]
-    assert spectrum.data[1].meta == {"arm": figures.LARGEST, "view": "2"}
+    assert spectrum.data[1].meta == {"curve": figures.LARGEST, "view": "2"}
     assert spectrum.data[1].y == pytest.approx(found.spectra["2"].singular_values.tolist(), rel=1e-3)
     assert found.activity is not None
     assert figures.units_figure(found.activity).data[0].y == (0.0, 1.0)
@@ -115,7 +115,7 @@ def test_long_spectra_are_thinned_but_keep_their_ends() -> None:
 
 def test_history_shows_the_worst_layer_and_each() -> None:
     history = figures.history_figure(moments())
-    of = {(trace.meta["arm"], trace.meta["view"]): trace.y for trace in history.data}
+    of = {(trace.meta["curve"], trace.meta["view"]): trace.y for trace in history.data}
     assert of[figures.LARGEST, "all"] == (2.0, 2.0, 3.0, 4.0)
     assert of[figures.LARGEST, "0"] == (1.0, 2.0, 3.0, 4.0)
     assert of[figures.SMALLEST, "all"] == (1e-10,) * 4  # zero has no place on a log axis

@@ -172,7 +172,7 @@ def test_refuses_wrong_arguments_in_one_line(name: str, settings: dict[str, Any]
 
 
 def test_random_labels_need_classes() -> None:
-    numbers = Dataset("numbers", torch.zeros(4, 2), torch.zeros(4, 1), None, "made up", "0")
+    numbers = Dataset(torch.zeros(4, 2), torch.zeros(4, 1), name="numbers")
     with pytest.raises(
         IsoplastError, match="stream random-labels draws classes, and data 'numbers' have none"
     ):

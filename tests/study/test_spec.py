@@ -98,7 +98,7 @@ def test_the_canonical_form_is_strict_json_without_the_label() -> None:
         ({"epochs": 0}, "epochs of learner supervised is 0: it must be at least 1"),
         ({"tasks": 2.5}, "tasks of stream random-labels is 2.5: it must be a whole number"),
         ({"batch_size": True}, "batch_size of learner supervised is True"),
-        ({"samples": -1}, "samples of data digits is -1"),
+        ({"samples": -1}, "samples=-1 of data 'digits': ask for at least 1"),
         ({"seed": -1}, "seed is -1: it must be a whole number >= 0"),
         ({"stream": "random-label"}, "unknown stream 'random-label': did you mean 'random-labels'?"),
         ({"data": "mnits"}, "unknown data set 'mnits': did you mean 'mnist'?"),

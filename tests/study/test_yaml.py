@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoplast._core.errors import IsoplastError
@@ -97,6 +97,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 VALUES = st.recursive(SCALARS, lambda of: st.lists(of, max_size=3) | st.dictionaries(WORDS, of, max_size=3))
 
 
+@settings(deadline=None)  # times say nothing on a busy machine
 @given(VALUES)
 def test_what_is_written_is_read_again(value: Any) -> None:
     text = dump_yaml({"a": value})
@@ -108,6 +109,7 @@ def test_what_is_written_is_read_again(value: Any) -> None:
         assert found == {"a": value}
 
 
+@settings(deadline=None)  # times say nothing on a busy machine
 @given(st.lists(WORDS, max_size=5).filter(lambda words: all(word.isprintable() for word in words)))
 def test_written_text_is_text_for_readers_of_yaml_1_1_as_well(words: list[str]) -> None:
     assert yaml.safe_load(dump_yaml(words)) == words

@@ -1,4 +1,4 @@
-"""`isoplast inspect` and `isoplast repair`: a look into a checkpoint, and layers put back onto isometries."""
+"""`isoplast inspect` and `isoplast repair`: a look into a checkpoint, and its repair."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def inspect(
 
     Nothing in the file is run: objects in a pickle are passed over.
 
-    Exit status: 0 no critical finding; 1 critical; 2 wrong input.
+    Exit status: 0 healthy, perhaps with warnings; 1 critical; 2 wrong input.
 
     Args:
         file: A .safetensors or torch file, a run of isoplast, or a directory of checkpoints, which shows

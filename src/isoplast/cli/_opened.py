@@ -258,9 +258,14 @@ def _recorded(directory: RunDirectory) -> tuple[Moment, ...]:
     return tuple(
         Moment(
             "untrained" if row["task"] < 0 else f"task {row['task']}",
-            dict(zip(row["layers"], map(float, row["sigma_max"]), strict=True)),
-            dict(zip(row["layers"], map(float, row["sigma_min"]), strict=True)),
-            dict(zip(row["units"], map(float, row["dead"]), strict=True)),
+            _by_name(row, "layers", "sigma_max"),
+            _by_name(row, "layers", "sigma_min"),
+            _by_name(row, "units", "dead"),
         )
         for row in read_rows(directory.metrics)
+        if "layers" in row  # a run may have measured the scores alone
     )
+
+
+def _by_name(row: Mapping[str, Any], names: str, metric: str) -> dict[str, float]:
+    return dict(zip(row.get(names, ()), map(float, row.get(metric, ())), strict=True))

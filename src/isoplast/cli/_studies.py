@@ -16,7 +16,7 @@ from rich.text import Text
 
 from isoplast import data, nn, streams
 from isoplast.cli._display import display
-from isoplast.cli._summary import summary, summary_table
+from isoplast.cli._summary import summary_line, summary_table
 from isoplast.cli._words import merged, parse_words
 from isoplast.study import (
     EXECUTORS,
@@ -28,7 +28,6 @@ from isoplast.study import (
     execute,
     find_study,
     load_study,
-    metric,
     run_study,
 )
 
@@ -248,8 +247,4 @@ def _write_report(directory: Path, out: Path | None = None) -> Path:
 
 
 def _conclude(directory: RunDirectory) -> None:
-    row = summary(load_study(directory.path)).row(0, named=True)
-    print(
-        f"{metric(row['primary']).label}: first task {row['first']:.2f}, worst {row['worst']:.2f}, "
-        f"last {row['last']:.2f}; results in {directory.path}"
-    )
+    print(f"{summary_line(load_study(directory.path))}; results in {directory.path}")

@@ -10,7 +10,7 @@ Example:
 from isoplast.data._cifar import Cifar10
 from isoplast.data._dataset import Dataset
 from isoplast.data._digits import Digits
-from isoplast.data._file import File
+from isoplast.data._file import File, save_data
 from isoplast.data._mnist import Mnist
 from isoplast.data._spec import (
     DATA,
@@ -35,4 +35,5 @@ __all__ = [
     "data_spec",
     "load_data",
     "register_data",
+    "save_data",
 ]

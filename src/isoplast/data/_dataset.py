@@ -27,7 +27,7 @@ class Dataset:
             them (standardised, as a rule), become float32; whole numbers of 32 or 64 bits, such as tokens,
             become int64.
         targets: (n, ...). Whole numbers >= 0 are classes and become int64; floating point numbers are those
-            of a regression and become float32.
+            of a regression and become float32, (n,) becomes (n, 1).
         classes: the number of classes, above every target; by default the largest target plus 1. None of a
             regression.
         name: what to call it.
@@ -55,6 +55,8 @@ class Dataset:
     def __post_init__(self) -> None:
         inputs = self._converted("inputs", self.inputs, _WORDS)
         targets = self._converted("targets", self.targets, _WHOLE)
+        if targets.is_floating_point() and targets.ndim == 1:
+            targets = targets[:, None]
         if inputs.ndim < 2 or targets.ndim < 1 or len(inputs) != len(targets) or not len(inputs):
             raise IsoplastError(
                 f"data {self.name!r}: inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}: "

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
+
+import numpy as np
 
 from isoplast._core.arrays import read_arrays
 from isoplast._core.errors import IsoplastError
+from isoplast._core.files import write_whole
 from isoplast.data._dataset import Dataset
 from isoplast.data._files import first_there, places
 from isoplast.data._spec import DataSpec, register_data
@@ -64,3 +68,33 @@ class File(DataSpec):
             return Dataset(inputs, targets, self.classes, name=path.stem, note=path.name)
         except IsoplastError as error:
             raise IsoplastError(f"{found}: {error}") from None
+
+
+def save_data(path: str | Path, data: Dataset, test: Dataset | None = None) -> File:
+    """Write a data set to a file that studies can read, and return the `data` that names it.
+
+    Args:
+        path: a name that ends in .npz; the folder must exist.
+        data: what to write, for training.
+        test: held-out samples of the same kind.
+
+    Returns:
+        The `File` for a `Run`: its path is absolute.
+
+    Raises:
+        IsoplastError: the name ends in something else.
+
+    Example:
+        >>> data = save_data("mine.npz", Dataset(np.zeros((100, 8)), np.arange(100) % 10))  # doctest: +SKIP
+        >>> Run(data=data, method="adamo")  # doctest: +SKIP
+    """
+    path = Path(path).absolute()
+    if path.suffix != ".npz":
+        raise IsoplastError(f"data file {str(path)!r}: save it under a name that ends in .npz")
+    arrays = {"inputs": data.inputs.numpy(), "targets": data.targets.numpy()}
+    if test is not None:
+        arrays |= {"test_inputs": test.inputs.numpy(), "test_targets": test.targets.numpy()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_whole(path, buffer.getvalue())
+    return File(path=str(path), classes=data.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,30 @@ from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast.model import outputs, refuse_batch_statistics, sample_count, take_samples
+
+
+def are_classes(targets: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether targets are class numbers; else they are numbers like the outputs.
+
+    Args:
+        targets: class numbers shaped like the outputs without their last dimension, -100 where there is
+            none, or floating-point numbers, as many as the outputs.
+        shape: of the outputs, samples in front.
+
+    Raises:
+        IsoplastError: for targets that suit the outputs in neither way.
+    """
+    if targets.is_floating_point() and targets.numel() == math.prod(shape) and len(targets) == shape[0]:
+        return False
+    if targets.is_floating_point() or len(shape) < 2 or targets.shape != shape[:-1]:
+        raise IsoplastError(
+            f"targets of {targets.dtype} {tuple(targets.shape)} do not fit outputs {shape}: give class "
+            f"numbers of shape {shape[:-1]} or numbers of the outputs' shape"
+        )
+    counted = targets[targets != -100]
+    if bool(((counted < 0) | (counted >= shape[-1])).any()):
+        raise IsoplastError(f"targets hold classes outside 0..{shape[-1] - 1}, the outputs of the model")
+    return True
 
 
 def check_outputs(network: nn.Module, found: Tensor, inputs: Any) -> None:

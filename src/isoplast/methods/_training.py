@@ -38,7 +38,7 @@ def training(
     Args:
         method: a name as `get` takes it ("redo", "adamo+layernorm", "package.module:Name"), or a method.
         model: any network; the method may change its layers, so use `.model` of what is returned.
-        lr: the learning rate, > 0.
+        lr: the learning rate, >= 0.
         clip_norm: what the norm of all gradients together is clipped to, > 0; None leaves them alone.
         device: where the network goes when the method has prepared it, so that a seed means the same weights
             on every device; None leaves it where it is.
@@ -63,23 +63,28 @@ def training(
     shapeless = next((name for name, tensor in tensors(model).items() if is_lazy(tensor)), None)
     if shapeless is not None:
         raise IsoplastError(f"{shapeless} is not initialised yet: run one batch through the model first")
+    try:
+        rate = float(lr)  # a number of numpy's would be in every checkpoint of the optimizer
+    except (TypeError, ValueError):
+        raise IsoplastError(f"lr is {lr!r}: give a number") from None
     chosen = get(method, **settings)
     _refuse_used(chosen)
     prepared = chosen.prepare(model)
     prepared = prepared if device is None else prepared.to(device)
     try:
-        optimizer = chosen.optimizer(prepared, lr)
+        optimizer = chosen.optimizer(prepared, rate)
     except ValueError as error:  # a combination of settings that only the optimizer can judge
         reason = str(error).partition("\n")[0]
-        raise IsoplastError(f"method {chosen.name} with lr {lr}: {reason}") from error
+        raise IsoplastError(f"method {chosen.name} with lr {rate:g}: {reason}") from error
     return Training(chosen, prepared, optimizer, clip_norm=clip_norm)
 
 
 class Training:
-    """A network, its optimizer and the method that both are in the hands of; usually made by `training`.
+    """A network that is trained with a method, and its optimizer; usually made by `training`.
 
     Accumulating gradients: let the closure return the losses of the parts of a batch one after the other,
     each divided by their number, as a generator: every part's graph is freed before the next one is computed.
+    Penalties on features see those of the first part.
 
     .. code-block:: python
 
@@ -142,18 +147,21 @@ class Training:
             raise IsoplastError(
                 f"method {self.method.name} looks at the batch again: give step(..., inputs=)"
             )
+        model = unwrap(self.model)
         values: list[Tensor] = []
 
         def whole() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
-            loss, minimised = self._differentiate(closure, inputs)
+            loss, minimised = self._differentiate(closure, model, inputs)
             values.append(loss)
             return minimised
 
         self.method.step(self.optimizer, whole)
+        if not values:
+            raise IsoplastError(f"method {self.method.name} did a step without calling its closure")
         self.steps += 1
         loss = values[0]
-        self.method.after_step(StepContext(unwrap(self.model), self.optimizer, inputs, loss, self.steps))
+        self.method.after_step(StepContext(model, self.optimizer, inputs, loss, self.steps))
         return loss
 
     def new_task(self, inputs: Inputs = None, loss: Loss | None = None) -> None:
@@ -213,8 +221,8 @@ class Training:
         """
         if state["name"] != self.method.name:
             raise IsoplastError(
-                f"the state is one of method {state['name']}, and this training is in the hands of "
-                f"{self.method.name}: make the same one again"
+                f"the state is that of method {state['name']}, and this training uses {self.method.name}: "
+                "make one with the same method"
             )
         self._begin()
         unwrap(self.model).load_state_dict(state["model"])
@@ -224,9 +232,9 @@ class Training:
         self.steps, self.task = state["steps"], state["task"]
         if generators:
             host, *gpus = state["generators"]
-            torch.set_rng_state(host)
-            for device, value in zip(self._gpus(), gpus, strict=False):  # maybe there are fewer here
-                torch.cuda.set_rng_state(value, device)
+            torch.set_rng_state(host.cpu())
+            for device, value in zip(self._gpus(), gpus, strict=False):  # there may be fewer here
+                torch.cuda.set_rng_state(value.cpu(), device)
 
     def release(self) -> None:
         """Take the method's hooks off the network: training is over, or another method takes over."""
@@ -241,12 +249,12 @@ class Training:
             self._begun = True
             self.method.begin(unwrap(self.model), self.optimizer)
 
-    def _differentiate(self, closure: Loss, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def _differentiate(self, closure: Loss, model: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Compute all gradients; returns the task loss and what is minimised, detached."""
         parts = losses(closure(), "the closure of step()")
         # The penalty goes with the first part, while what that fed to the layers is still there.
         first = next(parts)
-        penalty = self.method.penalty(unwrap(self.model), inputs)
+        penalty = self.method.penalty(model, inputs)
         (first if penalty is None else first + penalty).backward()  # type: ignore[no-untyped-call]
         loss = first.detach()
         for part in parts:

@@ -30,28 +30,15 @@ from isoplast.model._preserve_state import (
     unwrap,
 )
 from isoplast.model._reconstructed import ReconstructedMLP, has_normalisation, reconstruct, silent_units
-from isoplast.model._recording import FUNCTIONS, ActivationRecorder
+from isoplast.model._recording import ActivationRecorder
 from isoplast.model._sharded import refuse_flattened, refuse_sharded, sharded_names, whole
 from isoplast.model._torch_file import NoWeights
 from isoplast.model._writing import check_target, write_checkpoint
 from isoplast.model.units._graph import graph_of
-from isoplast.model.units._groups import (
-    BATCH_NORMS,
-    LAYERS,
-    NORMS,
-    Probe,
-    Slot,
-    UnitGroup,
-    Units,
-    feature_dim,
-)
-from isoplast.model.units._units import declare_units, head_name, trace_units
+from isoplast.model.units._groups import Probe, Slot, UnitGroup, Units, feature_dim
+from isoplast.model.units._units import declare_units, head_name, head_names, trace_units
 
 __all__ = [
-    "BATCH_NORMS",
-    "FUNCTIONS",
-    "LAYERS",
-    "NORMS",
     "ActivationRecorder",
     "Checkpoint",
     "Decision",
@@ -78,6 +65,7 @@ __all__ = [
     "graph_of",
     "has_normalisation",
     "head_name",
+    "head_names",
     "is_sharded",
     "matrices_of_module",
     "matrices_of_state",

@@ -52,7 +52,7 @@ def usable(samples: Any) -> Any:
 
 
 def refuse_non_finite(samples: Any) -> None:
-    """Refuse inputs that are no numbers: all that follows from them would look like an ill network.
+    """Refuse inputs that are no numbers: all that follows from them would look like a collapsed network.
 
     Raises:
         IsoplastError: for a NaN or an infinity among them.

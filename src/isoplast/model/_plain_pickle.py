@@ -91,6 +91,8 @@ class _Machine:
 
     def find_on_stack(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
+        if type(name) is not str or type(module) is not str:
+            raise IsoplastError("is damaged: the name of an object is no text")
         self.find(f"{module} {name}")
 
     def call(self) -> None:

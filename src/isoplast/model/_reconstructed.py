@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isoplast._core.layer_kinds import named_normalisation
+
 # Layers so called have something else than a ReLU between them: attention, gates, adapters that are added.
 _NO_CHAIN = re.compile(r"lora|adapter|attn|attention|_proj|query|key|value|gate|router|expert", re.IGNORECASE)
-_NORM = re.compile(r"(norm\d*$|^bn\d*$|_bn\d*$|^ln_|^ln\d*$)", re.IGNORECASE)
 
 
 class ReconstructedMLP(nn.Module):
@@ -97,10 +98,7 @@ def has_normalisation(model: nn.Module | Mapping[str, Any]) -> bool:
         return any("norm" in type(module).__name__.lower() for module in model.modules())
     state = model
     owners = {name.rpartition(".")[0] for name in state}
-    return any(
-        f"{owner}.running_mean".lstrip(".") in state or _NORM.search(owner.rpartition(".")[2])
-        for owner in owners
-    )
+    return any(f"{owner}.running_mean".lstrip(".") in state or named_normalisation(owner) for owner in owners)
 
 
 def silent_units(network: ReconstructedMLP, samples: int = 1024) -> dict[str, tuple[float, float]]:

@@ -33,11 +33,10 @@ def whole(tensor: Tensor) -> Tensor:
 
     That is communication: every process that holds a piece has to call it.
     """
-    if not _is_dtensor(tensor):
-        return tensor
-    with torch.no_grad():
-        found: Tensor = tensor.detach().full_tensor()  # type: ignore[no-untyped-call]
-        return found
+    if _is_dtensor(tensor):
+        with torch.no_grad():
+            return tensor.full_tensor()
+    return tensor
 
 
 def whole_parameter(parameter: nn.Parameter) -> nn.Parameter:

@@ -104,7 +104,7 @@ class _ZipStorages:
         self.foreign = order in archive.sizes and archive.read(order) != sys.byteorder.encode()
 
     def __call__(self, word: str, kind: StorageType, key: str, location: str, count: int) -> TypedStorage:
-        member = f"{self.folder}data/{key}"
+        member = f"{self.folder}data/{_text(key)}"
         if member not in self.archive.sizes or not _fits(count, kind, self.archive.sizes[member]):
             raise IsoplastError(f"is truncated or damaged: the size of its storage {key} is wrong")
         if key not in self.made:
@@ -112,6 +112,13 @@ class _ZipStorages:
             if self.foreign:
                 self.made[key].byteswap(kind.dtype)  # type: ignore[no-untyped-call]
         return typed(self.made[key], kind.dtype)
+
+
+def _text(key: Any) -> str:
+    """The name of a storage: neither hashed nor shown before it is known to be text."""
+    if type(key) is not str:
+        raise IsoplastError("is damaged: the name of a storage is no text")
+    return key
 
 
 def _fits(count: Any, kind: Any, size: int) -> bool:
@@ -151,7 +158,7 @@ class _OldStorages:
     ) -> Any:
         if word == "module":
             return kind  # beside the object, where its source was
-        if key not in self.made:
+        if _text(key) not in self.made:
             if not _fits(count, kind, self.room):
                 raise IsoplastError(f"is truncated or damaged: the size of its storage {key} is wrong")
             self.room -= count * kind.dtype.itemsize
@@ -161,6 +168,8 @@ class _OldStorages:
         if view is None:
             return whole
         _, start, length = view
+        if type(start) is not int or type(length) is not int:
+            raise IsoplastError(f"is damaged: a part of its storage {key} is wrong")
         if not _fits(start + length, kind, whole._untyped_storage.nbytes()) or start < 0 or length < 0:
             raise IsoplastError(f"is damaged: a part of its storage {key} is wrong")
         size = kind.dtype.itemsize
@@ -168,10 +177,10 @@ class _OldStorages:
 
     def fill(self, file: IO[bytes], keys: list[str]) -> None:
         """Read the numbers of all storages, in the order of these keys."""
-        if len(keys) != len(self.made):
+        if type(keys) is not list or len(keys) != len(self.made):
             raise EOFError
         for key in keys:
-            storage = self.made[key]
+            storage = self.made[_text(key)]
             count = int.from_bytes(file.read(8), "little")
             size = storage._untyped_storage.nbytes()
             if count * storage.dtype.itemsize != size:

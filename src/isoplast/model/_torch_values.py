@@ -18,6 +18,9 @@ from isoplast.model._stand_in import Name, StandIn
 # A tensor may be larger than its storage where it repeats one row (expand): such ones are buffers, and small.
 _REPEATED = 64 << 20  # bytes
 
+_DIMENSIONS = 32
+_LARGEST = 1 << 48  # numbers, those of an empty tensor (0, n) too: beyond, sizes overflow when it is used
+
 
 class Foreign(Exception):
     """A Python object that cannot even be stood in for, by its name."""
@@ -55,6 +58,13 @@ def plain_key(key: Any) -> Any:
     return key
 
 
+def _whole(numbers: Sequence[int]) -> tuple[int, ...]:
+    """Whole numbers >= 0, as a size or a stride has them; what is not is never handed on, nor shown."""
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise IsoplastError("is damaged: the size, stride or offset of a tensor is wrong")
+    return tuple(numbers)
+
+
 def value_by_name(name: str) -> Any:
     """The function or value that a pickle means by this name; a `Name` where it is not known here."""
     if name in _KNOWN:
@@ -66,7 +76,7 @@ def value_by_name(name: str) -> Any:
         if last in _STORAGES:
             return StorageType(_STORAGES[last])
     if module == "torch":
-        value = getattr(torch, last, None)
+        value = vars(torch).get(last)
         if isinstance(value, torch.dtype | torch.qscheme):
             return value
     return Name(name)
@@ -88,9 +98,10 @@ def _view(
     storage: TypedStorage, offset: int, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
     """The tensor that these numbers describe, if it lies in its storage."""
-    whole = [*size, *stride, offset]
-    if not all(type(number) is int and number >= 0 for number in whole) or len(size) != len(stride):
-        raise IsoplastError("is damaged: the size of a tensor is none")
+    size, stride = _whole(size), _whole(stride)
+    (offset,) = _whole([offset])
+    if len(size) != len(stride) or len(size) > _DIMENSIONS or math.prod(filter(None, size)) > _LARGEST:
+        raise IsoplastError("is damaged: the size, stride or offset of a tensor is wrong")
     data = storage._untyped_storage
     room = data.nbytes() // dtype.itemsize
     count = math.prod(size)
@@ -101,7 +112,7 @@ def _view(
         raise IsoplastError(f"repeats {room:,} numbers in a tensor of {_shape(size)}: save it contiguous")
     tensor = torch.empty(0, dtype=dtype)
     with torch.no_grad():
-        tensor.set_(data, offset, tuple(size), tuple(stride))
+        tensor.set_(data, offset, size, stride)
     # Numbers that stand in several places cannot be edited in place, as repair does.
     repeats = any(length > 1 and not step for length, step in zip(size, stride, strict=True))
     return tensor.contiguous() if repeats or count > room else tensor
@@ -150,6 +161,9 @@ def _quantized_tensor(
     requires_grad: bool = False,
     hooks: Any = None,
 ) -> Tensor:
+    plain = all(type(part) in (int, float) or isinstance(part, Tensor) for part in quantizer[1:])
+    if not plain or not isinstance(quantizer[0], torch.qscheme):
+        raise Foreign("torch._utils._rebuild_qtensor")
     whole = _view(storage, offset, size, stride, {torch.qint32: torch.int32}.get(storage.dtype, torch.uint8))
     if whole.shape != torch.Size(size) or not whole.is_contiguous():
         raise Foreign("torch._utils._rebuild_qtensor")
@@ -159,18 +173,21 @@ def _quantized_tensor(
 
 
 def _sparse_tensor(layout: torch.layout, data: tuple[Any, ...]) -> Tensor:
-    parts = [part for part in data if isinstance(part, Tensor)]
-    if any(part.is_meta or part.layout != torch.strided for part in parts):
+    count = 2 if layout is torch.sparse_coo else 3  # indices and values; torch takes nested lists as well
+    parts, size = data[:count], _whole(data[count])
+    if not all(isinstance(one, Tensor) and one.layout == torch.strided and not one.is_meta for one in parts):
         raise IsoplastError("is damaged: the parts of a sparse tensor are no numbers")
     if layout is torch.sparse_coo:
-        return torch.sparse_coo_tensor(*data[:3], check_invariants=True)
-    return torch.sparse_compressed_tensor(*data[:4], layout=layout, check_invariants=True)
+        indices, values = parts
+        return torch.sparse_coo_tensor(indices, values, size, check_invariants=True)
+    outer, inner, values = parts
+    return torch.sparse_compressed_tensor(outer, inner, values, size, layout=layout, check_invariants=True)
 
 
 def _meta_tensor(
     dtype: torch.dtype, size: Sequence[int], stride: Sequence[int], requires_grad: bool
 ) -> Tensor:
-    return torch.empty_strided(tuple(size), tuple(stride), dtype=dtype, device="meta")
+    return torch.empty_strided(_whole(size), _whole(stride), dtype=dtype, device="meta")
 
 
 def _parameter(data: Tensor, requires_grad: bool, hooks: Any = None) -> nn.Parameter:
@@ -226,6 +243,8 @@ def _set(items: Sequence[Any] = ()) -> set[Any]:
 
 def _bytes(text: str, encoding: str) -> bytes:
     """How a pickle of protocol 2 writes bytes."""
+    if type(text) is not str or type(encoding) is not str:
+        raise IsoplastError("is damaged: bytes are made of something other than text")
     return text.encode("latin-1" if encoding == "latin1" else "ascii")
 
 
@@ -236,11 +255,25 @@ def _bytearray(content: bytes = b"") -> bytearray:
 
 
 def _size(sizes: Sequence[int] = ()) -> torch.Size:
-    return torch.Size(sizes)
+    return torch.Size(_whole(sizes))
+
+
+def _complex(real: float = 0.0, imaginary: float = 0.0) -> complex:
+    if not {type(real), type(imaginary)} <= {int, float}:
+        raise IsoplastError("is damaged: a complex number is made of something else")
+    return complex(real, imaginary)
 
 
 def _layout(name: str) -> torch.layout:
+    if type(name) is not str or name not in _LAYOUTS:
+        raise IsoplastError("is damaged: it names no layout of tensors")
     return _LAYOUTS[name]
+
+
+def _device(name: str, index: int | None = None) -> torch.device:
+    if type(name) is not str or type(index) not in (int, type(None)):
+        raise IsoplastError("is damaged: it names no device")
+    return torch.device(name) if index is None else torch.device(name, index)
 
 
 _TENSOR = "the class of tensors"  # named, never called: it would make one of any size
@@ -260,11 +293,11 @@ _KNOWN: dict[str, Any] = {
     "collections.Counter": _counter,
     "collections.defaultdict": _default,
     "builtins.set": _set,
-    "builtins.complex": complex,
+    "builtins.complex": _complex,
     "builtins.bytearray": _bytearray,
     "_codecs.encode": _bytes,
     "torch.Size": _size,
-    "torch.device": torch.device,
+    "torch.device": _device,
     "torch.Tensor": _TENSOR,
     "torch.serialization._get_layout": _layout,
     "torch._utils._rebuild_tensor": _tensor,

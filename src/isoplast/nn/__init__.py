@@ -1,5 +1,6 @@
 """Isometric layers, nonlinearities, initialisation, and the networks of the benchmarks."""
 
+from isoplast._core.layer_kinds import Activation
 from isoplast.nn._initialisation import delta_orthogonal_, isometric_init_
 from isoplast.nn.layers._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
 from isoplast.nn.layers._interval_dropout import IntervalDropout
@@ -19,6 +20,7 @@ __all__ = [
     "GPT",
     "MLP",
     "NETS",
+    "Activation",
     "AdaLin",
     "Attention",
     "CNNSpec",

@@ -111,6 +111,8 @@ def part(kind: str, value: object) -> Part:
         name, given = value.name, dict(value.settings)
     elif isinstance(value, Mapping) and isinstance(value.get("name"), str):
         name, given = value["name"], {str(key): item for key, item in value.items() if key != "name"}
+    elif isinstance(value, data.Dataset):
+        raise IsoplastError("data is a Dataset, which no other process has: give save_data(path, dataset)")
     else:
         raise IsoplastError(f"{kind} is {value!r}: give a name, or a mapping with 'name' and its settings")
     return Part(name, _settings(known.make(name, given)))

@@ -16,7 +16,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast.methods import Method, StepContext, TaskContext, Training, training
 from isoplast.methods._tools._fresh import redraw
 from isoplast.methods._tools._penalised import quadratic
-from isoplast.methods.initial_state.l2er import effective_rank
+from isoplast.methods.initial_state.l2er import feature_rank
 
 INPUTS = torch.zeros(2, 3, dtype=torch.float64)
 
@@ -367,9 +367,9 @@ def test_the_effective_rank_is_the_exponential_of_the_entropy() -> None:
     share = torch.linalg.svdvals(features)
     share = share / share.sum()
     expected = math.exp(-sum(p * math.log(p) for p in share.tolist()))
-    assert effective_rank(features).item() == pytest.approx(expected)
-    assert effective_rank(3 * features).item() == pytest.approx(expected)
-    assert effective_rank(torch.eye(6, dtype=torch.float64)[:, :4]).item() == pytest.approx(4)
+    assert feature_rank(features).item() == pytest.approx(expected)
+    assert feature_rank(3 * features).item() == pytest.approx(expected)
+    assert feature_rank(torch.eye(6, dtype=torch.float64)[:, :4]).item() == pytest.approx(4)
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6), (300, 140), (1, 4)])
@@ -383,7 +383,7 @@ def test_the_gradient_of_the_effective_rank_is_that_of_a_singular_value_decompos
     expected = torch.autograd.grad((-share * share.log()).sum().exp(), features)[0]
     # Singular values of 1e-3 of the largest lose six of sixteen digits in the Gram matrix.
     torch.testing.assert_close(
-        torch.autograd.grad(effective_rank(features), features)[0], expected, rtol=1e-6, atol=1e-9
+        torch.autograd.grad(feature_rank(features), features)[0], expected, rtol=1e-6, atol=1e-9
     )
 
 
@@ -395,7 +395,9 @@ def test_the_gradient_of_the_effective_rank_is_finite_where_units_are_dead(kind:
         "one direction": torch.randn(5, 1).expand(5, 3).clone(),
         "duplicates": torch.randn(5, 3)[:, [0, 0, 1]],
     }[kind].requires_grad_()
-    gradient = torch.autograd.grad(effective_rank(features), features)[0]
+    rank = feature_rank(features)
+    assert rank.item() == pytest.approx({"zero": 0.0, "one direction": 1.0}.get(kind, rank.item()))
+    gradient = torch.autograd.grad(rank, features)[0]
     assert gradient.isfinite().all()
 
 

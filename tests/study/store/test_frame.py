@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from isoplast._core.errors import IsoplastError
-from isoplast.cli._summary import summary, summary_table
 from isoplast.study import Run, RunDirectory, RunFailed, Study, Switch, execute, load_runs, load_study
 
 TINY = (
@@ -134,30 +133,6 @@ def test_no_results_is_said_in_one_line(tmp_path: Path) -> None:
             IsoplastError, match="holds no results: give the directory of a study or of a run"
         ):
             load(tmp_path / "gone")
-
-
-def test_the_summary_is_the_mean_over_seeds_of_first_worst_and_last() -> None:
-    accuracies = {"a": [[0.9, 0.2, 0.4], [0.7, 0.6, 0.4]], "b": [[0.5, 0.8]]}
-    rows = [
-        {
-            "label": label,
-            "stream": "s",
-            "data": "d",
-            "run_id": f"{label}{seed}",
-            "task": task,
-            "primary": "accuracy",
-            "score": value,
-        }
-        for label, runs in accuracies.items()
-        for seed, run in enumerate(runs)
-        for task, value in enumerate([0.1, *run], start=-1)
-    ]
-    found = summary(pl.DataFrame(rows)).to_dicts()
-    assert [row["label"] for row in found] == ["a", "b"]
-    assert (found[0]["seeds"], found[0]["tasks"]) == (2, 3)
-    assert (found[0]["first"], found[0]["worst"], found[0]["last"]) == pytest.approx((0.8, 0.3, 0.4))
-    assert (found[1]["first"], found[1]["worst"], found[1]["last"]) == pytest.approx((0.5, 0.5, 0.8))
-    assert summary_table(pl.DataFrame(rows)).row_count == 2
 
 
 def test_a_setting_whose_name_is_taken_has_its_owner_in_front(

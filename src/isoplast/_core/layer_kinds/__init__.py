@@ -16,7 +16,7 @@ from isoplast._core.layer_kinds._activations import (
 from isoplast._core.layer_kinds._cuts import Cut, cut_of_module, cut_of_state
 from isoplast._core.layer_kinds._functions import (
     CONVOLUTION_FUNCTIONS,
-    DISTRIBUTIONS,
+    JOINTS,
     LINEAR_FUNCTIONS,
     LINEAR_SUMS,
     MAP_FUNCTIONS,
@@ -27,12 +27,14 @@ from isoplast._core.layer_kinds._functions import (
     SELECTIONS,
     SIZES,
     SUMS,
+    UNRELATED_FUNCTIONS,
 )
 from isoplast._core.layer_kinds._heads import Head, heads
 from isoplast._core.layer_kinds._modules import (
     BATCH_NORMS,
     CONVOLUTIONS,
     EMBEDDINGS,
+    INSTANCE_NORMS,
     LAYERS,
     MAPS,
     NORMALISATIONS,
@@ -40,6 +42,7 @@ from isoplast._core.layer_kinds._modules import (
     POOLS,
     RECURRENT,
     TRANSPOSED_CONVOLUTIONS,
+    Convolution,
     is_depthwise,
     is_embedding,
     is_left_to_its_authors,
@@ -53,6 +56,7 @@ from isoplast._core.layer_kinds._names import (
     named_experts,
     named_map,
     named_normalisation,
+    named_parametrised,
 )
 
 __all__ = [
@@ -60,8 +64,9 @@ __all__ = [
     "BATCH_NORMS",
     "CONVOLUTIONS",
     "CONVOLUTION_FUNCTIONS",
-    "DISTRIBUTIONS",
     "EMBEDDINGS",
+    "INSTANCE_NORMS",
+    "JOINTS",
     "LAYERS",
     "LINEAR_FUNCTIONS",
     "LINEAR_SUMS",
@@ -81,7 +86,9 @@ __all__ = [
     "SUMS",
     "TRANSPOSED_CONVOLUTIONS",
     "UNIT_FUNCTIONS",
+    "UNRELATED_FUNCTIONS",
     "Activation",
+    "Convolution",
     "Cut",
     "Head",
     "activation_kind",
@@ -101,5 +108,6 @@ __all__ = [
     "named_experts",
     "named_map",
     "named_normalisation",
+    "named_parametrised",
     "stores_transposed",
 ]

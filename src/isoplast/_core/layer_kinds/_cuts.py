@@ -28,6 +28,7 @@ _PAIRS = {
     ("q", "k"): re.compile(r"(?i:(to_)?w?qk(_proj|_lin|_linear)?)"),
     ("gate", "up"): re.compile(r"(?i:gate_up(_proj)?|w12)"),
 }
+_SEVERAL = (_INTERLEAVED, _FUSED, _INPUT, *_PAIRS.values())
 _SINGLE = re.compile(r"(?i:(to_)?w?_?(q|k|v|query|key|value)(_proj|_lin|_linear)?(_weight)?)")
 # Names of language models whose grouped queries, keys and values lie one after the other.
 _IN_ORDER = re.compile(r"Wqkv|qkv_proj")
@@ -48,7 +49,7 @@ class Cut:
 
     Attributes:
         reason: in a few words.
-        parts: what each of them is ("q", "k", "v"; the gates of a recurrent layer), () where nobody knows.
+        parts: what each of them is ("q", "k", "v"), () where nobody knows.
         split: number of equal blocks of rows, or their row counts; negative: blocks of columns of a weight
             that is stored as (in, out), so that -1 is one such matrix.
         doubtful: whether it may hold several matrices and nothing says how, so that it counts as one.
@@ -75,6 +76,8 @@ class _Beside:
         heads, kv_heads, head_dim: heads of the queries, heads of keys and values, and their width.
         inner: features that the output projection reads.
         queries: whether the queries have a projection of their own.
+        interleaved: whether every head has its queries, key and value together.
+        unusual: whether the rows are known to lie in an order that no layout here has.
     """
 
     heads: int | None = None
@@ -82,28 +85,32 @@ class _Beside:
     head_dim: int | None = None
     inner: int | None = None
     queries: bool = False
+    interleaved: bool = False
+    unusual: bool = False
 
 
-def cut_of_module(model: nn.Module, name: str, *, per_head: bool = False) -> Cut:
-    """How the matrices lie in a parameter that is kept isometric, as its module says.
+def cut_of_module(model: nn.Module, name: str, weight: Tensor, *, per_head: bool = False) -> Cut:
+    """How the matrices lie in a weight, as its module says.
 
     Args:
         model: the network.
-        name: of the parameter.
+        name: of the weight in it.
+        weight: the weight.
         per_head: whether every head of queries, keys and values is a matrix of its own.
     """
     path, _, leaf = name.rpartition(".")
-    module, weight = model.get_submodule(path), model.get_parameter(name)
-    own = own_name(name)
+    module, own = model.get_submodule(path), own_name(name)
     if isinstance(module, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS):
         return _of_convolution(module, weight, own)
     if isinstance(module, RECURRENT):
-        found = gates(module, leaf)
-        reason = f"{len(found)} gates of {type(module).__name__}" if found else "recurrent layer"
-        return Cut(reason, found, len(found) or 1)
-    beside = _beside_module(model, owner_name(name), own)
+        count = gates(module, leaf)
+        reason = f"{count} gates of {type(module).__name__}" if count > 1 else "recurrent layer"
+        return Cut(reason, split=count)
     swapped = stores_transposed(module)
     known = isinstance(module, (*MAPS, nn.MultiheadAttention)) or swapped
+    fused = any(pattern.fullmatch(own) for pattern in _SEVERAL)
+    # Most layers are neither fused nor asked for their heads: nothing beside them is looked at.
+    beside = _beside_module(model, owner_name(name), own) if fused or per_head else _Beside()
     if isinstance(module, nn.MultiheadAttention) and leaf == "in_proj_weight":
         cut = _thirds()
     else:
@@ -119,8 +126,8 @@ def cut_of_state(state: Mapping[str, Any], name: str, weight: Tensor) -> Cut:
     leaf = name.rpartition(".")[2]
     recurrent = state.get(name.replace("weight_ih", "weight_hh"))
     if leaf.startswith(("weight_ih", "weight_hh")) and isinstance(recurrent, Tensor) and recurrent.ndim == 2:
-        found = gates_of_state(weight, recurrent, state.get(re.sub("weight_[ih]h", "weight_hr", name)))
-        return Cut("recurrent layer", found, len(found) or 1)
+        projection = state.get(re.sub("weight_[ih]h", "weight_hr", name))
+        return Cut("recurrent layer", split=gates_of_state(weight, recurrent, projection))
     own, owner = own_name(name), owner_name(name)
 
     def width(part: str) -> int | None:
@@ -173,7 +180,17 @@ def _beside_module(model: nn.Module, owner: str, own: str) -> _Beside:
                 return inner.get_parameter("weight").shape[0]
         return None
 
-    return _Beside(number(_HEADS), number(_KV_HEADS), number(_HEAD_DIM), _inner(own, width), _apart(width))
+    return _Beside(
+        number(_HEADS),
+        number(_KV_HEADS),
+        number(_HEAD_DIM),
+        _inner(own, width),
+        _apart(width),
+        # GPT-BigCode says it in the one way, the transformers for images of timm in the other.
+        interleaved=getattr(module, "multi_query", None) is False
+        or getattr(module, "head_first", False) is True,
+        unusual=type(module).__name__.startswith("CodeGen"),  # q, v, k in four slices for four machines
+    )
 
 
 def _inner(own: str, width: Callable[[str], int | None]) -> int | None:
@@ -197,7 +214,8 @@ def _by_name(own: str, shape: Sequence[int], beside: _Beside, swapped: bool | No
             and then the cut is by columns.
     """
     if len(shape) != 2:
-        return None
+        several = any(pattern.fullmatch(own) for pattern in _SEVERAL)
+        return Cut(f"nothing says how each holds the parts of {own}", doubtful=True) if several else None
     told = swapped is None and shape[1] == 3 * shape[0]
     rows, columns = (shape[1], shape[0]) if swapped or told else shape
     cut = _rule(own, rows, columns, beside)
@@ -205,11 +223,13 @@ def _by_name(own: str, shape: Sequence[int], beside: _Beside, swapped: bool | No
 
 
 def _rule(own: str, rows: int, columns: int, beside: _Beside) -> Cut | None:
-    if _INTERLEAVED.fullmatch(own):
+    if _INTERLEAVED.fullmatch(own) or (beside.interleaved and _FUSED.fullmatch(own)):
         return _interleaved(rows, beside)
     if _INPUT.fullmatch(own):
         return _input(rows, columns, beside)
     if _FUSED.fullmatch(own):
+        if beside.unusual:
+            return _unknown(rows)
         return _queries_keys_values(rows, columns, beside, in_order=bool(_IN_ORDER.fullmatch(own)))
     parts = next((parts for parts, pattern in _PAIRS.items() if pattern.fullmatch(own)), None)
     return None if parts is None else _halves(*parts) if rows % 2 == 0 else Cut("linear layer")
@@ -234,7 +254,7 @@ def _unknown(rows: int) -> Cut:
 
 
 def _queries_keys_values(rows: int, columns: int, beside: _Beside, *, in_order: bool) -> Cut:
-    """Queries, then keys, then values. The heads say how many rows of each; else the output projection does."""
+    """Queries, then keys, then values: the heads say how many rows of each, or the output projection."""
     heads, kv_heads = beside.heads, beside.kv_heads
     if heads and kv_heads:
         size = beside.head_dim or rows // (heads + 2 * kv_heads)

@@ -19,10 +19,8 @@ SUMS = {"add", "add_", "iadd", "sub", "sub_", "isub"}
 PRODUCTS = {"mul", "mul_", "imul", "truediv", "div", "div_", "itruediv"}
 SIZES = {"size", "dim", "getattr", "numel", "ndimension"}
 
-LINEAR_SUMS = SUMS | {
-    "__radd__", "__rsub__", "rsub", "subtract", "lerp", "lerp_", "cat", "concat", "concatenate", "stack",
-    "hstack", "vstack", "dstack",
-}
+LINEAR_SUMS = SUMS | {"__radd__", "__rsub__", "rsub", "subtract", "lerp", "lerp_"}
+JOINTS = {"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"}
 SELECTIONS = {
     "where", "masked_fill", "masked_fill_", "masked_scatter", "masked_scatter_", "index_put", "index_put_",
     "__setitem__", "index_copy", "index_copy_", "index_add", "index_add_", "scatter", "scatter_",
@@ -41,8 +39,11 @@ MAP_FUNCTIONS = {
 CONVOLUTION_FUNCTIONS = {
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 }
-DISTRIBUTIONS = {"softmax", "log_softmax", "softmin", "gumbel_softmax"}
-"""Behind these no unit is itself any more."""
+UNRELATED_FUNCTIONS = {
+    "softmax", "log_softmax", "softmin", "gumbel_softmax", "zeros_like", "ones_like", "empty_like",
+    "full_like", "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones", "new_empty", "new_full",
+}
+"""Their values are no features: weights of a mean, or the same whatever the features are."""
 
 LINEAR_FUNCTIONS = PASSING_FUNCTIONS | {
     "__get__", "__getitem__", "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "permute",

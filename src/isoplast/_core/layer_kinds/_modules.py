@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TypeAlias
+
 from torch import Tensor, nn
+
+Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -20,6 +23,7 @@ EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 BATCH_NORMS = nn.modules.batchnorm._NormBase
 """Normalisations with a scale for each channel that belongs to this channel alone."""
 
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 NORMALISATIONS = (BATCH_NORMS, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 POOLS = (
@@ -34,7 +38,7 @@ PASSING_MODULES = (
 )  # fmt: skip
 """Modules behind which every unit is still itself, in the dimension it was in."""
 
-_GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
+_GATES = {"LSTM": 4, "GRU": 3}
 
 
 def is_normalisation(module: nn.Module) -> bool:
@@ -59,9 +63,11 @@ def is_embedding(module: nn.Module) -> bool:
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether a convolution has filters of one channel each, which mix no channel with another."""
+    """Whether a convolution has rows of one channel each, which mix no channel with another."""
+    if isinstance(module, TRANSPOSED_CONVOLUTIONS):  # its rows are inputs
+        return module.groups > 1 and module.groups == module.in_channels
     return (
-        isinstance(module, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS)
+        isinstance(module, CONVOLUTIONS)
         and module.groups > 1
         and module.groups in (module.in_channels, module.out_channels)
     )
@@ -78,20 +84,18 @@ def stores_transposed(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and isinstance(weight, Tensor) and weight.ndim == 2
 
 
-def gates(module: nn.Module, leaf: str) -> tuple[str, ...]:
-    """The gates whose matrices lie below each other in a weight of a recurrent layer; () for one matrix.
+def gates(module: nn.Module, leaf: str) -> int:
+    """How many gates' matrices lie below each other in a weight of a recurrent layer or cell.
 
     Args:
-        module: a recurrent layer or cell.
+        module: the layer.
         leaf: the weight's name in it; "weight_hr_..." is an LSTM's projection.
     """
-    if leaf.startswith("weight_hr"):
-        return ()
     mode = str(getattr(module, "mode", type(module).__name__.removesuffix("Cell")))
-    return _GATES.get(mode, ())
+    return 1 if leaf.startswith("weight_hr") else _GATES.get(mode, 1)
 
 
-def gates_of_state(weight: Tensor, recurrent: Tensor, projection: Tensor | None) -> tuple[str, ...]:
+def gates_of_state(weight: Tensor, recurrent: Tensor, projection: Tensor | None) -> int:
     """The same told from the shapes that a state dict holds.
 
     Args:
@@ -101,11 +105,10 @@ def gates_of_state(weight: Tensor, recurrent: Tensor, projection: Tensor | None)
     """
     hidden = recurrent.shape[1] if projection is None else projection.shape[1]
     count, rest = divmod(weight.shape[0], hidden)
-    known = {len(names): names for names in _GATES.values()}
-    return known.get(count, ()) if rest == 0 else ()
+    return count if rest == 0 and count in _GATES.values() else 1
 
 
-def is_left_to_its_authors(parameter: torch.Tensor) -> bool:
+def is_left_to_its_authors(parameter: Tensor) -> bool:
     """Whether a parameter's authors marked it as none that regularisers may act on.
 
     State-space models do: ``_no_weight_decay = True`` (Mamba), ``_optim = {"weight_decay": 0.0}`` (S4).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
+from isoplast.diagnostics._outputs import are_classes
 from isoplast.diagnostics._result import Result, reason_of
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics.health._decide import decide
@@ -208,18 +208,9 @@ def _loss(found: Tensor, targets: Tensor, samples: int) -> Loss:
     Raises:
         IsoplastError: if none does.
     """
-    shape = (samples, *found.shape[1:])
-    if targets.is_floating_point() and targets.numel() == math.prod(shape) and len(targets) == samples:
-        return lambda values, wanted: functional.mse_loss(values, wanted.reshape(values.shape))
-    if targets.is_floating_point() or targets.shape != shape[:-1]:
-        raise IsoplastError(
-            f"targets of {targets.dtype} {tuple(targets.shape)} do not fit outputs {shape}: give class "
-            f"numbers of shape {shape[:-1]} or numbers of the outputs' shape"
-        )
-    counted = targets[targets != -100]
-    if bool(((counted < 0) | (counted >= shape[-1])).any()):
-        raise IsoplastError(f"targets hold classes outside 0..{shape[-1] - 1}, the outputs of the model")
-    return lambda values, wanted: functional.cross_entropy(values.flatten(0, -2), wanted.flatten())
+    if are_classes(targets, (samples, *found.shape[1:])):
+        return lambda values, wanted: functional.cross_entropy(values.flatten(0, -2), wanted.flatten())
+    return lambda values, wanted: functional.mse_loss(values, wanted.reshape(values.shape))
 
 
 def _kernel(model: nn.Module, inputs: Any, found: Tensor) -> NTK:

@@ -19,19 +19,15 @@ def editable_weights(model: nn.Module | Mapping[str, Any]) -> Iterator[tuple[str
         for one in decide(unwrap(model)):
             if one.isometric:
                 name = clean_name(one.name).removesuffix(".weight")
-                yield name, (one.parameter, {"batch_dims": one.batch_dims, "split": one.split})
+                yield name, (one.parameter, one.layout)
         return
-    parts: dict[str, int] = {}
     matrices, left_out = matrices_of_state(model)
-    for matrix in matrices:
-        name = matrix.name.partition("[")[0]
-        parts[name] = parts.get(name, 0) + 1
     tables = [model[name] for name in left_out if isinstance(model.get(name), Tensor)]
-    for name, split in parts.items():
+    for name, layout in {one.weight: one.layout for one in matrices}.items():
         weight = model.get(f"{name}.weight", model.get(name))
         # Else a parametrisation makes the weight from others, or it is an embedding at the same time.
         if isinstance(weight, Tensor) and not any(_same(weight, table) for table in tables):
-            yield name, (weight, {"split": split})
+            yield name, (weight, dict(layout))
 
 
 def _same(weight: Tensor, table: Tensor) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.layer_kinds import LAYERS, Convolution
 from isoplast.diagnostics._result import Result, wrapped
 from isoplast.diagnostics.activity._activity import Activity, NoHiddenLayer, activity
 from isoplast.diagnostics.health._decide import decide, layers_to_repair
@@ -39,7 +40,6 @@ from isoplast.model import (
     unwrap,
 )
 
-_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _BATCH = 256
 _CONSTANT_ROWS = 512
 # Outputs that differ by less than this share of their size over all inputs say nothing about them.
@@ -287,33 +287,32 @@ class Feed:
 
 def feeding(model: nn.Module, inputs: Any) -> Feed:
     """Run a network on inputs and look at the layers before its activations."""
-    producers: dict[str, str] = {}
-    layers: dict[str, nn.Linear | _Convolution] = {}
+    layers: dict[str, nn.Linear | Convolution] = {}
     largest: dict[str, float] = {}
-    last = ""
 
-    def observe(name: str, kind: str, output: Tensor, dim: int) -> None:
-        if last and kind not in ("attention", "sdpa"):
-            producers.setdefault(name, last)
-
-    def enter(name: str, layer: nn.Linear | _Convolution, given: tuple[Tensor, ...]) -> None:
-        nonlocal last
-        last = name
+    def enter(name: str, layer: nn.Linear | Convolution, given: tuple[Tensor, ...]) -> None:
         largest[name] = max(largest.get(name, 0.0), _largest_norm(layer, given[0]))
 
     with preserve_state(model) as network, torch.no_grad(), contextlib.ExitStack() as stack:
         own = network.own_names() if isinstance(network, ReconstructedMLP) else {}
         for path, layer in network.named_modules():
-            if isinstance(layer, nn.Linear | _Convolution):
+            if isinstance(layer, LAYERS):
                 name = own.get(path, clean_name(path))
                 layers[name] = layer
                 stack.callback(layer.register_forward_pre_hook(partial(enter, name)).remove)
-        stack.enter_context(ActivationRecorder(network, observe, None).running())
+        recorder = ActivationRecorder(network, _nothing, None)
+        stack.enter_context(recorder.running())
         for batch in batches(inputs):
             outputs(network, batch)
+    named = {place: own.get(layer, layer) for place, layer in recorder.producers.items()}
+    producers = {place: name for place, name in named.items() if name in largest}
     biases = {name: layers[name].bias for name in producers.values()}
     found = {name: bias.detach() for name, bias in biases.items() if bias is not None}
     return Feed(producers, largest, found)
+
+
+def _nothing(name: str, kind: str, output: Tensor, dim: int) -> None:
+    """An observer for who only wants to know what feeds the activations."""
 
 
 def batches(inputs: Any) -> Iterator[Any]:
@@ -322,7 +321,7 @@ def batches(inputs: Any) -> Iterator[Any]:
         yield take_samples(inputs, slice(start, start + _BATCH))
 
 
-def _largest_norm(layer: nn.Linear | _Convolution, hidden: Tensor) -> float:
+def _largest_norm(layer: nn.Linear | Convolution, hidden: Tensor) -> float:
     """The largest norm of a vector that the rows of the weight are multiplied with: a patch of an image."""
     energy = hidden.double().square()
     if isinstance(layer, nn.Linear):

@@ -1,4 +1,4 @@
-"""Critical layers are put back onto isometries, biases that keep units dead are lifted."""
+"""Repair: critical layers are put back onto isometries, biases that keep units dead are lifted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from isoplast.diagnostics._result import Result, format_number, wrapped
 from isoplast.diagnostics.health._editable import Layout, editable_weights
 from isoplast.diagnostics.health._inspection import Inspection, batches, feeding, inspect
 from isoplast.diagnostics.weights._spectra import WeightSpectra
-from isoplast.isometry import edit_matrices_, matrix_view, polar_factor
+from isoplast.isometry import edit_matrices_, matrix_views, polar_factor
 from isoplast.model import (
     clean_name,
     non_finite_names,
@@ -224,7 +224,8 @@ def _change(
 ) -> dict[str, RepairedLayer]:
     """Project and lift; what changed by layer."""
     changed = {name: _project(*editable[name]) for name in chosen}
-    for name, count in _lift(model, inputs, chosen, biases).items():
+    projected = {name: editable[name] for name in chosen}
+    for name, count in _lift(model, inputs, projected, biases).items():
         old = changed.get(name, RepairedLayer(0.0, float(editable[name][0].norm()), 0))
         changed[name] = RepairedLayer(old.moved, old.norm, count)
     return changed
@@ -284,9 +285,12 @@ def _project(weight: Tensor, layout: Layout) -> RepairedLayer:
 
 
 def _lift(
-    model: nn.Module | Mapping[str, Any], inputs: Any, chosen: Collection[str], biases: Biases
+    model: nn.Module | Mapping[str, Any],
+    inputs: Any,
+    chosen: Mapping[str, tuple[Tensor, Layout]],
+    biases: Biases,
 ) -> dict[str, int]:
-    """Set biases to zero; returns how many by layer."""
+    """Set biases of these layers, or of all that feed activations, to zero; returns how many by layer."""
     if biases == "keep":
         return {}
     state: Mapping[str, Any] = (
@@ -296,7 +300,11 @@ def _lift(
     )
     network = model if isinstance(model, nn.Module) else reconstruct(model)
     if biases == "zero" or inputs is None or network is None:
-        masks = {name: _mask(state, name, biases) for name in chosen if f"{name}.bias" in state}
+        masks = {
+            name: _mask(*chosen[name], state[f"{name}.bias"], biases)
+            for name in chosen
+            if f"{name}.bias" in state
+        }
     else:  # after the projection: it moved the inputs of the layers behind it
         masks = feeding(network, inputs).unreachable()
     for name, mask in masks.items():
@@ -304,11 +312,10 @@ def _lift(
     return {name: int(mask.sum()) for name, mask in masks.items() if bool(mask.any())}
 
 
-def _mask(state: Mapping[str, Any], name: str, biases: Biases) -> Tensor:
-    bias: Tensor = state[f"{name}.bias"]
+def _mask(weight: Tensor, layout: Layout, bias: Tensor, biases: Biases) -> Tensor:
     if biases == "zero":
         return bias != 0
-    width = matrix_view(state[f"{name}.weight"]).shape[-1]
+    width = matrix_views(weight, **layout)[0].shape[-1]
     return bias.double() <= -math.sqrt(width)
 
 

@@ -15,6 +15,7 @@ from isoplast._core.text import text_table
 from isoplast.diagnostics._lanczos import orthogonalized
 from isoplast.diagnostics._linear import Linearised, NotTwice
 from isoplast.diagnostics._result import Result, format_number
+from isoplast.isometry import effective_rank, effective_rank_energy
 from isoplast.model import usable
 
 Map = Callable[[Tensor], Tensor]
@@ -141,11 +142,6 @@ def _summary(
     floor = max(shape) * eps * largest
     conditions = torch.where(smallest > floor, largest / smallest, torch.inf)
 
-    def rank(power: int, whole: Tensor) -> float:
-        """exp of the entropy; 0 for a map that is constant."""
-        shares = total(lambda v: torch.special.entr(v**power / whole.clamp(min=1e-300).unsqueeze(1)))
-        return float(torch.where(whole == 0, 0.0, shares.exp()).mean())
-
     finite = bool(values.isfinite().all())
     return JacobianSpectrum(
         shape=shape,
@@ -160,8 +156,8 @@ def _summary(
         condition_number=float(conditions.median()) if finite else math.nan,
         rank=float((values > floor.unsqueeze(1)).sum(1).double().mean()) if complete and finite else math.nan,
         distance_to_isometry=float(total(lambda v: (v - 1).square()).sqrt().mean()),
-        effective_rank=rank(1, first),
-        effective_rank_energy=rank(2, square),
+        effective_rank=float(effective_rank(values, side * weights).mean()),
+        effective_rank_energy=float(effective_rank_energy(values, side * weights).mean()),
         finite=finite,
     )
 

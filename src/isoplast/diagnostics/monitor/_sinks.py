@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -83,17 +84,18 @@ def _csv(path: Path) -> Write:
     except OSError as error:
         raise IsoplastError(f"sink {str(path)!r} cannot be written: {error.strerror}") from error
 
-    def write(step: int, record: Record) -> None:
-        numbers = (item for item in record.items() if item[0] != "step")
-        rows = "".join(f"{step},{_quoted(name)},{value!r}\n" for name, value in numbers)
-        contents = rows.encode()
-        with path.open("ab", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            if file.write(contents) != len(contents):  # a disk that became full on the way
-                file.truncate(end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return partial(_append, path)
 
-    return write
+
+def _append(path: Path, step: int, record: Record) -> None:
+    numbers = (item for item in record.items() if item[0] != "step")
+    rows = "".join(f"{step},{_quoted(name)},{value!r}\n" for name, value in numbers)
+    contents = rows.encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if file.write(contents) != len(contents):  # a disk that became full on the way
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _quoted(name: str) -> str:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._outputs import check_outputs
+from isoplast.diagnostics._outputs import are_classes, check_outputs
 from isoplast.diagnostics.ntk._exact import Misfit, kernel
 from isoplast.diagnostics.ntk._free import Products
 from isoplast.diagnostics.ntk._plan import Plan, plan
@@ -27,7 +27,7 @@ from isoplast.model import (
 )
 
 # Activations that a graph of gradients keeps, relative to one of outputs.
-_TWICE = 4
+_TWICE = 8
 
 METHODS = ("auto", "layers", "samples", "lanczos")
 
@@ -136,7 +136,7 @@ def ntk(
             return nothing(bad, method, facts)
         if method == "lanczos":
             how = plan(network, inputs, parameters, method)
-            block = max(1, min(samples, memory_limit // max(1, _TWICE * how.per_sample)))
+            block = max(1, min(samples, memory_limit // max(1, _TWICE * how.activations)))
             product = Products(network, inputs, parameters, block)
             return estimated(product, values, basis, gradient, (steps, probes, seed), facts)
         how, matrix = _whole(network, inputs, parameters, method, memory_limit)
@@ -173,18 +173,10 @@ def _parameters(network: nn.Module, biases: bool) -> dict[str, nn.Parameter]:
 def _gradient(values: Tensor, targets: Tensor) -> Tensor:
     """Return the gradient (n, C) of the summed loss by the outputs, in float64."""
     values, targets = values.double(), targets.to(values.device)
-    if targets.is_floating_point() and targets.shape == values.shape:
-        return (values - targets.double()).reshape(len(values), -1)
-    if targets.is_floating_point() or values.dim() < 2 or targets.shape != values.shape[:-1]:
-        raise IsoplastError(
-            f"targets of {targets.dtype} {tuple(targets.shape)} do not fit outputs {tuple(values.shape)}: "
-            f"give class numbers of shape {tuple(values.shape[:-1])} or numbers of the outputs' shape"
-        )
+    if not are_classes(targets, tuple(values.shape)):
+        return (values - targets.double().view_as(values)).reshape(len(values), -1)
     counted = targets != -100
-    classes = values.shape[-1]
-    if bool(((targets < 0) | (targets >= classes))[counted].any()):
-        raise IsoplastError(f"targets hold classes outside 0..{classes - 1}, the outputs of the model")
-    hot = F.one_hot(targets.where(counted, 0), classes)
+    hot = F.one_hot(targets.where(counted, 0), values.shape[-1])
     return ((values.softmax(-1) - hot) * counted.unsqueeze(-1)).reshape(len(values), -1)
 
 

@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._linear import Linearised
 from isoplast.diagnostics._outputs import check_outputs
+from isoplast.diagnostics.ntk._gram import CHUNK
 from isoplast.diagnostics.ntk._layers import Call, Seen, Use, known_uses, recorded, signals, term
-from isoplast.diagnostics.ntk._terms import CHUNK, Explicit, Outer, agree, whole_norm
+from isoplast.diagnostics.ntk._terms import Explicit, Outer, Term, agree, whole_norm
 from isoplast.model import outputs, sample_count, take_samples
+
+# Bytes for the derivatives of a pass: part of what is counted as chunks in float64.
+_PASS = 2 * 8 * CHUNK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +31,18 @@ class Plan:
         sampled: parameters that need gradients sample by sample.
         parameters: all of them.
         outputs: C, the number of outputs of a sample.
-        per_sample: bytes that one more sample in a block takes at most.
+        activations: bytes that the graph of one more sample keeps.
+        held: bytes of gradients that one more sample in a block takes.
+        passing: bytes that one more sample takes while it is differentiated.
     """
 
     layered: dict[str, list[Use]]
     sampled: dict[str, Tensor]
     parameters: dict[str, Tensor]
     outputs: int
-    per_sample: int
+    activations: int
+    held: int
+    passing: int
 
     @property
     def modules(self) -> set[nn.Module]:
@@ -47,19 +55,23 @@ class Plan:
         Raises:
             IsoplastError: if not even one does.
         """
-        fixed = fixed_bytes(samples * self.outputs)
-        if fixed + samples * self.per_sample <= limit:
+        fixed = fixed_bytes(samples * self.outputs) + self.passing
+        if fixed + samples * self.held <= limit:
             return samples
-        size = (limit - fixed) // (2 * self.per_sample)  # every pair of blocks meets
+        size = (limit - fixed) // (2 * max(1, self.held))  # every pair of blocks meets
         if size >= 1:
             return int(size)
-        needed = fixed + 2 * self.per_sample
-        fitting = _largest(limit - 2 * self.per_sample, self.outputs)
+        needed = fixed + 2 * self.held
+        fitting = _largest(limit - needed + fixed_bytes(samples * self.outputs), self.outputs)
         advice = f"take at most {fitting} samples, or" if fitting else "use"
         raise IsoplastError(
             f"memory_limit={limit}: the NTK of {samples} samples x {self.outputs} outputs needs at least "
             f"{needed} bytes ({needed / 2**20:.0f} MiB): raise it, {advice} method='lanczos'"
         )
+
+    def pass_size(self, samples: int) -> int:
+        """Return how many of the samples of a block are differentiated at a time."""
+        return max(1, min(samples, _PASS // max(1, self.passing)))
 
 
 def fixed_bytes(rows: int) -> int:
@@ -109,21 +121,21 @@ def plan(
     check_outputs(network, found, few)
     width = found[0].numel()
     layered: dict[str, list[Use]] = {}
-    bytes_held = 0
-    if found.requires_grad:
-        layered, bytes_held = _verified(found, calls, uses, parameters, width)
-    sampled = {name: parameter for name, parameter in parameters.items() if name not in layered}
-    if sampled and method == "layers":
-        raise IsoplastError(
-            f"method='layers': no layer-wise formula for {next(iter(sampled))!r}; use method='auto'"
-        )
-    itemsize = found.element_size()
-    bytes_held += width * itemsize * sum(parameter.numel() for parameter in sampled.values())
     activations = counter.bytes // n
-    per_sample = 2 * activations + bytes_held
+    held, passing = 0, 2 * activations
+    if found.requires_grad:
+        layered, held, formed = _verified(found, calls, uses, parameters, width)
+        passing += formed
+    sampled = {name: parameter for name, parameter in parameters.items() if name not in layered}
     if sampled:
-        per_sample += width * activations
-    return Plan(layered, sampled, parameters, width, per_sample)
+        if method == "layers":
+            raise IsoplastError(
+                f"method='layers': no layer-wise formula for {next(iter(sampled))!r}; use method='auto'"
+            )
+        entries = width * found.element_size() * sum(parameter.numel() for parameter in sampled.values())
+        held += entries
+        passing += entries + width * activations
+    return Plan(layered, sampled, parameters, width, activations, held, passing)
 
 
 class _Saved:
@@ -148,8 +160,10 @@ def _verified(
     uses: dict[str, list[Use]],
     parameters: dict[str, Tensor],
     width: int,
-) -> tuple[dict[str, list[Use]], int]:
-    """Return the parameters whose formula agrees with autograd, and the bytes per sample it holds."""
+) -> tuple[dict[str, list[Use]], int, int]:
+    """Return the parameters whose formula agrees with autograd, and the bytes per sample of all their
+    gradients and of what it takes to form them.
+    """
     n = len(found)
     strange = {call.module for call in calls if not call.fits(n)}
     sound = [call for call in calls if call.module not in strange]
@@ -159,7 +173,7 @@ def _verified(
     truth = [map_.pull(cotangent) for cotangent in cotangents]
     wholes = [whole_norm(row) for row in truth]
     layered = {}
-    held = sum(width * one.signals[0, 0].nbytes for one in seen)
+    held: dict[object, int] = {}
     largest = 0
     for index, name in enumerate(parameters):
         users = uses.get(name)
@@ -167,10 +181,13 @@ def _verified(
             continue
         if _agrees(users, seen, [row[index] for row in truth], wholes):
             layered[name] = users
-            size, passing = _bytes(users, seen, width)
-            held += size
-            largest = max(largest, passing)
-    return layered, held + largest
+            one = term(users, seen)
+            if one is not None:
+                sizes, formed = _bytes(name, one, width)
+                held |= sizes
+                largest = max(largest, formed)
+    passing = sum(width * one.signals[0, 0].nbytes for one in seen) + largest
+    return layered, sum(held.values()), passing
 
 
 def _one_sample_each(found: Tensor) -> Iterator[Tensor]:
@@ -192,13 +209,13 @@ def _agrees(users: list[Use], seen: list[Seen], exact: list[Tensor], wholes: lis
     return all(agree(gradients[i, i], expected, whole) for i, (expected, whole) in pairs)
 
 
-def _bytes(users: list[Use], seen: list[Seen], width: int) -> tuple[int, int]:
-    """Return the bytes per sample of one parameter's gradients: kept, and while they are being made."""
-    one = term(users, seen)
-    if one is None:
-        return 0, 0
+def _bytes(name: str, one: Term, width: int) -> tuple[dict[object, int], int]:
+    """Return the bytes per sample that one parameter's gradients hold, by tensor, and what forms them."""
     if isinstance(one, Explicit):
-        return width * one.gradients[0, 0].nbytes, 0
-    size = one.inputs[0].nbytes + width * one.signals[0, 0].nbytes
+        size = width * one.gradients[0, 0].nbytes
+        return {name: size}, size
+    inputs, signals = one.inputs[0].nbytes, width * one.signals[0, 0].nbytes
     gradients = width * one.signals.shape[3] * one.inputs[0, 0].nbytes
-    return min(size, gradients), size
+    if one.positions > 1 and gradients < inputs + signals:
+        return {name: gradients}, inputs + gradients
+    return {(name, "inputs"): inputs, name if one.call is None else one.call: signals}, inputs

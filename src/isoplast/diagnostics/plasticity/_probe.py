@@ -156,7 +156,7 @@ class Probe:
         if self._optimizer is not None:
             return self._optimizer(parameters)
         for parameter in parameters:  # of the copy: Adam takes no sparse gradients
-            parameter.register_post_accumulate_grad_hook(_densify)
+            parameter.register_post_accumulate_grad_hook(_densify)  # type: ignore[no-untyped-call]
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         return torch.optim.Adam(parameters, lr=self._lr, fused=fused)
 

@@ -10,10 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import MethodInfo, StepContext
 from isoplast.methods._registry import register
-from isoplast.methods._tools._checks import at_least
+from isoplast.methods._tools._checks import at_least, fraction
 from isoplast.methods._tools._unit_method import Sensor, UnitMethod
 from isoplast.methods._tools._unit_reset import LiveUnits, reset_
 
@@ -66,10 +65,7 @@ class SelfNormalizedResets(UnitMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.percentile < 1:
-            raise IsoplastError(
-                f"percentile of method {self.name} is {self.percentile}: it must be in (0, 1)"
-            )
+        fraction(self, "percentile", above_zero=True, below_one=True)
         at_least(self, 1, "threshold", "update_every")
 
     @staticmethod

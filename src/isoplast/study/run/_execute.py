@@ -190,9 +190,10 @@ class _Attempt:
         except IsoplastError as error:
             self._fail(str(error))
             raise
-        except Diverged as error:
-            self._fail(str(error))
-            raise RunFailed(str(error)) from error
+        except (Diverged, OSError) as error:
+            reason = str(error) if isinstance(error, Diverged) else _one_line(error)
+            self._fail(reason)
+            raise RunFailed(reason) from error
         except Exception as error:  # whatever training raises: the run has failed, and says why
             reason = _one_line(error)
             self._fail(reason, traceback.format_exc())
