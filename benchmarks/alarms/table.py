@@ -69,6 +69,7 @@ def with_truth(rows: Sequence[Row]) -> list[Row]:
             continue
         mean = fresh[_config(row)]
         made = {**row, "ratio": row["next"] / mean if mean >= _MEANING else math.nan, "fresh": mean}
+        made["ahead"] = row.get("ahead", math.nan) / mean if mean >= _MEANING else math.nan
         for (kind, name), twin in twins[_probe_key(row)].items():
             value = row.get(name, math.nan)
             made[f"probe/{name}/{kind}"] = value / twin if twin >= 0.05 else math.nan
@@ -78,14 +79,17 @@ def with_truth(rows: Sequence[Row]) -> list[Row]:
 
 
 def _look_ahead(rows: Sequence[Row]) -> None:
-    """Add `later`: the lowest ratio of a network from each look on, in all that was recorded of it."""
+    """Add `later`: the lowest ratio of a network from each look on, in all that was recorded of it.
+
+    With the mean of its last tasks where a stream was trained on (`ahead`).
+    """
     networks: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         networks[row["key"]].append(row)
     for looks in networks.values():
         lowest = math.inf
         for row in sorted(looks, key=lambda row: -row["tasks"]):
-            lowest = min(lowest, row["ratio"]) if not math.isnan(row["ratio"]) else lowest
+            lowest = min([lowest, *(x for x in (row["ratio"], row["ahead"]) if not math.isnan(x))])
             row["later"] = lowest
 
 

@@ -178,12 +178,14 @@ class TestRates:
             assert not limit.beyond(math.nan)
 
     def test_critical_lies_beyond_warning(self) -> None:
-        for number, kind in {(limit.number, limit.kind) for limit in LIMITS}:
-            severe = {one.severity: one for one in LIMITS if (one.number, one.kind) == (number, kind)}
+        for which in {(limit.number, limit.kind, limit.memorises) for limit in LIMITS}:
+            severe = {
+                one.severity: one for one in LIMITS if (one.number, one.kind, one.memorises) == which
+            }
             if len(severe) == 2:
                 worst = severe["critical"].value + severe["critical"].sign * 1e-6
                 assert severe["warning"].beyond(worst)
-                assert judged(number, kind, worst) is severe["critical"]
+                assert judged(*which, worst) is severe["critical"]
 
     def test_a_verdict_is_given_by_limits_alone(self) -> None:
         """A collapsed layer: the finding carries the rate of its limit; below no limit there is none."""
@@ -245,7 +247,7 @@ class TestRates:
         )
 
     def test_a_limit_has_a_sign(self) -> None:
-        falling = Limit("x", "relu", "warning", -1, 0.5, (1, 100), (30, 60))
+        falling = Limit("x", "relu", False, "warning", -1, 0.5, (1, 100), (30, 60))
         assert (falling.beyond(0.4), falling.beyond(0.6)) == (True, False)
         assert falling.rate == (
             "seen in 1.0% of 100 looks at networks that went on learning, "

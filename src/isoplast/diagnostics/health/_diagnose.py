@@ -19,7 +19,11 @@ from isoplast.diagnostics.health._decide import decide
 from isoplast.diagnostics.health._finding import Finding, has_critical, ordered
 from isoplast.diagnostics.health._inspection import Inspection, inspect
 from isoplast.diagnostics.health._numbers import diverged, kernel_condition, probe_lr
-from isoplast.diagnostics.health._optimizer_findings import keeps_isometry, optimizer_findings
+from isoplast.diagnostics.health._optimizer_findings import (
+    keeps_isometry,
+    optimizer_findings,
+    orthogonalises,
+)
 from isoplast.diagnostics.jacobian._jacobian import Jacobian, jacobian
 from isoplast.diagnostics.loss._curvature import Curvature, curvature
 from isoplast.diagnostics.loss._gradients import Gradients, gradients
@@ -159,7 +163,9 @@ def diagnose(
     loss = None if targets is None else _loss(found, targets, sample_count(inputs))
     asked = optimizer_findings(model, optimizer, steps)
     inspection = inspect(model, inputs, initial=initial)
-    evidence = inspection.evidence.with_(isometric=keeps_isometry(optimizer))
+    evidence = inspection.evidence.with_(
+        isometric=keeps_isometry(optimizer), orthogonalised=orthogonalises(optimizer)
+    )
     tools = _Instruments()
     if inspection.activity is None and inspection.spectra.finite:
         tools.left_out["activity"] = "no hidden layer was seen"

@@ -43,6 +43,7 @@ class Evidence:
             how many tasks.
         repairable: layers that `repair_` would change.
         isometric: whether its optimizer keeps it isometric already.
+        orthogonalised: whether its optimizer orthogonalises its steps, so that growth tells nothing.
     """
 
     spectra: WeightSpectra | None = None
@@ -67,6 +68,7 @@ class Evidence:
     diverged: tuple[int, int] = (0, 0)
     repairable: frozenset[str] = frozenset()
     isometric: bool = False
+    orthogonalised: bool = False
 
     @property
     def memorises(self) -> bool:

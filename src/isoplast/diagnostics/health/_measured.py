@@ -29,7 +29,7 @@ def beyond_limits(evidence: Evidence) -> Iterator[Beyond]:
     kind = kind_of(evidence)
     if kind is None:
         return
-    grown = growth(evidence.largest, evidence.initial or {})
+    grown = {} if evidence.orthogonalised else growth(evidence.largest, evidence.initial or {})
     if grown:
         where, mean = max(grown, key=lambda name: grown[name]), sum(grown.values()) / len(grown)
         limit = judged("growth", kind, evidence.memorises, mean)

@@ -74,7 +74,7 @@ class Alarms:
         """Warn of what is new, at the line that called the monitor's `step` or `measure`."""
         untold, self._untold = self._untold, []
         for category, message in untold if aloud else ():
-            warnings.warn(message, category, stacklevel=4)
+            warnings.warn(message, category, stacklevel=3)
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered, as plain numbers and strings."""

@@ -19,7 +19,11 @@ from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.text import text_table
 from isoplast.diagnostics._result import Result, reason_of
 from isoplast.diagnostics.health._finding import Finding
-from isoplast.diagnostics.health._optimizer_findings import keeps_isometry, optimizer_findings
+from isoplast.diagnostics.health._optimizer_findings import (
+    keeps_isometry,
+    optimizer_findings,
+    orthogonalises,
+)
 from isoplast.diagnostics.monitor._account import Account, divide
 from isoplast.diagnostics.monitor._alarms import Alarms
 from isoplast.diagnostics.monitor._measures import STANDARD, UNITS, Setting, added, setting
@@ -315,7 +319,9 @@ class Monitor:
             found = self._tried("optimizer", lambda: optimizer_findings(self._model, optimizer, self._length))
             self._alarms.note("optimizer", found or (), self.total_steps)
             isometric = self._tried("optimizer", lambda: keeps_isometry(optimizer))
-            self._alarms.evidence = self._alarms.evidence.with_(isometric=bool(isometric))
+            self._alarms.evidence = self._alarms.evidence.with_(
+                isometric=bool(isometric), orthogonalised=orthogonalises(optimizer)
+            )
 
     @property
     def findings(self) -> list[tuple[int, Finding]]:

@@ -29,7 +29,8 @@ def summary(
         step, worst = min(serious, key=lambda item: (RANKS[item[1].severity], item[0]))
         more = f", {len(serious)} findings in all" if len(serious) > 1 else ""
         return f"{watched}: {worst.severity} from step {step} on: {worst.where}: {worst.what}{more}"
-    never = [name for name, account in accounts.items() if not account.runs]
+    taken = {number for record in records for number in record}
+    never = [name for name in accounts if not any(number.startswith(f"{name}/") for number in taken)]
     if not records:
         need = min((account.first for account in accounts.values()), default=0.0)
         known = "" if length is not None else "give steps=, or "
