@@ -39,11 +39,11 @@ def judged(rows: Sequence[Row]) -> list[Number]:
         return _over(row, start_of(row), "activity/feature_rank_min")
 
     return [
-        Number("growth", 1, _growth),
+        Number("growth", 1, _growth, 1.0),
         Number("dormant units since", 1, dormant_since),
-        Number("feature rank since", -1, rank_since),
+        Number("feature rank since", -1, rank_since, 1.0),
         Number("dormant units", 1, dormant),
-        column("activity/feature_rank_min", -1, "feature rank"),
+        Number("feature rank", -1, lambda row: float(row.get("activity/feature_rank_min", math.nan)), 1.0),
     ]
 
 

@@ -40,11 +40,13 @@ class Number:
         name: what it is called.
         sign: 1 where it grows as plasticity is lost, -1 where it falls.
         of: from a row; NaN where it cannot say.
+        origin: what it is where nothing has changed, or in an ideal network.
     """
 
     name: str
     sign: int
     of: Callable[[Row], float]
+    origin: float = 0.0
 
     def alarm(self, row: Row) -> float:
         """The number, so signed that it grows with the alarm."""
@@ -130,8 +132,8 @@ def within_families(number: Number, rows: Sequence[Row], key: str = "family") ->
 
 
 QUANTILES = (0.005, 0.02)
-MARGINS = tuple(step / 20 for step in range(5, 41))
-"""Of the distance from the median to the edge of the healthy looks: unseen families reach further."""
+MARGINS = tuple(step / 20 for step in range(3, 41))
+"""Of the distance from a number's origin to the edge of the healthy looks: unseen families reach further."""
 
 
 def limit(number: Number, rows: Sequence[Row], rate: float, margin: float) -> float:
@@ -139,8 +141,8 @@ def limit(number: Number, rows: Sequence[Row], rate: float, margin: float) -> fl
     values = sorted(v for row in rows if healthy(row) and not math.isnan(v := number.alarm(row)))
     if not values:
         return math.inf
-    edge, middle = values[-1 - int(rate * len(values))], values[len(values) // 2]
-    return edge + margin * (edge - middle)
+    edge = values[-1 - int(rate * len(values))]
+    return edge + margin * (edge - number.sign * number.origin)
 
 
 def false_alarms(number: Number, rows: Sequence[Row], beyond: float) -> Share:
