@@ -7,11 +7,11 @@ Example:
     Cifar10(samples=1000)
 """
 
-from isoplast.data._cifar import Cifar10
+from isoplast.data._cifar import Cifar10, Cifar100
 from isoplast.data._dataset import Dataset
 from isoplast.data._digits import Digits
 from isoplast.data._file import File, save_data
-from isoplast.data._mnist import Mnist
+from isoplast.data._mnist import FashionMnist, Mnist
 from isoplast.data._spec import (
     DATA,
     DataSpec,
@@ -25,9 +25,11 @@ from isoplast.data._spec import (
 __all__ = [
     "DATA",
     "Cifar10",
+    "Cifar100",
     "DataSpec",
     "Dataset",
     "Digits",
+    "FashionMnist",
     "File",
     "Mnist",
     "data_names",
