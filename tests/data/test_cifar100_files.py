@@ -93,9 +93,7 @@ def test_reads_fine_labels_and_pixels_of_every_official_form(tmp_path: Path, for
         assert data.note == "CIFAR-100"
 
 
-@pytest.mark.parametrize(
-    ("form", "name"), [("cifar-100-binary", "train.bin"), ("cifar-100-python", "train")]
-)
+@pytest.mark.parametrize(("form", "name"), [("cifar-100-binary", "train.bin"), ("cifar-100-python", "train")])
 def test_a_changed_byte_is_refused(tmp_path: Path, form: str, name: str) -> None:
     put(tmp_path, form)
     content = bytearray((tmp_path / form / name).read_bytes())

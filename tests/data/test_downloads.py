@@ -175,4 +175,6 @@ def test_an_answer_that_does_not_end_is_not_kept(tmp_path: Path) -> None:
 
 def test_official_addresses() -> None:
     assert _mnist.MNIST.url.startswith("https://")
-    assert _cifar.URL + _cifar.CIFAR10.archive.name == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    assert (
+        _cifar.URL + _cifar.CIFAR10.archive.name == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    )

@@ -4,7 +4,7 @@ Example:
     >>> load_data("digits", samples=1280).classes
     10
     >>> data_spec("cifar10", samples=1000)
-    Cifar10(samples=1000)
+    Cifar10(samples=1000, test_samples=None, hold_out=None)
 """
 
 from isoplast.data._cifar import Cifar10, Cifar100
@@ -21,6 +21,7 @@ from isoplast.data._spec import (
     load_data,
     register_data,
 )
+from isoplast.data._text import Text
 
 __all__ = [
     "DATA",
@@ -32,6 +33,7 @@ __all__ = [
     "FashionMnist",
     "File",
     "Mnist",
+    "Text",
     "data_names",
     "data_reference",
     "data_spec",
