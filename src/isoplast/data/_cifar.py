@@ -244,6 +244,7 @@ def _join(contents: Sequence[tuple[str, bytes]], layout: Layout, edition: Editio
 
 def _download(layout: Layout, split: str) -> Raw:
     archive = layout.archive
+    assert archive.size is not None
     url, path = URL + archive.name, cache_folder() / archive.name
     data = download(url, path, archive.size, lambda data: identify(data, [archive], url, REFUSED))
     return _read_archive(data, layout, layout.official, split, str(path))

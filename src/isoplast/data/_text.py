@@ -15,6 +15,7 @@ from isoplast._core.checks import at_least
 from isoplast._core.errors import IsoplastError
 from isoplast.data._dataset import Dataset
 from isoplast.data._files import first_there, places, read_bytes
+from isoplast.data._images import Bytes
 from isoplast.data._spec import DataSpec, register_data
 
 BYTES = 256
@@ -84,26 +85,26 @@ class Text(DataSpec):
         found = first_there(folder / path for folder in [root or Path(), Path(), *places(root)])
         if found is None:
             raise IsoplastError(
-                f"data text: {self.path!r} is not there: give the path of a folder of .txt files, or of one file"
+                f"data text: {self.path!r} is not there: give the path of a folder of .txt files, or of a file"
             )
         files = sorted(found.glob("*.txt")) if found.is_dir() else [found]
         if not files:
             raise IsoplastError(f"data text: {found} holds no .txt file")
         return [(file.stem, read_bytes(file, "give files that can be read")) for file in files]
 
-    def _sequences(
-        self, name: str, content: bytes, split: str
-    ) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    def _sequences(self, name: str, content: bytes, split: str) -> Bytes:
         values = np.frombuffer(content, dtype=np.uint8)
         border = len(values) - len(values) // _HELD_OUT
         values = values[:border] if split == "train" else values[border:]
         count = (len(values) - 1) // self.length
         if count < 1:
             raise IsoplastError(
-                f"data text: {name} has {len(content):,} bytes, too few for {split} sequences of {self.length}"
+                f"data text: {name} has {len(content):,} bytes, too few for {split} sequences of "
+                f"{self.length}"
             )
         starts = np.arange(count)[:, None] * self.length + np.arange(self.length + 1)
-        return values[starts]
+        found: Bytes = values[starts]
+        return found
 
 
 def _standard_library(size: int) -> bytes:
