@@ -85,7 +85,7 @@ class Text(DataSpec):
         found = first_there(folder / path for folder in [root or Path(), Path(), *places(root)])
         if found is None:
             raise IsoplastError(
-                f"data text: {self.path!r} is not there: give the path of a folder of .txt files, or of a file"
+                f"data text: {self.path!r} is not there: name a folder of .txt files, or one file"
             )
         files = sorted(found.glob("*.txt")) if found.is_dir() else [found]
         if not files:
