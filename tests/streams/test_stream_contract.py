@@ -30,11 +30,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {"gradual": 3}) for name in STREAM_NAMES),
     *((name, {"recurring": 2}) for name in STREAM_NAMES),
     *((name, {"gradual": 2, "recurring": 2}) for name in STREAM_NAMES),
-    *(
-        (name, {"gradual": 4, "blend": "interpolation"})
-        for name in STREAM_NAMES
-        if STREAMS.find(name).interpolates
-    ),
+    *((name, {"gradual": 4, "blend": "interpolation"}) for name in INTERPOLATES),
     ("pixel-permutation", {"spatial": True}),
     ("pixel-permutation", {"examples": 30, "gradual": 2}),
     ("class-incremental", {"head": "masked", "classes_per_task": 2}),
@@ -127,7 +123,7 @@ class HoldsNothingOut(Good):
     scored: ClassVar[Any] = "held-out"
 
 
-class TestsOnWhatItTrained(HoldsNothingOut):
+class HoldsOutWhatItTrainedOn(HoldsNothingOut):
     def make_task(self, source: TaskSequence, index: int) -> Task:
         made = super().make_task(source, index)
         return Task(index, made.inputs, made.targets, made.inputs[:9], made.targets[:9])
@@ -180,7 +176,7 @@ def test_a_good_stream_passes() -> None:
         (HalfATestPart(), "half of a test part"),
         (NotFinite(), "not finite"),
         (HoldsNothingOut(), "nothing is held out"),
-        (TestsOnWhatItTrained(), "9 of the held-out inputs are trained on"),
+        (HoldsOutWhatItTrainedOn(), "9 of the held-out inputs are trained on"),
         (WrongClasses(), "for 5 classes"),
         (WrongTargets(), "give floating numbers"),
         (Remembers(), "depends on what was asked for before"),
