@@ -172,15 +172,24 @@ def run(
     return 0
 
 
-def report(directory: _Directory, *, out: FilePath = None) -> int:
-    """Write the report of a study, or of a run, as one HTML page.
+def report(directory: _Directory, *, out: FilePath = None, figures: FilePath = None) -> int:
+    """Write the report of a study or a run as a page, or its figures and tables.
 
     Args:
         directory: Directory of the results.
-        out: The page; by default report.html in that directory. A name that ends in .svg gets the main
-            figure alone.
+        out: The page; by default report.html in that directory. A name that ends in .svg, .pdf or .png gets
+            the main figure alone, one that ends in .csv or .tex the ranked table of methods.
+        figures: A folder that gets all figures (.svg, .pdf) and tables (.csv, .tex) instead.
     """
-    print(_write_report(directory, out))
+    if figures is None:
+        print(_write_report(directory, out))
+        return 0
+    if out is not None:
+        raise IsoplastError("got --out and --figures: give one of them")
+    from isoplast.report import write_figures
+
+    for path in write_figures(directory, figures):
+        print(path)
     return 0
 
 
