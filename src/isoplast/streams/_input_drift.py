@@ -31,9 +31,9 @@ class InputDrift(Stream):
 
     .. math:: s_t = 1 - |1 - 2 ((t / T + \phi) \bmod 1)|
 
-    rotation by :math:`180 a s_t` degrees to the left (bilinear, edges repeated), contrast :math:`x (1 - 0.9 a s_t)`,
-    brightness :math:`x + 3 a s_t` (in standard deviations), or blur by :math:`\mathrm{round}(8 a s_t)` passes
-    of (1, 2, 1) / 4 along both axes.
+    rotation by :math:`180 a s_t` degrees to the left (bilinear, edges repeated), contrast
+    :math:`x (1 - 0.9 a s_t)`, brightness :math:`x + 3 a s_t` (in standard deviations), or blur by
+    :math:`\mathrm{round}(8 a s_t)` passes of (1, 2, 1) / 4 along both axes.
 
     Args:
         kind: "rotation", "contrast", "brightness" or "blur".
@@ -100,7 +100,7 @@ class InputDrift(Stream):
 
 
 def rotated(images: Tensor, degrees: float) -> Tensor:
-    """Images (n, c, h, w) turned to the left about their centre, by sums that are rounded the same way everywhere."""
+    """Images (n, c, h, w) turned to the left about their centre; the same bits on every machine."""
     height, width = images.shape[-2:]
     radians = np.array([degrees, degrees + 90]) * (math.pi / 180)
     sin, cos = sine(radians).tolist()
