@@ -193,8 +193,8 @@ class TestRates:
         model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
         assert not [one for one in inspect(model, torch.randn(300, 16)).findings if one.severity != "note"]
         with torch.no_grad():
-            model[2].weight[4:] = 0.0
-            model[2].bias[4:] = -1.0
+            model[2].weight[2:] = 0.0
+            model[2].bias[2:] = -1.0
         severe = [one for one in inspect(model, torch.randn(300, 16)).findings if one.severity != "note"]
         assert severe
         assert {one.where for one in severe} == {"3"}

@@ -118,16 +118,18 @@ def _limit(
 ) -> Limit | None:
     """The limit that a layer is beyond.
 
-    Where the start is known, what has changed since then decides. Else the number by itself does, and it must
-    be unusual beside a freshly drawn network too: wide layers behind few inputs span few directions anyway.
+    Where the start is known, what has changed since then decides, unless most units were dormant even then:
+    somebody trains on with a network that is lost already. Else the number by itself does, and it must be
+    unusual beside a freshly drawn network too: wide layers behind few inputs span few directions anyway.
     """
     if kind is None or not enough(layer):
         return None
     own, since, _ = read(layer, start)
     relative = judged(f"{number} since", kind, evidence.memorises, since)
-    if evidence.start_name:
-        return relative
     absolute = judged(number, kind, evidence.memorises, own)
+    if evidence.start_name:
+        lost_before = start is not None and number == "dormant units" and start.dormant >= own
+        return relative or (absolute if lost_before else None)
     if absolute is None or relative is None:
         return None
     if RANKS[absolute.severity] >= RANKS[relative.severity]:
