@@ -41,7 +41,9 @@ def record_ahead(
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     path, wanted = folder / FOLDER / "scores.jsonl", set(keys) - set(read_ahead(folder))
     found = [one for one in subjects() if one.key in wanted]
-    for place, subject in enumerate(sorted(found, key=lambda one: one.family.kind not in ("relu", "smooth")), 1):
+    for place, subject in enumerate(
+        sorted(found, key=lambda one: one.family.kind not in ("relu", "smooth")), 1
+    ):
         scores = _scores(subject, data)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": subject.key, "scores": [float(f"{s:.4g}") for s in scores]}) + "\n")

@@ -148,7 +148,9 @@ def test_a_directory_shows_its_history(tmp_path: Path, capsys: pytest.CaptureFix
     page = tmp_path / "page.html"
     assert main(["inspect", str(tmp_path), "--html", str(page)]) == 1
     said = capsys.readouterr().out
-    assert "the largest singular values before the head are 13.0 times the initial ones" in " ".join(said.split())
+    assert "the largest singular values before the head are 13.0 times the initial ones" in " ".join(
+        said.split()
+    )
     assert "3 checkpoints, from step-0 to step-100, which is judged" in said
     assert "2: the largest singular value is 25, 25 times the initial one" in said
     assert [line.split()[0] for line in said.splitlines() if line.startswith("step-")] == [

@@ -179,9 +179,7 @@ class TestRates:
 
     def test_critical_lies_beyond_warning(self) -> None:
         for which in {(limit.number, limit.kind, limit.memorises) for limit in LIMITS}:
-            severe = {
-                one.severity: one for one in LIMITS if (one.number, one.kind, one.memorises) == which
-            }
+            severe = {one.severity: one for one in LIMITS if (one.number, one.kind, one.memorises) == which}
             if len(severe) == 2:
                 worst = severe["critical"].value + severe["critical"].sign * 1e-6
                 assert severe["warning"].beyond(worst)
