@@ -175,7 +175,7 @@ def test_differentiable_in_matrix_and_strength():
     assert torch.autograd.gradcheck(flow_step, (w, c))
 
 
-@pytest.mark.parametrize("shape", [(40, 34), (34, 40), (50, 50), (3, 40, 32), (260, 300), (400, 256)])
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (30, 30), (3, 20, 12), (260, 300), (400, 256)])
 @pytest.mark.parametrize("total", [1e-5, 1e-3, 3e-3, 0.02, 1.0, 1e9])
 @pytest.mark.parametrize("largest", [1.1, 2.0, 4.0, 30.0])
 @pytest.mark.parametrize("tolerance", [1e-3, 0.01, 0.1])

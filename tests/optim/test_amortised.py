@@ -13,9 +13,7 @@ from torch.nn import Parameter
 
 import isoplast.optim._apply as apply_module
 from isoplast import AdamO, attach
-from isoplast.optim._apply import steps_between
-from isoplast.optim._groups import AUTO_LONGEST
-from isoplast.optim._turns import OWED, UNIT, WAIT
+from isoplast.optim._turns import AUTO_LONGEST, OWED, UNIT, WAIT, steps_between
 
 
 class Diary:

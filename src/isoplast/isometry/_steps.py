@@ -15,7 +15,7 @@ from torch import Tensor
 
 from isoplast.isometry._gram import gram_deviation, gram_deviation_in_strips, times_small_side
 from isoplast.isometry._precision import no_autocast
-from isoplast.isometry._products import add_product_, gram
+from isoplast.isometry._products import add_product_, rough_square
 
 Strength = float | Tensor
 
@@ -24,8 +24,8 @@ Strength = float | Tensor
 # least 1/4, by about sqrt(k) * 6e-8 * 1e4 = 0.04 for k = 4096.
 _WELL_CONDITIONED = 1e4
 
-# Below, a factorisation takes no longer than what the polynomial saves.
-_POLYNOMIAL_FROM = 32
+# Below, there is nothing to save.
+_POLYNOMIAL_FROM = 8
 
 
 def isometry_step(matrix: Tensor, strength: Strength) -> Tensor:
@@ -208,8 +208,8 @@ def _flow_polynomial(deviation: Tensor, strength: float, tolerance: float) -> Te
     # The Frobenius norm may be 20 times the spectral one; what the square tells is much closer.
     if not 0.14 * (x / 20) ** 2 <= tolerance:
         return None
-    square = gram(deviation)
-    x = min(x, epsilon * math.sqrt(_frobenius(square)))
+    square = rough_square(deviation)
+    x = min(x, 1.01 * epsilon * math.sqrt(_frobenius(square)))  # the square may be rounded to 8 bits
     below = min(epsilon, x)
     if max(0.14 * x**2, 0.57 * below * (x + below)) > tolerance:
         return None

@@ -21,9 +21,9 @@ from isoplast.isometry import (
     join_matrices,
     operator_step,
 )
-from isoplast.optim._groups import AUTO_LONGEST, AUTO_TOLERANCE, Group, learning_rate
+from isoplast.optim._groups import Group, learning_rate
 from isoplast.optim._roles import Layout
-from isoplast.optim._turns import Schedule, State, Turns
+from isoplast.optim._turns import AUTO_TOLERANCE, Schedule, State, Turns
 
 Strength = float | Tensor
 InPlace = Callable[[Tensor, Strength], Tensor]
@@ -45,9 +45,9 @@ class Work(NamedTuple):
     strength: Strength
 
 
-# The step is a few large products and what decides about it is plain Python: nothing to compile.
-# This is torch.compiler.disable as torch.optim uses it: it imports the compiler when first called,
-# not here, where that would cost seconds.
+# The step is a few large products and what decides about it is plain Python: nothing to compile, wherever it
+# is called from. This is torch.compiler.disable as torch.optim uses it: it imports the compiler when first
+# called, not here, where that would cost seconds.
 @_disable_dynamo
 def apply_isometry_(
     schedule: Schedule,
@@ -56,7 +56,6 @@ def apply_isometry_(
     params: Sequence[Tensor],
     state: Mapping[Any, State],
     found_inf: Tensor | None = None,
-    follow: Follow | None = None,
 ) -> None:
     """Does one optimizer step's worth of isometry, and of bias decay, for parameters with a gradient.
 
@@ -71,19 +70,19 @@ def apply_isometry_(
         params: those of its parameters that the optimizer is about to update.
         state: the optimizer's state, which keeps what parameters without a gradient owe.
         found_inf: GradScaler's 0-d flag, 1 where the step must not happen, or None.
-        follow: the tensors that have to move as a parameter does, or None if there are none.
     """
     if group["bias_decay"] > 0:
-        decay_biases_(group, schedule.roles.biases(params), found_inf, follow)
+        decay_biases_(group, schedule.roles.biases(params), found_inf)
     if group["isometry"] > 0:
         work = isometry_work(schedule, index, group, params, state, found_inf)
-        do_work_(work, group, schedule, follow)
+        if work:
+            do_work_(work, group, schedule)
 
 
 def decay_biases_(
-    group: Group, biases: Sequence[Tensor], found_inf: Tensor | None, follow: Follow | None
+    group: Group, biases: Sequence[Tensor], found_inf: Tensor | None, follow: Follow | None = None
 ) -> None:
-    """b <- (1 - lr gamma) b for the biases of a group."""
+    """b <- (1 - lr gamma) b for the biases of a group; follow as for :func:`do_work_`."""
     lose = learning_rate(group) * group["bias_decay"] * _go(found_inf)
     with torch.set_grad_enabled(_differentiable(group)):
         for bias in biases:
@@ -136,18 +135,19 @@ def _amortised_work(group: Group, turns: Turns, found_inf: Tensor | None) -> lis
     here = found_inf is not None and found_inf.device.type == "cpu"
     if strength == 0 or (here and bool(found_inf)):
         return []
-    every = group["isometry_every"]
-    due = turns.due(strength, steps_between(strength) if every == "auto" else every)
+    due = turns.due(strength, group["isometry_every"])
     return [Work(p, layout, owed if here else owed * _go(found_inf)) for p, layout, owed in due]
 
 
-def steps_between(strength: float) -> int:
-    """The number of steps that ``isometry_every="auto"`` waits at a strength lr * isometry > 0."""
-    return max(1, min(AUTO_LONGEST, int(AUTO_TOLERANCE / (4 * strength))))
-
-
 def do_work_(work: Sequence[Work], group: Group, schedule: Schedule, follow: Follow | None = None) -> None:
-    """Moves every matrix of the parameters that act; small ones of equal shape in one stack."""
+    """Moves every matrix of the parameters that act; small ones of equal shape in one stack.
+
+    Args:
+        work: what :func:`isometry_work` said.
+        group: their group.
+        schedule: remembers whether the user was told of the guard.
+        follow: the tensors that have to move as a parameter does, or None if there are none.
+    """
     exact = group["isometry_every"] == 1 or bool(group.get("capturable"))
     in_place: InPlace = _FLOW
     if exact:

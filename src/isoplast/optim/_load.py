@@ -74,9 +74,9 @@ def _names(groups: Sequence[Group]) -> list[str] | None:
 def _how_to(groups: Sequence[Group], saved: Sequence[Group], unnamed: bool) -> str:
     who = "this optimizer's parameters have" if unnamed else "the state dict's parameters have"
     return (
-        f"the state dict has parameter groups of {_sizes(saved)} parameters, this optimizer of {_sizes(groups)}, "
-        f"and {who} no names to match them by: make both from model.named_parameters(), the model, or "
-        "param_groups(model)"
+        f"the state dict has groups of {_sizes(saved)} parameters, this optimizer has groups of "
+        f"{_sizes(groups)}, and {who} no names to match them by: make both from model.named_parameters(), "
+        "the model, or param_groups(model)"
     )
 
 
