@@ -1,8 +1,9 @@
 """The two matrix products of an isometry step, by the fastest kernel that keeps the precision.
 
 On a CPU with AVX-512 oneDNN's float32 product took 0.43 to 0.48 of the time of MKL's, which is what
-``torch.mm`` calls, for 256 to 2048 rows on one AMD core. Both are float32 throughout. TF32 is never chosen
-here: the user's ``torch.set_float32_matmul_precision`` alone decides about it.
+``torch.mm`` calls, for 256 to 2048 rows on one AMD core. Both are float32 throughout. What may be rough is in
+bfloat16 where the processor multiplies in it. TF32 is never chosen here: the user's
+``torch.set_float32_matmul_precision`` alone decides about it.
 """
 
 from __future__ import annotations
@@ -83,9 +84,7 @@ def _strips(size: int) -> Iterator[tuple[int, int]]:
 
 
 def rough_square(symmetric: Tensor) -> Tensor:
-    """S S, to a relative error of 2^-8: in bfloat16, summed in float32, where the processor does that.
-
-    It took 0.6 of the time of the float32 product at k = 512 with AVX-512's bfloat16 instructions.
+    """S S, to a relative error of 2^-8 where that is cheaper; see :func:`takes_bfloat16`.
 
     Args:
         symmetric: shape (..., k, k).
@@ -93,13 +92,13 @@ def rough_square(symmetric: Tensor) -> Tensor:
     Returns:
         Shape (..., k, k), in bfloat16 or the dtype of the input.
     """
-    if symmetric.dtype == torch.float32 and _is_large(symmetric, _HALVED_FROM) and _has_bfloat16():
+    if takes_bfloat16(symmetric):
         rounded = symmetric.bfloat16()
         return rounded @ rounded.mT
     return gram(symmetric)
 
 
-def add_product_(matrix: Tensor, small: Tensor) -> Tensor:
+def add_product_(matrix: Tensor, small: Tensor, *, rough: bool = False) -> Tensor:
     """W <- W + W S for a tall W (m > n), W + S W for a wide or square one, in place.
 
     A large matrix on a CPU is changed in strips that do not need each other, so that the product takes
@@ -108,13 +107,24 @@ def add_product_(matrix: Tensor, small: Tensor) -> Tensor:
     Args:
         matrix: shape (..., m, n).
         small: shape (..., k, k) with k = min(m, n), in the precision of :func:`working`.
+        rough: whether the product may have a relative error of 2^-8, where that is cheaper.
     """
     tall = matrix.shape[-2] > matrix.shape[-1]
     strips = _STRIPS if _is_large(matrix, _CUT_FROM) else 1
+    if rough := rough and takes_bfloat16(small):
+        small = small.bfloat16()
     for part in matrix.tensor_split(strips, dim=-2 if tall else -1):
-        w = working(part)
+        w = part.bfloat16() if rough else working(part)
         part.add_(product(w, small) if tall else product(small, w))
     return matrix
+
+
+def takes_bfloat16(small: Tensor) -> bool:
+    """Whether rough products with a k x k matrix are formed in bfloat16 and summed in float32.
+
+    With AVX-512's bfloat16 instructions they took 0.55 of the time of the float32 ones at k = 512.
+    """
+    return small.dtype == torch.float32 and _is_large(small, _HALVED_FROM) and _has_bfloat16()
 
 
 def _is_plain(tensor: Tensor) -> bool:

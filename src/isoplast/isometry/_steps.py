@@ -15,7 +15,7 @@ from torch import Tensor
 
 from isoplast.isometry._gram import gram_deviation, gram_deviation_in_strips, times_small_side
 from isoplast.isometry._precision import no_autocast
-from isoplast.isometry._products import add_product_, rough_square
+from isoplast.isometry._products import add_product_, rough_square, takes_bfloat16
 
 Strength = float | Tensor
 
@@ -24,6 +24,9 @@ Strength = float | Tensor
 # least 1/4, by about sqrt(k) * 6e-8 * 1e4 = 0.04 for k = 4096.
 _WELL_CONDITIONED = 1e4
 
+# What a product of bfloat16 numbers with a bfloat16 result is off by, in the Frobenius norm: three roundings
+# of 2^-9 at most make 0.0034.
+_ROUGH = 0.005
 # Below, there is nothing to save.
 _POLYNOMIAL_FROM = 8
 
@@ -174,7 +177,8 @@ def flow_step_(matrix: Tensor, strength: Strength, *, tolerance: float = 0.0) ->
         matrix: shape (..., m, n), changed in place.
         strength: C, the sum of lr * isometry over the steps, >= 0.
         tolerance: the relative error of the move that is allowed, >= 0. A matrix on a CPU takes the
-            polynomial where it is within; elsewhere the host would have to wait to know the bound.
+            polynomial where it is within; elsewhere the host would have to wait to know the bound. From
+            0.005 on a large one may be moved by a product in bfloat16, summed in float32.
 
     Returns:
         The same tensor.
@@ -186,15 +190,16 @@ def flow_step_(matrix: Tensor, strength: Strength, *, tolerance: float = 0.0) ->
     """
     deviation = gram_deviation_in_strips(matrix)
     with no_autocast(matrix.device):
+        rough = tolerance > _ROUGH and takes_bfloat16(deviation)
         factor = None
         if tolerance > 0 and deviation.shape[-1] >= _POLYNOMIAL_FROM and _is_read_freely(deviation, strength):
-            factor = _flow_polynomial(deviation, float(strength), tolerance)
+            factor = _flow_polynomial(deviation, float(strength), tolerance - _ROUGH * rough)
         if factor is None:
             bound = _largest_deviation(deviation)
             factor = _flow_factor(deviation, _flow_epsilon(bound, strength))
             if not (_is_read_freely(deviation, strength) and float(bound.max()) < math.inf):
                 _halve_overflowed_(factor, bound)
-        return add_product_(matrix, factor)
+        return add_product_(matrix, factor, rough=rough)
 
 
 def _flow_polynomial(deviation: Tensor, strength: float, tolerance: float) -> Tensor | None:
