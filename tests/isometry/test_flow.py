@@ -176,7 +176,7 @@ def test_differentiable_in_matrix_and_strength():
     assert torch.autograd.gradcheck(flow_step, (w, c))
 
 
-@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (30, 30), (3, 20, 12), (260, 300), (400, 256)])
+@pytest.mark.parametrize("shape", [(40, 34), (34, 40), (50, 50), (3, 40, 32), (260, 300), (400, 256)])
 @pytest.mark.parametrize("total", [1e-5, 1e-3, 3e-3, 0.02, 1.0, 1e9])
 @pytest.mark.parametrize("largest", [1.1, 2.0, 4.0, 30.0])
 @pytest.mark.parametrize("tolerance", [1e-3, 0.01, 0.1])
@@ -196,7 +196,7 @@ def test_with_a_tolerance_every_value_moves_by_the_closed_forms_amount(shape, to
         assert ((found - expected).abs() <= tolerance * expected.abs() + 1e-10 * values.abs()).all()
     assert (moved - torch.diag_embed(moved.diagonal(dim1=-2, dim2=-1))).abs().max() < 1e-9 * largest
     assert w.isfinite().all()
-    if total == 1e-5 and largest <= 4:
+    if total == 1e-5 and largest <= 4 and len(shape) == 2:  # stacks are factorised
         exact = flow_step_(before, total)
         assert not torch.equal(w, exact), "the polynomial is never taken"
 

@@ -28,7 +28,8 @@ _WELL_CONDITIONED = 1e4
 # of 2^-9 at most make 0.0034.
 _ROUGH = 0.005
 # Below, there is nothing to save.
-_POLYNOMIAL_FROM = 8
+_POLYNOMIAL_FROM = 32
+_ALONE_FROM = 128
 
 
 def isometry_step(matrix: Tensor, strength: Strength) -> Tensor:
@@ -83,6 +84,10 @@ def isometry_step_(
     Returns:
         The same tensor.
     """
+    if _goes_one_by_one(matrix):
+        for part in matrix:
+            isometry_step_(part, strength, on_guard=on_guard)
+        return matrix
     deviation = gram_deviation_in_strips(matrix)
     with no_autocast(matrix.device):
         if _is_read_freely(deviation, strength):
@@ -188,11 +193,15 @@ def flow_step_(matrix: Tensor, strength: Strength, *, tolerance: float = 0.0) ->
         >>> flow_step_(w, 1e9) is w
         True
     """
+    if _goes_one_by_one(matrix):
+        for part in matrix:
+            flow_step_(part, strength, tolerance=tolerance)
+        return matrix
     deviation = gram_deviation_in_strips(matrix)
     with no_autocast(matrix.device):
         rough = tolerance > _ROUGH and takes_bfloat16(deviation)
         factor = None
-        if tolerance > 0 and deviation.shape[-1] >= _POLYNOMIAL_FROM and _is_read_freely(deviation, strength):
+        if tolerance > 0 and _is_worth_a_polynomial(deviation) and _is_read_freely(deviation, strength):
             factor = _flow_polynomial(deviation, float(strength), tolerance - _ROUGH * rough)
         if factor is None:
             bound = _largest_deviation(deviation)
@@ -245,6 +254,16 @@ def _flow_epsilon(bound: Tensor, strength: Strength) -> Tensor:
     """
     total = torch.as_tensor(strength, dtype=bound.dtype, device=bound.device)
     return torch.minimum(-torch.expm1(-8 * total), _WELL_CONDITIONED / 0.75 / bound)
+
+
+def _goes_one_by_one(matrix: Tensor) -> bool:
+    """Whether a stack holds matrices so large that a CPU does better with one after the other."""
+    return matrix.ndim > 2 and matrix.device.type == "cpu" and min(matrix.shape[-2:]) >= _ALONE_FROM
+
+
+def _is_worth_a_polynomial(deviation: Tensor) -> bool:
+    """Not of a stack: one bound for all of its matrices would let each decide for the others."""
+    return deviation.ndim == 2 and deviation.shape[-1] >= _POLYNOMIAL_FROM
 
 
 def _is_read_freely(tensor: Tensor, strength: Strength) -> bool:

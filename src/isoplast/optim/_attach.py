@@ -111,13 +111,13 @@ class Attachment:
 
     def __init__(self, optimizer: Optimizer, defaults: Group, roles: Roles = BY_SHAPE) -> None:
         self._chain = chain(optimizer)
-        self._target: Optimizer = self._chain[-1]
+        self._optimizer: Optimizer = self._chain[-1]
         self._defaults = defaults
         self._schedule = Schedule(roles)
         self._after_step: Callable[[], None] | None = (
             None  # what waits until the optimizer's own step is over
         )
-        groups = self._target.param_groups
+        groups = self._optimizer.param_groups
         if any(getattr(o, "_isoplast_attachment", None) is not None for o in self._chain):
             raise ValueError("this optimizer already has an attachment: remove() it first")
         self._brought = [own_settings(group) for group in groups]
@@ -128,11 +128,11 @@ class Attachment:
         for group, draft in zip(groups, drafts, strict=True):
             group.update({key: draft[key] for key in GROUP_DEFAULTS})
         self._hooks = [
-            self._target.register_step_pre_hook(self._before),
-            self._target.register_step_post_hook(self._after),
-            self._target.register_load_state_dict_pre_hook(self._loading),
-            self._target.register_load_state_dict_post_hook(self._loaded),
-            self._target.register_state_dict_post_hook(self._saved),
+            self._optimizer.register_step_pre_hook(self._before),
+            self._optimizer.register_step_post_hook(self._after),
+            self._optimizer.register_load_state_dict_pre_hook(self._loading),
+            self._optimizer.register_load_state_dict_post_hook(self._loaded),
+            self._optimizer.register_state_dict_post_hook(self._saved),
         ]
         for link in self._chain:
             link._isoplast_attachment = self
@@ -144,14 +144,14 @@ class Attachment:
             hook.remove()
         self._hooks = []
         self._settle_added()
-        for group, own in zip(self._target.param_groups, self._brought, strict=True):
+        for group, own in zip(self._optimizer.param_groups, self._brought, strict=True):
             for key in GROUP_DEFAULTS:
                 group.pop(key, None)
             group.update(own)
             for p in group["params"]:
-                if p in self._target.state:
+                if p in self._optimizer.state:
                     for key in (OWED, WAIT):
-                        self._target.state[p].pop(key, None)
+                        self._optimizer.state[p].pop(key, None)
         for link in self._chain:
             link._isoplast_attachment = None
 
@@ -170,21 +170,21 @@ class Attachment:
         if keep:
             for p, entry in self._schedule.owed():
                 if p in new:
-                    follower._target.state[new[p]].update(entry)
+                    follower._optimizer.state[new[p]].update(entry)
         return follower
 
     def report(self) -> IsometryReport:
         """What is kept isometric: print it for one line, ``.table()`` for one line per parameter."""
         self._settle_added()
-        return isometry_report(self._target.param_groups, self._schedule.roles)
+        return isometry_report(self._optimizer.param_groups, self._schedule.roles)
 
     def _resolve(self, group: Group, own: Group) -> None:
-        require_learning_rate(group, type(self._target).__name__)
+        require_learning_rate(group, type(self._optimizer).__name__)
         resolve_group(group, own, self._defaults, self._schedule.roles)
 
     def _settle_added(self) -> None:
         """Settles the groups that were added after the attachment."""
-        for group in self._target.param_groups[len(self._brought) :]:
+        for group in self._optimizer.param_groups[len(self._brought) :]:
             own = own_settings(group)
             self._resolve(group, own)
             self._brought.append(own)
@@ -215,7 +215,7 @@ class Attachment:
         return (args[0], closure_then_isometry, *args[2:]), kwargs
 
     def _with_gradient(self) -> list[list[Tensor]]:
-        return [[p for p in group["params"] if p.grad is not None] for group in self._target.param_groups]
+        return [[p for p in group["params"] if p.grad is not None] for group in self._optimizer.param_groups]
 
     def _act(self, gradients: list[list[Tensor]], *, now: bool = False) -> None:
         """Takes a step with the parameters of each group that have a gradient, or, unless now, leaves what
@@ -224,12 +224,12 @@ class Attachment:
             (o.found_inf for o in self._chain if getattr(o, "found_inf", None) is not None), None
         )
         schedule, work = self._schedule, []
-        for index, group in enumerate(self._target.param_groups):
+        for index, group in enumerate(self._optimizer.param_groups):
             params = gradients[index]
             biases = schedule.roles.biases(params) if group["bias_decay"] > 0 else []
             todo = []
             if group["isometry"] > 0:
-                todo = isometry_work(schedule, index, group, params, self._target.state, found_inf)
+                todo = isometry_work(schedule, index, group, params, self._optimizer.state, found_inf)
             if todo or biases:
                 work.append((group, todo, biases))
         if not work:
