@@ -30,6 +30,7 @@ WORLD = 2
 def train(every: Any, rank: int, folder: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.debug import CommDebugMode
 
     torch.manual_seed(0)
     whole = nn.Sequential(nn.Linear(20, 33), nn.ReLU(), nn.Linear(33, 17), nn.ReLU(), nn.Linear(17, 3))
@@ -43,10 +44,17 @@ def train(every: Any, rank: int, folder: str) -> None:
     for model in (whole, sharded):
         optimizer = AdamO(model.parameters(), lr=1e-2, isometry=0.3, isometry_every=every)
         assert optimizer.report().matrices == 3
+        gathered = 0
         for _ in range(20):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(inputs), targets).backward()
-            optimizer.step()
+            with CommDebugMode() as comm:
+                optimizer.step()
+            gathered += comm.get_total_counts()
+        # One all-gather for each turn of a matrix, and nothing between turns: three matrices act in every
+        # step, in every one of three, or (lr * isometry = 3e-3: T = 1) in every step again.
+        turns = {1: 60, "auto": 60, 3: 20}[every]
+        assert gathered == (turns if model is sharded else 0), (gathered, turns)
     apart = max(
         (p.full_tensor() - q).abs().max().item()
         for p, q in zip(sharded.parameters(), whole.parameters(), strict=True)
