@@ -487,10 +487,12 @@ class TestAdamOContract(TestCase):
         _, optimizer = self.trained(device, dtype, {})
         good = optimizer.state_dict()
         two_groups = {**good, "param_groups": good["param_groups"] * 2}
-        with self.assertRaisesRegex(ValueError, "different number of parameter groups"):
+        with self.assertRaisesRegex(
+            ValueError, r"groups of \[\d+, \d+\] parameters, this optimizer of \[\d+\]"
+        ):
             optimizer.load_state_dict(two_groups)
         short = {**good, "param_groups": [{**good["param_groups"][0], "params": [0]}]}
-        with self.assertRaisesRegex(ValueError, "doesn't match the size of optimizer's group"):
+        with self.assertRaisesRegex(ValueError, r"groups of \[1\] parameters, this optimizer of \[\d+\]"):
             optimizer.load_state_dict(short)
         self.assertEqual(optimizer.state_dict(), good)
 

@@ -218,8 +218,10 @@ def _step(
         _step_sharded(param, layout, group, strength, exact, in_place)
     elif _differentiable(group):
         moved = [_moved(piece, layout, strength, exact) for piece in _pieces(param.clone(), layout)]
-        joined = join_matrices(moved) if layout.operator is None else torch.cat(moved)
-        param.copy_(joined.view(param.shape))
+        if layout.operator is None:
+            param.copy_(join_matrices(moved, param, split=layout.split))
+        else:
+            param.copy_(torch.cat(moved).view(param.shape))
     elif layout.operator is not None:
         with torch.no_grad():
             for piece in _pieces(param, layout):

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from isoplast.optim._numbers import number, row_blocks, whole
+from isoplast._core.layer_kinds import is_orthogonal_by_construction
+from isoplast.optim._numbers import blocks, number, whole
 from isoplast.optim._roles import BY_SHAPE, Layout, Roles, is_frozen
 
 Group = dict[str, Any]
@@ -111,6 +113,10 @@ def resolve_group(
         group["isometry_time"] = None  # used up: a settled group can be settled again, by a copy, say
     _check_settings(group)
     if group["isometry"] > 0:
+        for index, p in enumerate(group["params"]):
+            if is_lazy(p):
+                name = (group.get("param_names") or {index: f"parameter {index}"})[index]
+                raise ValueError(f"{name} is not initialised yet: run one batch through the model first")
         roles.require_known(group["params"])
         for p, layout in roles.matrices(group["params"], group):
             _check_layout(p, layout, group["isometry"])
@@ -168,7 +174,7 @@ def _check_settings(group: Group) -> None:
     group["isometry_batch_dims"] = whole(dims, 0)
     if group["isometry_batch_dims"] is None:
         raise ValueError(f"Invalid isometry_batch_dims value: {dims} (a number of leading dimensions, >= 0)")
-    group["isometry_split"] = row_blocks(group["isometry_split"])
+    group["isometry_split"] = blocks(group["isometry_split"])
 
 
 def _check_layout(p: Tensor, layout: Layout, isometry: float) -> None:
@@ -177,7 +183,7 @@ def _check_layout(p: Tensor, layout: Layout, isometry: float) -> None:
         raise ValueError(
             f"isometry_operator={layout.operator} is for convolution kernels, not for {tuple(p.shape)}"
         )
-    if getattr(p, "hard_isometry", False):
+    if is_orthogonal_by_construction(p):
         raise ValueError(
             f"isometry={isometry:g} was asked for the raw weight of an isometric layer, shape "
             f"{tuple(p.shape)}: the layer orthogonalises it already and the two would fight. Hand "

@@ -54,18 +54,20 @@ def whole(value: Any, least: int) -> int | None:
     return value if type(value) is int and value >= least else None
 
 
-def row_blocks(value: Any) -> int | tuple[int, ...]:
-    """A split as a number of blocks or a tuple of row counts.
+def blocks(value: Any) -> int | tuple[int, ...]:
+    """A split as a number of blocks or a tuple of row counts; negative ones are blocks of columns.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for anything else, and for counts of different signs.
     """
-    found = whole(value, 1)
-    if found is not None:
-        return found
-    rows = [whole(item, 1) for item in plain(value)] if isinstance(value, Iterable) else []
-    if not rows or None in rows:
+    value = plain(value)
+    if type(value) is int and value:
+        return value
+    counts = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
+    whole_numbers = all(type(count) is int for count in counts)
+    if not counts or not whole_numbers or (min(counts) < 1 and max(counts) > -1):
         raise ValueError(
-            f"Invalid isometry_split value: {value} (a number of blocks, or their row counts, >= 1)"
+            f"Invalid isometry_split value: {value} (a number of blocks, or their row counts, >= 1; all "
+            "negative for blocks of columns)"
         )
-    return tuple(row for row in rows if row is not None)
+    return counts

@@ -95,6 +95,6 @@ def _targets(target: Target) -> list[tuple[str, Tensor, dict[str, Any]]]:
     """Name, tensor and layout (the keywords of matrix_views) of every matrix parameter."""
     if isinstance(target, nn.Module):
         kept = [d for d in decide(target) if d.isometric]
-        return [(d.name, d.parameter, {"batch_dims": d.batch_dims, "split": d.split}) for d in kept]
+        return [(d.name, d.parameter, d.layout) for d in kept]
     tensors = [target] if isinstance(target, Tensor) else list(target)
     return [(f"tensor {i}", t, {}) for i, t in enumerate(tensors) if is_matrix(t)]

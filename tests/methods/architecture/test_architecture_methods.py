@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import train_step
+from isoplast.methods import Training, training
 from isoplast.nn import IntervalDropout, MaxMin, build
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -30,8 +30,8 @@ def network(net: str = "mlp", **options: Any) -> nn.Module:
     return build(net, classes=5, **{**NETWORKS[net], **options})
 
 
-def prepared(name: str, model: nn.Module, **hyper: Any) -> nn.Module:
-    return methods.get(name, **hyper).prepare(model)
+def prepared(name: str, model: nn.Module, **settings: Any) -> nn.Module:
+    return methods.get(name, **settings).prepare(model)
 
 
 def images(count: int = 6) -> Tensor:
@@ -46,6 +46,59 @@ def unwrap(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential
     torch.manual_seed(0)
     layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
     return nn.Sequential(*[part for layer in layers for part in (layer, activation())][:-1]).double()
+
+
+class Sharing(nn.Module):
+    """One activation module behind several layers, which are read by others each."""
+
+    def __init__(self, *widths: int, norm: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.norms = nn.ModuleList(nn.LayerNorm(b) if norm else nn.Identity() for b in widths[1:])
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        *body, last = self.layers
+        for layer, norm in zip(body, self.norms, strict=False):
+            x = self.act(norm(layer(x)))
+        return last(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["crelu", "fourier"])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("widths", [(4, 6, 6, 3), (4, 6, 6, 6, 6, 3), (4, 6, 8, 6, 3), (4, 5, 3)])
+def test_every_reader_of_a_shared_activation_is_widened(
+    widths: tuple[int, ...], norm: bool, name: str
+) -> None:
+    model = prepared(name, Sharing(*widths, norm=norm))
+    assert [layer.in_features for layer in model.layers] == [
+        widths[0],
+        *(2 * width for width in widths[1:-1]),
+    ]
+    assert model(torch.randn(2, widths[0])).shape == (2, widths[-1])
+
+
+class Mixed(nn.Module):
+    """One activation module behind a convolution and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear, self.last, self.act = (
+            nn.Conv2d(1, 4, 3),
+            nn.Linear(4, 4),
+            nn.Linear(4, 2),
+            nn.ReLU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.act(self.linear(self.act(self.conv(x)).mean((2, 3)))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["crelu", "fourier", "maxmin"])
+def test_a_shared_activation_along_two_dimensions_is_refused(name: str) -> None:
+    with pytest.raises(IsoplastError, match="act serves layers whose features lie in different dimensions"):
+        prepared(name, Mixed())
+    assert prepared("smooth-leaky", Mixed())(torch.randn(2, 1, 5, 5)).shape == (2, 2)
 
 
 # --- normalisation --------------------------------------------------------------------------------------
@@ -161,9 +214,9 @@ def test_adalin_changes_nothing_until_it_has_learned(activation: str) -> None:
     assert torch.equal(found(images()), before)
     assert [p.shape for n, p in found.named_parameters() if "alpha" in n] == [(10,), (10,)]
     method = methods.get("adalin")
-    optimizer = method.optimizer(found, 1e-2)
-    for step in range(3):
-        train_step(method, found, optimizer, cross_entropy, (images(), torch.arange(6) % 5), step + 1)
+    run = Training(method, found, method.optimizer(found, 1e-2))
+    for _ in range(3):
+        run.step(lambda: cross_entropy(found(images()), torch.arange(6) % 5))
     assert all(p.abs().min() > 0 for n, p in found.named_parameters() if "alpha" in n)
 
 
@@ -330,7 +383,7 @@ def test_dropout_acts_behind_the_activations_in_training_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hyper", "message"),
+    ("name", "settings", "message"),
     [
         ("layernorm", {"eps": 0}, "eps of method layernorm is 0.0: it must be positive"),
         ("batchnorm", {"momentum": 2}, r"momentum of method batchnorm is 2.0: it must be in \[0, 1\]"),
@@ -340,9 +393,9 @@ def test_dropout_acts_behind_the_activations_in_training_only() -> None:
         ("interval-dropout", {"p": -0.1}, r"p of method interval-dropout is -0.1: it must be in \[0, 1\]"),
     ],
 )
-def test_what_is_out_of_range_is_refused(name: str, hyper: dict[str, Any], message: str) -> None:
+def test_what_is_out_of_range_is_refused(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(IsoplastError, match=message):
-        methods.get(name, **hyper)
+        methods.get(name, **settings)
 
 
 def test_one_activation_and_one_normalisation_at_a_time() -> None:
@@ -354,11 +407,10 @@ def test_one_activation_and_one_normalisation_at_a_time() -> None:
 
 @pytest.mark.parametrize("name", ["layernorm+crelu+dropout+adamo", "adamo+dropout+newton-schulz+fourier"])
 def test_architectures_combine_in_any_order(name: str) -> None:
-    method = methods.get(name)
-    model = method.prepare(network("cnn"))
+    run = training(name, network("cnn"))
+    model = run.model
     assert model.convs[1].in_channels == 8
     assert [bool(activation._forward_hooks) for activation in model.activations] == 5 * [True]
-    optimizer = method.optimizer(model, 1e-3)
-    for step in range(3):
-        loss = train_step(method, model, optimizer, cross_entropy, (images(), torch.arange(6) % 5), step + 1)
+    for _ in range(3):
+        loss = run.step(lambda: cross_entropy(model(images()), torch.arange(6) % 5))
     assert loss.isfinite()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Layers, Result, format_number, layer_table
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Layers, Result, format_number
 from isoplast.diagnostics.activity._features import Features, srank
 from isoplast.isometry import effective_rank, stable_rank, working
 from isoplast.model import ActivationRecorder, preserve_state, run
@@ -148,7 +149,7 @@ class Activity(Layers[LayerActivity], Result):
         header = ("layer", "units", f"dormant({tau:g})", "dead", "satur.", "linear", "dupl.", "srank", "norm")
         rows = [(name, *_cells(one)) for name, one in self.items()]
         lines = [
-            layer_table(header, [*rows, ("all", *_cells(self)[:6], "", "")]),
+            text_table(header, [*rows, ("all", *_cells(self)[:6], "", "")], width=80),
             f"observed: {self.observed}",
         ]
         lines += [f"{name}: activations are not finite" for name, one in self.items() if not one.finite]
@@ -178,18 +179,20 @@ def activity(
     .. math:: \text{unit } i \text{ is } \tau\text{-dormant if } \quad
               s_i = \frac{E_x |h_i(x)|}{\frac1n \sum_k E_x |h_k(x)| + 10^{-9}} \le \tau
 
-    Hidden layers are the outputs of activations, be they modules or functions called in a forward method
-    (torch.relu, F.gelu, ...), of attention (before the output projection where it is a function, after it
-    for nn.MultiheadAttention) and of recurrent layers. Where no activation runs, they are the outputs of
-    all linear layers and convolutions but the last. `Activity.observed` says which it was.
+    Hidden layers are the outputs of activations, be they modules (those of torch, classes derived from
+    `isoplast.nn.Activation`, and modules without parameters that are not seen to be linear), functions
+    called in a forward method (torch.relu, F.gelu, ...) or written out there (torch.where, a product with
+    a mask, ...) and read by a layer; of attention (before the output projection where it is a function,
+    after it for nn.MultiheadAttention) and of recurrent layers. Where no activation runs, they are the
+    outputs of all linear layers and convolutions but the last. `Activity.observed` says which it was.
 
     The network is in evaluation mode: BatchNorm uses its running statistics, dropout does nothing. Inputs
     pass in batches, and of the features only sums and second moments are kept.
 
     Args:
         model: any module; a compiled one runs uncompiled here.
-        inputs: what it takes, n >= 1 along the first dimension: a tensor, a tuple of positional or a dict
-            of keyword arguments.
+        inputs: what it takes, n >= 1 along the first dimension: a tensor, a tuple of positional or a mapping
+            of keyword arguments (a dict, what a tokenizer returns).
         tau: limits of the score, >= 0. `dormant` is at the last.
         batch_size: inputs per forward pass, >= 1.
         ranks: whether to compute ranks and duplicates, which cost more than all the rest.
@@ -327,7 +330,7 @@ class _Units:
 
 def _count(inputs: Any) -> int:
     """The number of inputs."""
-    parts = tuple(inputs.values()) if isinstance(inputs, dict) else inputs
+    parts = tuple(inputs.values()) if isinstance(inputs, Mapping) else inputs
     tensors = [
         part
         for part in (parts if isinstance(parts, tuple) else (parts,))
@@ -342,7 +345,7 @@ def _count(inputs: Any) -> int:
 
 def _part(inputs: Any, count: int, start: int, stop: int) -> Any:
     """A range of the inputs; arguments that are no batch stay whole."""
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         return {name: _part(value, count, start, stop) for name, value in inputs.items()}
     if isinstance(inputs, tuple):
         return tuple(_part(value, count, start, stop) for value in inputs)

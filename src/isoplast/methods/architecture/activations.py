@@ -17,6 +17,7 @@ from isoplast.methods._tools._surgery import (
     Hidden,
     hidden_activations,
     keeps_width,
+    one_dim,
     own,
     readers,
     replace_,
@@ -26,9 +27,18 @@ from isoplast.methods._tools._surgery import (
 _CLAIMS = frozenset({"activation"})
 
 
-def _replaced(method: Method, model: nn.Module, make: Callable[[Hidden], nn.Module], name: str) -> nn.Module:
+def _replaced(
+    method: Method,
+    model: nn.Module,
+    make: Callable[[Hidden], nn.Module],
+    name: str,
+    *,
+    along_features: bool = False,
+) -> nn.Module:
     """Replace every hidden activation by one that keeps the number of features."""
     found = hidden_activations(method, model)
+    if along_features:
+        one_dim(method, found)
     for hidden in found:
         keeps_width(method, hidden, name)
     return replace_(model, {model.get_submodule(hidden.name): make(hidden) for hidden in found})
@@ -37,6 +47,7 @@ def _replaced(method: Method, model: nn.Module, make: Callable[[Hidden], nn.Modu
 def _doubled(method: Method, model: nn.Module, make: Callable[[int], nn.Module]) -> nn.Module:
     """Replace every hidden activation by one that doubles the features, and widen what reads them."""
     found = hidden_activations(method, model)
+    one_dim(method, found)
     behind = [layer for hidden in found for layer in readers(method, model, hidden)]
     for layer in dict.fromkeys(behind):
         widen_(layer)
@@ -50,10 +61,9 @@ class CReLU(Method):
 
     .. math:: h = [\max(z, 0),\ \max(-z, 0)]
 
-    Controls the activations' part of the Jacobian: [D; D - I] is a column isometry, and no unit is dead in
-    both halves. Is not told of tasks. Costs twice the products in the layers behind: they read twice as many
-    features, and get fresh weights of the kind they had (orthogonal with the same gain, else torch's); all
-    other weights keep their values.
+    Its Jacobian [D; D - I] is a column isometry, and no unit is dead in both halves. The layers behind read
+    twice as many features, and get fresh weights of the kind they had (orthogonal with the same gain, else
+    torch's); all other weights keep their values.
 
     Deviations:
         None; that the layers behind grow, so that the network has more parameters than its baseline, is the
@@ -62,7 +72,6 @@ class CReLU(Method):
     """
 
     name: ClassVar[str] = "crelu"
-    cannot_take: ClassVar[tuple[str, ...]] = ("resnet18",)
     info: ClassVar[MethodInfo] = MethodInfo(
         title="CReLU",
         source="Shang et al., 2016; Abbas et al., arXiv:2303.07507, section 5",
@@ -85,9 +94,8 @@ class Fourier(Method):
 
     .. math:: h = [\sin z,\ \cos z]
 
-    Controls the activations' part of the Jacobian: [diag(cos z); -diag(sin z)] is a column isometry: where
-    one half is flat the other is steep. Is not told of tasks. Costs two transcendental functions per unit
-    and twice the products in the layers behind, which get fresh weights as with `CReLU`.
+    Its Jacobian [diag(cos z); -diag(sin z)] is a column isometry: where one half is flat the other is steep.
+    The layers behind read twice as many features, and get fresh weights as with `CReLU`.
 
     Deviations:
         Implementations differ on whether the width is halved, so that the number of parameters stays about
@@ -96,7 +104,6 @@ class Fourier(Method):
     """
 
     name: ClassVar[str] = "fourier"
-    cannot_take: ClassVar[tuple[str, ...]] = ("resnet18",)
     info: ClassVar[MethodInfo] = MethodInfo(
         title="Deep Fourier features",
         source="Lewandowski et al., arXiv:2410.20634, section 4",
@@ -119,8 +126,8 @@ class MaxMin(Method):
 
     .. math:: h_i = \max(z_i, z_{i+d/2}), \qquad h_{i+d/2} = \min(z_i, z_{i+d/2})
 
-    Controls the activations' part of the Jacobian: a permutation, so that all its singular values are 1.
-    Is not told of tasks. Costs two to three ReLUs. Widths must be even; all weights keep their values.
+    Its Jacobian is a permutation, so that all its singular values are 1. Widths must be even; all weights
+    keep their values.
     """
 
     name: ClassVar[str] = "maxmin"
@@ -136,7 +143,7 @@ class MaxMin(Method):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Replace the activations in place."""
-        return _replaced(self, model, self._make, "maxmin")
+        return _replaced(self, model, self._make, "maxmin", along_features=True)
 
     def _make(self, hidden: Hidden) -> nn.Module:
         if hidden.features % 2:
@@ -154,8 +161,7 @@ class SmoothLeaky(Method):
 
     .. math:: h = \alpha z + (1 - \alpha)\, z\, \sigma(c z / p)
 
-    Controls the activations' part of the Jacobian: its slopes lie in [0.010, 1.090] at the defaults, so no
-    unit is ever dead. Is not told of tasks. Costs a sigmoid per unit. All weights keep their values.
+    Its slopes lie in [0.010, 1.090] at the defaults, so no unit is ever dead. All weights keep their values.
 
     Args:
         alpha: slope far to the left, in (0, 1).
@@ -205,8 +211,7 @@ class AdaLin(Method):
               g(z) = \cos\left(\frac{\pi}{2} \frac{|\phi'(z)|}{L}\right)
 
     open where the unit saturates, with one learned alpha per unit that starts at 0: the network is unchanged
-    at first. Controls the activations' part of the Jacobian, as far as alpha is learned. Not told of tasks.
-    Costs a cosine per unit. The activations must be ReLU, Tanh or GELU.
+    at first. The activations must be ReLU, Tanh or GELU.
     """
 
     name: ClassVar[str] = "adalin"
@@ -242,10 +247,8 @@ class IntervalDropout(Method):
 
     .. math:: h = b \max(z, 0) + (1 - b) \min(z, 0), \qquad b \sim \mathrm{Bernoulli}(p)
 
-    for every entry of every sample; when it is evaluated, the mean. In the mean it pulls the network towards
-    a linear one. Controls the activations' part of the Jacobian in training: every slope is 1 with some
-    probability. Is not told of tasks. Costs a random number per unit and sample. All weights keep their
-    values.
+    for every entry of every sample in training; when it is evaluated, the mean, which pulls the network
+    towards a linear one. All weights keep their values.
 
     Args:
         p: probability of the ReLU, in [0, 1]; 1 is ReLU.

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.layer_kinds import BATCH_NORMS, INSTANCE_NORMS, NORMALISATIONS
 from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import fraction, positive
 from isoplast.methods._tools._surgery import hidden_activations, own, replace_
-from isoplast.model import BATCH_NORMS, NORMS, feature_dim, graph_of
+from isoplast.model import feature_dim, graph_of
 from isoplast.nn import GPT, Attention, ViT
 
 # (features, their dimension from the end) -> layer
@@ -29,10 +29,8 @@ class LayerNorm(Method):
     .. math:: h = \phi(\gamma \hat z + \beta), \qquad
               \hat z = (z - \mathrm{mean}(z)) / \sqrt{\mathrm{var}(z) + \epsilon}
 
-    over the features of a sample; in convolutional layers over channels and positions, as GroupNorm(1).
-    Controls the scale of the activations, no part of the spectrum of the weights: the output does not depend
-    on the mean square of the singular values in front of it. Is not told of tasks. Costs two passes over the
-    activations.
+    over the features of a sample; in convolutional layers over channels and positions, as GroupNorm(1). The
+    output does not depend on the mean square of the singular values of the weights in front of it.
 
     Where it goes: layers of another kind of normalisation are replaced where they stand; a network without
     any gets them where it has places for them (identities behind the layers, as the networks of
@@ -81,9 +79,8 @@ class BatchNorm(Method):
               \hat z = (z - \mathrm{mean}_B(z)) / \sqrt{\mathrm{var}_B(z) + \epsilon}
 
     over the samples of a batch (and the positions of images), feature by feature; when it is evaluated, by
-    running averages. Controls the scale of every unit's activations, no part of the spectrum of the weights.
-    Is not told of tasks; its running averages mix tasks for 1 / momentum steps. Costs two passes over the
-    activations. Needs batches of at least two samples. Goes where `LayerNorm` goes; tokens are refused.
+    running averages, which mix tasks for 1 / momentum steps. Needs batches of at least two samples. Goes
+    where `LayerNorm` goes; tokens are refused.
 
     Args:
         affine: whether there are gains gamma and offsets beta, initially 1 and 0.
@@ -92,7 +89,6 @@ class BatchNorm(Method):
     """
 
     name: ClassVar[str] = "batchnorm"
-    cannot_take: ClassVar[tuple[str, ...]] = ("vit",)
     info: ClassVar[MethodInfo] = MethodInfo(
         title="BatchNorm",
         source="Ioffe and Szegedy, arXiv:1502.03167, algorithm 1",
@@ -114,20 +110,25 @@ class BatchNorm(Method):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Normalise in place."""
-        tokens = next((n for n, m in model.named_modules() if isinstance(m, _ATTENTION)), None)
+        tokens = next((n for n, m in model.named_modules() if isinstance(m, _TOKENS)), None)
         if tokens is not None:
             raise IsoplastError(
                 f"method batchnorm normalises over samples, and {tokens} works on tokens: use layernorm"
             )
-        return _normalized(self, model, lambda module: isinstance(module, _BatchNorm), self._make)
+        return _normalized(self, model, _is_batch_norm, self._make)
 
     def _make(self, features: int, dim: int) -> nn.Module:
         kind = {-1: nn.BatchNorm1d, -2: nn.BatchNorm1d, -3: nn.BatchNorm2d, -4: nn.BatchNorm3d}[dim]
         return kind(features, eps=self.eps, momentum=self.momentum, affine=self.affine)
 
 
+_TOKENS = (Attention, nn.MultiheadAttention, nn.Embedding)
 _ATTENTION = (Attention, nn.MultiheadAttention)
 _DIMS = ((nn.BatchNorm2d, -3), (nn.InstanceNorm2d, -3), (nn.BatchNorm3d, -4), (nn.InstanceNorm3d, -4))
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, BATCH_NORMS) and not isinstance(module, INSTANCE_NORMS)
 
 
 def _is_layer_norm(module: nn.Module) -> bool:
@@ -138,7 +139,7 @@ def _normalized(
     method: Method, model: nn.Module, is_right: Callable[[nn.Module], bool], make: Make
 ) -> nn.Module:
     """Replace the normalisations of another kind, or put new ones where there are none."""
-    present = [module for module in model.modules() if isinstance(module, NORMS)]
+    present = [module for module in model.modules() if isinstance(module, NORMALISATIONS)]
     if present:
         wrong = [module for module in present if not is_right(module)]
         return replace_(model, {module: make(*_width(module)) for module in wrong})

@@ -6,14 +6,16 @@ import dataclasses
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.layer_kinds import is_normalisation
 from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
-from isoplast.methods._tools._penalised import NORMALISATIONS, Frozen, affine_names
-from isoplast.model import head_name
+from isoplast.methods._tools._penalised import Frozen, affine_names
+from isoplast.model import head_names
 
 
 @register
@@ -23,9 +25,8 @@ class NaP(Method):
 
     .. math:: W_l \leftarrow W_l \frac{\|W_{0,l}\|_F}{\|W_l\|_F}
 
-    Holds the mean square of the singular values of every weight exactly, and none of them singly. As the
-    normalisation makes the layers in front of it scale-free, the effective learning rate then is the one
-    that was set. Is not told of tasks; costs two passes over the weights, every `every` steps.
+    As the normalisation makes the layers in front of it scale-free, the effective learning rate then is the
+    one that was set. No singular value is held by itself.
 
     Gains and offsets of the normalisations and the biases of all layers but the head are frozen at their
     initial values (the source drops biases in front of a normalisation; one that stays at zero is the
@@ -50,7 +51,7 @@ class NaP(Method):
         controls="the mean square of the singular values (exactly), and the scale of the activations",
         spectrum="mean square",
         family="initial state",
-        cost="two passes over the weights",
+        cost="two passes over the weights, every `every` steps",
         claims=frozenset({"scale"}),
         example="layernorm+nap",
     )
@@ -63,28 +64,26 @@ class NaP(Method):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Freeze gains, offsets and biases of a model that has normalisation layers."""
-        if not any(isinstance(module, NORMALISATIONS) for module in model.modules()):
+        if not any(map(is_normalisation, model.modules())):
             raise IsoplastError(
                 f"method nap needs normalisation layers, and {type(model).__name__} has none: "
                 "choose 'layernorm+nap'"
             )
-        head, affine = head_name(model), affine_names(model)
+        heads, affine = tuple(f"{name}." for name in head_names(model)), affine_names(model)
         self.handles.append(
             Frozen(
                 parameter
                 for name, parameter in model.named_parameters()
-                if name in affine or (name.endswith("bias") and not name.startswith(f"{head}."))
+                if name in affine or (name.endswith("bias") and not name.startswith(heads))
             )
         )
         return model
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
-        """Before the first step: note the norms to be kept. There is no penalty."""
-        if "norms" not in self.state:
-            norms = {name: torch.linalg.vector_norm(p.detach()) for name, p in _weights(model).items()}
-            # A weight that starts at zero has no norm to keep: projected, it could never leave.
-            self.state["norms"] = {name: norm for name, norm in norms.items() if norm > 0}
-        return None
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Note the norms to be kept."""
+        norms = {name: torch.linalg.vector_norm(p.detach()) for name, p in _weights(model).items()}
+        # A weight that starts at zero has no norm to keep: projected, it could never leave.
+        self.state["norms"] = {name: norm for name, norm in norms.items() if norm > 0}
 
     @torch.no_grad()
     def after_step(self, step: StepContext) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from isoplast._core.layer_kinds import CONVOLUTIONS, MAPS, TRANSPOSED_CONVOLUTIONS
 from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import positive
@@ -22,9 +23,9 @@ class WeightClipping(Method):
     .. math:: \theta_l \leftarrow \text{clip}(\theta_l, -b_l, b_l),
               \qquad b_l = \zeta / \sqrt{\text{fan-in}_l}
 
-    for weights and biases alike, a bias with the fan-in of its layer's weight. A crude bound from above on
-    the singular values, :math:`\sigma_{max} \le \zeta \sqrt{m}` with m outputs, that no matrix near an
-    isometry ever feels. Is not told of tasks; costs one pass over the weights per step.
+    for weights and biases alike, a bias with the fan-in of its layer's weight. The bound on the singular
+    values that follows, :math:`\sigma_{max} \le \zeta \sqrt{m}` with m outputs, is far above those of a
+    matrix near an isometry.
 
     Args:
         zeta: the bound in units of 1/sqrt(fan-in), > 0. At 1 it is where torch's default initialisation
@@ -64,7 +65,7 @@ class WeightClipping(Method):
 
 
 def _bounds(model: nn.Module, zeta: float) -> list[tuple[Tensor, float]]:
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    layers = [m for m in model.modules() if isinstance(m, MAPS)]
     return [
         (parameter, zeta / math.sqrt(_fan_in(layer)))
         for layer in layers
@@ -76,5 +77,5 @@ def _bounds(model: nn.Module, zeta: float) -> list[tuple[Tensor, float]]:
 def _fan_in(layer: nn.Module) -> int:
     if isinstance(layer, nn.Linear):
         return layer.in_features
-    assert isinstance(layer, nn.modules.conv._ConvNd)
+    assert isinstance(layer, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS)
     return layer.in_channels // layer.groups * math.prod(layer.kernel_size)

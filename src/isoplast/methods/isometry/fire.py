@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from isoplast.isometry import newton_schulz
+from isoplast.isometry import matrix_views, newton_schulz
 from isoplast.methods._protocol import MethodInfo, TaskContext, TaskMethod
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.model import Decision, decide
-
-_QUERY_OR_KEY = re.compile(r"(^|[._])(q|k|query|key)(_proj|_lin)?[._]weight$", re.IGNORECASE)
 
 
 @register
@@ -28,10 +25,8 @@ class Fire(TaskMethod):
               NS: X \leftarrow \tfrac32 X - \tfrac12 X X^T X
 
     for W of shape (m, n), about the nearest isometry; the m x n matrix of each tap of a convolution kernel is
-    projected by itself and divided by the number of taps. Controls every singular value (all become
-    :math:`\sqrt{m/n}`), once per task; of those below 1/30 of the Frobenius norm the iterations leave a part
-    missing (1/100 comes out as 0.53). Must be told of tasks: it acts before every task but the first. Costs
-    nothing in a step, the iterations once per task.
+    projected by itself and divided by the number of taps. All singular values become :math:`\sqrt{m/n}`; of
+    those below 1/30 of the Frobenius norm the iterations leave a part missing (1/100 comes out as 0.53).
 
     Args:
         iterations: of Newton-Schulz, >= 1. The source's 10 (5 for its language model).
@@ -41,8 +36,10 @@ class Fire(TaskMethod):
         reset_optimizer: whether the optimizer's state is cleared at the same time, as in the source's vision
             runs.
 
-    Deviations: kernels of depthwise convolutions, tied weights and weights that are computed from other
-    parameters are left alone.
+    Deviations: weights of one row or one column, kernels of depthwise convolutions, tied weights and weights
+    that are computed from other parameters are left alone; the source projects every weight of two or four
+    dimensions. Of a grouped convolution each group's kernel is projected by itself, where the source takes
+    the rows of all groups as one matrix.
     """
 
     name: ClassVar[str] = "fire"
@@ -65,10 +62,8 @@ class Fire(TaskMethod):
         at_least(self, 1, "iterations")
 
     @torch.no_grad()
-    def at_task(self, task: TaskContext, first: bool) -> None:
-        """Project the weights of the model in place, unless the task is the first."""
-        if first:
-            return
+    def between_tasks(self, task: TaskContext) -> None:
+        """Project the weights of the model in place."""
         for block in self._blocks(task.model):
             block.copy_(self._projected(block))
         if self.reset_optimizer:
@@ -81,7 +76,7 @@ class Fire(TaskMethod):
             queries_and_keys = _queries_and_keys(kept)
             if queries_and_keys:
                 return queries_and_keys
-        return [block for d in kept for block in _row_blocks(d)]
+        return [matrix for d in kept for matrix in _matrices(d)]
 
     def _projected(self, weight: Tensor) -> Tensor:
         taps = weight[0, 0].numel()
@@ -91,10 +86,13 @@ class Fire(TaskMethod):
         return (scale * newton_schulz(matrices, self.iterations)).movedim(0, -1).reshape(weight.shape)
 
 
-def _row_blocks(decision: Decision) -> list[Tensor]:
-    """The matrices or kernels that a parameter's rows hold."""
-    parameter, split = decision.parameter.detach(), decision.split
-    return list(parameter.chunk(split) if isinstance(split, int) else torch.split(parameter, list(split)))
+def _matrices(decision: Decision) -> list[Tensor]:
+    """The matrices that a parameter holds, or the kernels of a convolution's groups: views of it."""
+    parameter = decision.parameter.detach()
+    if parameter.ndim - decision.batch_dims > 2:
+        return list(parameter.chunk(decision.split))  # type: ignore[arg-type]
+    views = matrix_views(parameter, **decision.layout)
+    return [matrix for view in views for matrix in view.reshape(-1, *view.shape[-2:])]
 
 
 def _queries_and_keys(kept: list[Decision]) -> list[Tensor]:
@@ -104,11 +102,10 @@ def _queries_and_keys(kept: list[Decision]) -> list[Tensor]:
     """
     owners: dict[str, list[tuple[str, Tensor]]] = {}
     for decision in kept:
-        found = owners.setdefault(decision.name.removesuffix(".weight").rpartition(".")[0], [])
-        blocks, named = _row_blocks(decision), _QUERY_OR_KEY.search(decision.name)
-        if named:
-            found += [(named[2][0].lower(), block) for block in blocks]
-        elif "named like a fused projection" in decision.reason or "fused q, k, v" in decision.reason:
-            found += zip("kv" if len(blocks) == 2 else "qkv", blocks, strict=True)
+        matrices = _matrices(decision)
+        if len(matrices) == len(decision.parts):
+            found = owners.setdefault(decision.name.removesuffix(".weight").rpartition(".")[0], [])
+            # "q" is a whole projection, "q0" that of one head.
+            found += zip((part.rstrip("0123456789") for part in decision.parts), matrices, strict=True)
     both = [found for found in owners.values() if {"q", "k"} <= {role for role, _ in found}]
-    return [block for found in both for role, block in found if role != "v"]
+    return [matrix for found in both for role, matrix in found if role in ("q", "k")]

@@ -8,12 +8,11 @@ from typing import ClassVar
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from isoplast._core.layer_kinds import LAYERS
 from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._hidden_layers import hidden_layers
-
-_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @register
@@ -24,9 +23,7 @@ class SpectralNorm(Method):
     .. math:: \bar W_l = W_l / \hat\sigma_{max}(W_l), \qquad
               \hat\sigma_{max} = u^T W v \text{ by power iteration}
 
-    Controls the largest singular value alone (equal to 1); the others may vanish. Is not told of tasks. Costs
-    for each hidden layer three products of a matrix and a vector and the division of the weight, and their
-    gradient: little beside a convolution, half of Adam's step more on the paper's MLP at batch 128.
+    All other singular values may vanish.
 
     `torch.nn.utils.parametrizations.spectral_norm` on every hidden Linear and convolution layer (kernels
     flattened to (out, in * k * k)); head and embeddings stay free. The raw weights and the vectors u and v
@@ -56,6 +53,6 @@ class SpectralNorm(Method):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Normalise the hidden layers in place."""
-        for layer in hidden_layers(self, model, _KINDS).values():
+        for layer in hidden_layers(self, model, LAYERS).values():
             parametrizations.spectral_norm(layer, n_power_iterations=self.iterations)
         return model
