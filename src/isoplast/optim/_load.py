@@ -72,14 +72,11 @@ def _names(groups: Sequence[Group]) -> list[str] | None:
 
 
 def _how_to(groups: Sequence[Group], saved: Sequence[Group], unnamed: bool) -> str:
-    # The first words are those of torch's own errors.
-    what = "contains a parameter group that doesn't match the size of optimizer's group"
-    if len(groups) != len(saved):
-        what = "has a different number of parameter groups"
     who = "this optimizer's parameters have" if unnamed else "the state dict's parameters have"
     return (
-        f"loaded state dict {what} (sizes {_sizes(saved)}, here {_sizes(groups)}), and {who} no names to "
-        "match them by: make both from model.named_parameters(), the model, or param_groups(model)"
+        f"the state dict has parameter groups of {_sizes(saved)} parameters, this optimizer of "
+        f"{_sizes(groups)}, and {who} no names to match them by: make both from "
+        "model.named_parameters(), the model, or param_groups(model)"
     )
 
 
