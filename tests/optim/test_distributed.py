@@ -7,7 +7,6 @@ and leaves the second rank with one row of the last layer.
 from __future__ import annotations
 
 import copy
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo_processes import in_processes
 from torch import nn
 
 from isoplast import AdamO
@@ -27,7 +26,7 @@ pytestmark = [
 WORLD = 2
 
 
-def train(every: Any, rank: int, folder: str) -> None:
+def train(every: Any, folder: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor.debug import CommDebugMode
@@ -59,25 +58,13 @@ def train(every: Any, rank: int, folder: str) -> None:
         (p.full_tensor() - q).abs().max().item()
         for p, q in zip(sharded.parameters(), whole.parameters(), strict=True)
     )
-    Path(folder, f"{rank}").write_text(repr(apart))
-
-
-def work(rank: int, every: Any, folder: str) -> None:
-    torch.set_num_threads(1)
-    # They meet in a file: a free port found beforehand may be taken by another test by then.
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
-    train(every, rank, folder)
-    dist.barrier()
-    dist.destroy_process_group()
-    # A thread of gloo's is sometimes not joined when the interpreter goes: "terminate called without an
-    # active exception", once in five runs on a busy machine. The result is written.
-    os._exit(0)
+    Path(folder, f"{dist.get_rank()}").write_text(repr(apart))
 
 
 @pytest.mark.parametrize("every", [1, "auto", 3])
 def test_fsdp2_is_one_process(every: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(work, (every, folder), WORLD)
+        in_processes(WORLD, train, every, folder)
         apart = [float(Path(folder, str(rank)).read_text()) for rank in range(WORLD)]
     # The gathered gradients are averages of two equal ones: exact. So is everything after.
     assert apart == [0.0, 0.0]
