@@ -2,11 +2,11 @@
 
 The paper's MLP (784-512-512-512-10). All variants run in one process and take turns in random order, so that
 a busy machine slows all of them alike; the table gives ratios to fused AdamW. Times are those of the thread
-on its processor (--clock cpu, needs --threads 1) or of the wall. The dear variants run in every 20th round.
+on its processor (--clock cpu, needs --threads 1) or of the wall. The dear variants run in every 25th round.
 torch.optim.Muon (torch >= 2.9) and POGO (`pip install pogo-torch`) are there if they are installed; both
 leave the vectors to fused AdamW.
 
-    python benchmarks/adamo_costs_what_adamw_costs.py [--rounds 1100] [--batches 16 256] [--clock wall]
+    python benchmarks/adamo_costs_what_adamw_costs.py [--rounds 1250] [--batches 16 256] [--clock wall]
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from isoplast.isometry import flow_step_, isometry_step_
 from isoplast.nn import build
 
 LR = 1e-3
-# "auto" waits 100 steps at the default strength: all of its steps differ, and come again after as many.
-PERIOD = 100
-DEAR = 20
+# "auto" waits 250 steps at the default strength: all of its steps differ, and come again after as many.
+PERIOD = 250
+DEAR = 25
 Optimizers = Sequence[torch.optim.Optimizer]
 
 
@@ -189,13 +189,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=1100, help="training steps (>= 200)")
+    parser.add_argument("--rounds", type=int, default=1250, help="training steps (>= 500)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 256])
     args = parser.parse_args()
-    if args.rounds < 200:
-        parser.error(f"--rounds {args.rounds}: at least 200, to have seen each step of the period")
+    if args.rounds < 500:
+        parser.error(f"--rounds {args.rounds}: at least 500, to have seen each step of the period")
     if args.clock == "cpu" and args.threads != 1:
         parser.error(f"--threads {args.threads}: the time of one thread says nothing: give --clock wall")
     clock = time.thread_time if args.clock == "cpu" else time.perf_counter

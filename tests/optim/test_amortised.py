@@ -114,7 +114,8 @@ def test_matrices_without_a_gradient_owe_nothing(monkeypatch):
 
 def test_auto_period():
     assert steps_between(1e-4) == 25  # 1 % of 1 / (4 c)
-    assert steps_between(1e-5) == AUTO_LONGEST
+    assert steps_between(1e-5) == AUTO_LONGEST == 250  # where the longest wait begins
+    assert steps_between(2e-5) == 125
     assert steps_between(1e-12) == AUTO_LONGEST
     assert steps_between(10.0) == 1
 

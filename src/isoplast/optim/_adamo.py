@@ -88,7 +88,7 @@ class AdamO(Adam):
             lambda = 1 / (8 lr isometry_time) from the learning rate given here.
         isometry_every: 1 for the step above, exactly, in every step; T to apply T steps' strength
             once in T steps by the closed form :func:`isoplast.isometry.flow_step_`, each matrix in
-            its own turn; "auto" chooses T <= 100 from the present lr * isometry such that the
+            its own turn; "auto" chooses T <= 250 from the present lr * isometry such that the
             equilibrium moves by at most 1 % of its distance from isometry.
         bias_decay: decoupled decay gamma >= 0 of the vectors, b <- (1 - lr gamma) b. A unit whose bias
             is below minus the largest input norm cannot be woken by any isometric weight; this lifts

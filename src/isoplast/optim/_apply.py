@@ -239,7 +239,7 @@ def _step_sharded(
     """A DTensor (FSDP2, tensor parallelism): every rank steps the gathered matrix and keeps its shard.
 
     The Gram of a shard is not a shard of the Gram. One all-gather per step of a matrix, which the
-    amortised mode does once in up to 100 optimizer steps.
+    amortised mode does once in up to 250 optimizer steps.
     """
     full = param.full_tensor()
     _step(full, layout, group, strength, exact, in_place)
