@@ -33,8 +33,9 @@ Follow = Callable[[Tensor], Sequence[Tensor]]
 _FLOW = functools.partial(flow_step_, tolerance=AUTO_TOLERANCE)
 
 # Stacking matrices of equal shape saves kernel launches and costs two more passes over them: worth it
-# where launches dominate. On a CPU a step of 64 x 64 took XX us alone and YY in a stack of 16.
-_STACKED_BELOW = {"cpu": 96 * 96, "cuda": 10**6}
+# where launches dominate. On a CPU a step took 65 us alone and 42 in a stack of 16 at 32 x 32, but 80 and 105
+# at 64 x 64. A GPU's bound is an estimate from launches of 5 to 10 us.
+_STACKED_BELOW = {"cpu": 32 * 32, "cuda": 10**6}
 
 
 class Work(NamedTuple):
