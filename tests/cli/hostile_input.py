@@ -1,5 +1,4 @@
-"""Command lines, study files, directories of runs and data files that are damaged by chance (fixed seeds) or by
-intent.
+"""Command lines, study files, directories of runs and data files, damaged by chance (fixed seeds) or intent.
 
 Run as a script with a folder and a file, it gives each to the command line and writes what happened.
 """
@@ -39,9 +38,11 @@ lr: 1e-3
 """
 
 VALUES = [
-    "1e400", "-1e400", ".nan", "1e-320", "-1", "0", "1.5", "true", "null", "''", "[]", "{}", "[[1]]", "{a: 1}",
+    "1e400", "-1e400", ".nan", "1e-320", "-1", "0", "1.5", "true", "null", "''", "[]", "{}", "[[1]]",
+    "{a: 1}",
     "10000000000000000000000000000000000000000", "2001-99-99", "2001-02-30 25:61:61", "0x1F", "1:30", "010",
-    '"\\u0000"', '"\\u001b[2J"', "'a\n\n  b'", "!!python/object/apply:os.system ['touch owned']", "!!binary '?'",
+    '"\\u0000"', '"\\u001b[2J"', "'a\n\n  b'", "!!python/object/apply:os.system ['touch owned']",
+    "!!binary '?'",
     "&a [*a]", "*nowhere", "a:os", "os:system", "antigravity:x", "../..", "/etc/passwd", LONG,
     "[" * 3000, "{a: " * 3000, "- " * 3000,
 ]  # fmt: skip
@@ -49,7 +50,8 @@ VALUES = [
 KEYS = [
     "data.samples", "data.name", "data", "stream", "stream.tasks", "net", "net.width", "net.depth", "lr",
     "seed", "method", "method.name", "method.isometry", "learner", "learner.epochs", "learner.batch_size",
-    "switch", "switch.task", "label", "instruments", "device", "path", "nothing", "net.activation", "stream.data",
+    "switch", "switch.task", "label", "instruments", "device", "path", "nothing", "net.activation",
+    "stream.data",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a fresh interpreter made of all inputs: case, status, output, errors, seconds, kilobytes, events."""
+    """What a fresh interpreter made of all: case, status, output, errors, seconds, kilobytes, events."""
     folder, out = tmp_path_factory.mktemp("inputs"), tmp_path_factory.mktemp("out") / "results.json"
     subprocess.run([sys.executable, str(HERE / "hostile_input.py"), str(folder), str(out)], check=True)
     assert not list(folder.rglob("owned")), "code of a file ran"

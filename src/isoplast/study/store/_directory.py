@@ -223,7 +223,7 @@ class RunDirectory:
 
 
 def _same_kind(value: object, like: object) -> bool:
-    """Whether a value of status.json is of its kind: numbers are counts and durations that a frame can hold."""
+    """Whether a value of status.json is of its kind; a number is one that a frame can hold."""
     if isinstance(like, int | float):
         kinds = (int,) if isinstance(like, int) else (int, float)
         return type(value) in kinds and 0 <= value < 1 << 63  # type: ignore[operator]
