@@ -17,7 +17,7 @@ import torch
 from isoplast import data
 from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped, one_line
-from isoplast.streams import OpenProblem
+from isoplast.streams import OpenProblem, Stream
 from isoplast.study._metrics import metric
 from isoplast.study._parts import make
 from isoplast.study._spec import Run, whole
@@ -116,8 +116,9 @@ def open_problem(run: Run) -> OpenProblem:
 def load_part(run: Run) -> data.Dataset:
     """The data set of a run."""
     assert run.data is not None
-    found: data.Dataset = make("data", run.data).load()
-    return found
+    spec: data.DataSpec = make("data", run.data)
+    problem = run.problem()
+    return spec.load_with_test() if isinstance(problem, Stream) and problem.holds_out else spec.load()
 
 
 def start_learner(run: Run, problem: OpenProblem, task: int) -> Learner:
@@ -181,6 +182,7 @@ class _Attempt:
         self.begin = time.perf_counter()
         self.earlier = directory.status()
         self.status = self.earlier
+        self._unmeasured: set[str] = set()
 
     def execute(self) -> None:
         try:
@@ -262,7 +264,7 @@ class _Attempt:
         """Begin from nothing: what an attempt without a checkpoint left behind is dropped."""
         self.directory.metrics.touch()
         self.directory.rewind(0)
-        found = learner.measure(problem.task(0))
+        found = self._measure(learner, problem.task(0))
         self._keep(learner, problem, self._row(learner, -1, 0, 0.0, found))
 
     def _train_on(
@@ -274,12 +276,21 @@ class _Attempt:
             learner.advance()
             self.on_progress(Progress(index, (unit + 1) / learner.units, score, problem.primary))
         seconds = time.perf_counter() - start
-        found = learner.measure(task)
+        found = self._measure(learner, task)
         self._keep(learner, problem, self._row(learner, index, learner.steps - before, seconds, found))
         reached = found.get(problem.primary)
         said = "" if reached is None else f"{metric(problem.primary).label} {reached:.4f}, "
         self.say(f"task {index}: {said}loss {found['loss']:.4f}, {seconds:.1f} s")
         return reached
+
+    def _measure(self, learner: Learner, task: Any) -> dict[str, Any]:
+        """The metrics of a task; what cannot be measured of this network is said once."""
+        found = learner.measure(task)
+        for instrument, reason in learner.unmeasured.items():
+            if instrument not in self._unmeasured:
+                self._unmeasured.add(instrument)
+                self.say(f"warning: {instrument} is left out of the rows: {reason}")
+        return found
 
     @staticmethod
     def _row(
