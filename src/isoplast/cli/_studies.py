@@ -18,7 +18,7 @@ from isoplast import data, nn, streams
 from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped, one_line
 from isoplast.cli._display import display
-from isoplast.cli._summary import summary_line, summary_table
+from isoplast.cli._summary import summary_line, summary_sentence, summary_table
 from isoplast.cli._words import merged, parse_words
 from isoplast.study import (
     EXECUTORS,
@@ -70,7 +70,7 @@ _Executor = Annotated[
 
 
 def demo(*, out: Path = Path("runs/demo"), jobs: Number = None) -> int:
-    """See networks lose their ability to learn, and keep it: about a minute.
+    """See networks lose their ability to learn, and keep it: a minute or two.
 
     Adam, AdamW, AdamO and a rescue, on handwritten digits; nothing is downloaded.
 
@@ -254,6 +254,7 @@ def _show(console: Console, out: Path, outcomes: Sequence[Outcome]) -> int:
     frame = load_study(out)
     if len(frame.filter(frame["task"] >= 0)):
         console.print(summary_table(frame))
+        console.print(Text(summary_sentence(frame)))
         console.print(Text(escaped(f"report: {_write_report(out)}")), soft_wrap=True)
     failed = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failed:
