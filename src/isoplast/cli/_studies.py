@@ -16,8 +16,9 @@ from rich.text import Text
 
 from isoplast import data, nn, streams
 from isoplast._core.errors import IsoplastError
+from isoplast._core.text import escaped, one_line
 from isoplast.cli._display import display
-from isoplast.cli._summary import summary_line, summary_table
+from isoplast.cli._summary import summary_line, summary_sentence, summary_table
 from isoplast.cli._words import merged, parse_words
 from isoplast.study import (
     EXECUTORS,
@@ -79,7 +80,7 @@ _Executor = Annotated[
 
 
 def demo(*, out: Path = Path("runs/demo"), jobs: Number = None) -> int:
-    """See networks lose their ability to learn, and keep it: about a minute.
+    """See networks lose their ability to learn, and keep it: a minute or two.
 
     Adam, AdamW, AdamO and a rescue, on handwritten digits; nothing is downloaded.
 
@@ -233,7 +234,7 @@ def run(
         with _terminable():
             directory = execute(chosen, out, threads=threads, say=lambda line: print(line, flush=True))
     except RunFailed as failure:
-        Console(stderr=True).print(Text(f"isoplast: failed: {failure}"), soft_wrap=True)
+        Console(stderr=True).print(Text(one_line(f"isoplast: failed: {failure}")), soft_wrap=True)
         return 1
     _conclude(directory)
     return 0
@@ -249,14 +250,14 @@ def report(directory: _Directory, *, out: FilePath = None, figures: FilePath = N
         figures: A folder that gets all figures (.svg, .pdf) and tables (.csv, .tex) instead.
     """
     if figures is None:
-        print(_write_report(directory, out))
+        print(escaped(str(_write_report(directory, out))))
         return 0
     if out is not None:
         raise IsoplastError("got --out and --figures: give one of them")
     from isoplast.report import write_figures
 
     for path in write_figures(directory, figures):
-        print(path)
+        print(escaped(str(path)))
     return 0
 
 
@@ -286,7 +287,8 @@ def _study(
 ) -> int:
     console = Console()
     missing = [run for run in chosen.runs if RunDirectory(out / run.id).status().state != "done"]
-    console.print(Text(f"{chosen.name}: {len(missing)} of {len(chosen.runs)} runs to do, results in {out}"))
+    count = f"{len(missing)} of {len(chosen.runs)} runs to do"
+    console.print(Text(escaped(f"{chosen.name}: {count}, results in {out}")))
     try:
         with _terminable(), display(console, missing) as shown:
             outcomes = run_study(chosen, out, jobs=jobs, threads=threads, display=shown, executor=executor)
@@ -319,12 +321,13 @@ def _show(console: Console, out: Path, outcomes: Sequence[Outcome]) -> int:
     frame = load_study(out)
     if len(frame.filter(frame["task"] >= 0)):
         console.print(summary_table(frame))
-        console.print(Text(f"report: {_write_report(out)}"), soft_wrap=True)
+        console.print(Text(summary_sentence(frame)))
+        console.print(Text(escaped(f"report: {_write_report(out)}")), soft_wrap=True)
     failed = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failed:
         where = f"{outcome.run.label}, seed {outcome.run.seed}"
         line = f"failed: {where}: {outcome.failure}; see {outcome.directory.log}"
-        console.print(Text(line, style="red"), soft_wrap=True)
+        console.print(Text(escaped(line), style="red"), soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")
     return 1 if failed else 0
@@ -337,4 +340,4 @@ def _write_report(directory: Path, out: Path | None = None) -> Path:
 
 
 def _conclude(directory: RunDirectory) -> None:
-    print(f"{summary_line(load_study(directory.path))}; results in {directory.path}")
+    print(escaped(f"{summary_line(load_study(directory.path))}; results in {directory.path}"))
