@@ -26,9 +26,10 @@ format: $(READY)
 # torch first and pinned: whatever build of it the index serves or TORCH names (a CPU build saves several
 # GB of GPU packages on Linux), nothing installed after it brings another.
 $(READY): pyproject.toml
+	@echo "Setting up $(VENV): torch and the tools are installed, which takes a minute or more"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --progress-bar on "$(TORCH)"
+	$(BIN)/python -m pip install -e ".[dev]"
 	rm -f $(VENV)/.ready*
 	touch "$(READY)"
 

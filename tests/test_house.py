@@ -20,8 +20,9 @@ FLOORS = (
     {"optim"},
     {"diagnostics", "methods", "data", "jax"},
     {"streams", "rl"},
+    {"statistics"},
     {"study"},
-    {"statistics", "report"},
+    {"report"},
     {"integrations", "testing"},
     {"cli"},
 )

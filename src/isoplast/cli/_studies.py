@@ -8,27 +8,36 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 
 from isoplast import data, nn, streams
+from isoplast._core.errors import IsoplastError
+from isoplast._core.text import escaped, one_line
 from isoplast.cli._display import display
-from isoplast.cli._summary import summary_line, summary_table
+from isoplast.cli._summary import summary_line, summary_sentence, summary_table
 from isoplast.cli._words import merged, parse_words
 from isoplast.study import (
     EXECUTORS,
+    Executor,
     Outcome,
     Run,
     RunDirectory,
     RunFailed,
     Study,
+    Tuning,
     execute,
     find_study,
+    freeze,
     load_study,
+    make_executor,
     run_study,
+    said,
+    select,
+    sweep,
 )
 
 Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
@@ -59,13 +68,19 @@ _Method = Annotated[
         help_behavior_hint=f"(default: {Run.method})",
     ),
 ]
+_Stage = Annotated[
+    Literal["all", "sweep", "select", "freeze", "run", "report"],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="[STAGE]", help_behavior_hint="(default: all)"),
+]
+_Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 _Executor = Annotated[
     str, tyro.conf.arg(metavar="NAME", help=f"Where the runs are done: {', '.join(EXECUTORS.names())}.")
 ]
 
 
 def demo(*, out: Path = Path("runs/demo"), jobs: Number = None) -> int:
-    """See networks lose their ability to learn, and keep it: about a minute.
+    """See networks lose their ability to learn, and keep it: a minute or two.
 
     Adam, AdamW, AdamO and a rescue, on handwritten digits; nothing is downloaded.
 
@@ -85,6 +100,7 @@ def study(
     jobs: Number = None,
     threads: int = 1,
     executor: _Executor = "local",
+    address: _Address = None,
 ) -> int:
     """Run a study: problems x methods x seeds, in parallel processes.
 
@@ -93,14 +109,78 @@ def study(
     Args:
         file: A YAML file, or the name of a ready-made study.
         words: Settings that replace those of all runs (lr=1e-3 learner.epochs=5), or keys of the study
-            (seeds=[0,1]).
+            (seeds=[0,1]), or settings of the executor (executor.partition=gpu).
         out: Directory of the results; by default runs/NAME.
-        jobs: Number of processes; by default one for each core.
+        jobs: Number of runs at the same time; by default as many as there is room for.
+        threads: Threads of each process; results depend on it in their last bits.
+        executor: Where the runs are done.
+        address: Of the Ray cluster (executor.address).
+    """
+    given = parse_words(words)
+    flags = {} if address is None else {"executor.address": address}
+    settings = merged(flags, {"executor": given.pop("executor", {})})["executor"]
+    if not isinstance(settings, dict):
+        raise IsoplastError(f"got executor={settings}: write --executor {settings}")
+    chosen = Study.load(find_study(file), given)
+    where = make_executor(executor, settings)
+    return _study(chosen, out or Path("runs") / chosen.name, jobs, threads, where)
+
+
+def tune(
+    file: _File,
+    stage: _Stage = "all",
+    /,
+    *,
+    out: FilePath = None,
+    jobs: Number = None,
+    threads: int = 1,
+    executor: _Executor = "local",
+) -> int:
+    """Tune every method on the same space and budget, then freeze a study.
+
+    Stages: sweep (do the trials), select (show the best of every method), freeze (write the study with
+    them), run (do it), report. Each does only what is missing; all does the first three.
+
+    Args:
+        file: A study in YAML with one more key, tune.
+        stage: Which stage.
+        out: Directory of the results; by default runs/NAME-tuning.
+        jobs: Number of runs at the same time; by default as many as there is room for.
         threads: Threads of each process; results depend on it in their last bits.
         executor: Where the runs are done.
     """
-    chosen = Study.load(find_study(file), parse_words(words))
-    return _study(chosen, out or Path("runs") / chosen.name, jobs, threads, executor)
+    tuning = Tuning.load(Path(file))
+    out = out or Path("runs") / f"{tuning.study.name}-tuning"
+    trials, frozen = out / "sweep", out / f"{tuning.study.name}.yaml"
+    if stage in ("all", "sweep"):
+        status = _sweep(tuning, trials, jobs, threads, executor)
+        if status or stage == "sweep":
+            return status
+    if stage == "run":
+        return _study(Study.load(frozen), out / "evaluation", jobs, threads, executor)
+    if stage == "report":
+        print(_write_report(out / "evaluation"))
+        return 0
+    choices = select(tuning, trials)
+    for choice in choices:
+        print("\n".join(said(choice)))
+    if stage != "select":
+        freeze(tuning, choices, frozen)
+        print(f"frozen: {frozen}; isoplast tune {file} run does it")
+    return 0
+
+
+def _sweep(tuning: Tuning, out: Path, jobs: int | None, threads: int, executor: str) -> int:
+    console = Console()
+    try:
+        with _terminable(), display(console, []) as shown:
+            outcomes = sweep(tuning, out, jobs=jobs, threads=threads, display=shown, executor=executor)
+    except KeyboardInterrupt:
+        console.print(Text("interrupted; the same command goes on from here"))
+        return 130
+    failed = [outcome for outcome in outcomes if outcome.failure]
+    console.print(Text(f"sweep: {len(outcomes)} runs, {len(failed)} of them failed; results in {out}"))
+    return 0
 
 
 def run(
@@ -154,21 +234,30 @@ def run(
         with _terminable():
             directory = execute(chosen, out, threads=threads, say=lambda line: print(line, flush=True))
     except RunFailed as failure:
-        Console(stderr=True).print(Text(f"isoplast: failed: {failure}"), soft_wrap=True)
+        Console(stderr=True).print(Text(one_line(f"isoplast: failed: {failure}")), soft_wrap=True)
         return 1
     _conclude(directory)
     return 0
 
 
-def report(directory: _Directory, *, out: FilePath = None) -> int:
-    """Write the report of a study, or of a run, as one HTML page.
+def report(directory: _Directory, *, out: FilePath = None, figures: FilePath = None) -> int:
+    """Write the report of a study or a run as a page, or its figures and tables.
 
     Args:
         directory: Directory of the results.
-        out: The page; by default report.html in that directory. A name that ends in .svg gets the main
-            figure alone.
+        out: The page; by default report.html in that directory. A name that ends in .svg, .pdf or .png gets
+            the main figure alone, one that ends in .csv or .tex the ranked table of methods.
+        figures: A folder that gets all figures (.svg, .pdf) and tables (.csv, .tex) instead.
     """
-    print(_write_report(directory, out))
+    if figures is None:
+        print(escaped(str(_write_report(directory, out))))
+        return 0
+    if out is not None:
+        raise IsoplastError("got --out and --figures: give one of them")
+    from isoplast.report import write_figures
+
+    for path in write_figures(directory, figures):
+        print(escaped(str(path)))
     return 0
 
 
@@ -193,10 +282,13 @@ def spectra(*, out: Path = Path("runs/spectra"), jobs: Number = None, page: File
     return status
 
 
-def _study(chosen: Study, out: Path, jobs: int | None, threads: int, executor: str = "local") -> int:
+def _study(
+    chosen: Study, out: Path, jobs: int | None, threads: int, executor: str | Executor = "local"
+) -> int:
     console = Console()
     missing = [run for run in chosen.runs if RunDirectory(out / run.id).status().state != "done"]
-    console.print(Text(f"{chosen.name}: {len(missing)} of {len(chosen.runs)} runs to do, results in {out}"))
+    count = f"{len(missing)} of {len(chosen.runs)} runs to do"
+    console.print(Text(escaped(f"{chosen.name}: {count}, results in {out}")))
     try:
         with _terminable(), display(console, missing) as shown:
             outcomes = run_study(chosen, out, jobs=jobs, threads=threads, display=shown, executor=executor)
@@ -229,12 +321,13 @@ def _show(console: Console, out: Path, outcomes: Sequence[Outcome]) -> int:
     frame = load_study(out)
     if len(frame.filter(frame["task"] >= 0)):
         console.print(summary_table(frame))
-        console.print(Text(f"report: {_write_report(out)}"), soft_wrap=True)
+        console.print(Text(summary_sentence(frame)))
+        console.print(Text(escaped(f"report: {_write_report(out)}")), soft_wrap=True)
     failed = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failed:
         where = f"{outcome.run.label}, seed {outcome.run.seed}"
         line = f"failed: {where}: {outcome.failure}; see {outcome.directory.log}"
-        console.print(Text(line, style="red"), soft_wrap=True)
+        console.print(Text(escaped(line), style="red"), soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")
     return 1 if failed else 0
@@ -247,4 +340,4 @@ def _write_report(directory: Path, out: Path | None = None) -> Path:
 
 
 def _conclude(directory: RunDirectory) -> None:
-    print(f"{summary_line(load_study(directory.path))}; results in {directory.path}")
+    print(escaped(f"{summary_line(load_study(directory.path))}; results in {directory.path}"))

@@ -11,14 +11,21 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
+from isoplast._core.errors import IsoplastError
+from isoplast._core.text import one_line
 from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome
+from isoplast.study.executors._cores import usable_cores
+from isoplast.study.executors._memory import too_large
 from isoplast.study.executors._worker import DONE, LOCKED
 from isoplast.study.run._execute import Progress
-from isoplast.study.store._lock import RunLocked
+
+_LOOK = 1.0  # seconds between two looks at the memory
 
 
 @EXECUTORS.register
@@ -27,10 +34,14 @@ class LocalExecutor(Executor):
 
     name: ClassVar[str] = "local"
 
-    def execute(self, jobs: Sequence[Job], at_once: int, display: Display) -> Iterator[Outcome]:
-        """Do all jobs, `at_once` processes at a time."""
+    def execute(self, jobs: Sequence[Job], at_once: int | None, display: Display) -> Iterator[Outcome]:
+        """Do all jobs, `at_once` processes at a time; None: as many as there are usable cores for."""
+        if not jobs:
+            return
+        at_once = at_once or max(1, usable_cores() // jobs[0].threads)
         waiting = deque(jobs)
         working: list[_Worker] = []
+        looked = time.monotonic()
         events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         try:
             while waiting or working:
@@ -38,7 +49,13 @@ class LocalExecutor(Executor):
                     worker = _Worker(waiting.popleft(), events)
                     working.append(worker)
                     display.started(worker.job.run)
-                worker, event = _next(events)
+                if time.monotonic() - looked > _LOOK:
+                    _watch_memory(working)
+                    looked = time.monotonic()
+                try:  # a wait without an end would keep Ctrl-C waiting on Windows
+                    worker, event = events.get(timeout=_LOOK)
+                except queue.Empty:
+                    continue
                 if event is not None:
                     worker.take(event, display)
                     continue
@@ -51,10 +68,14 @@ class LocalExecutor(Executor):
                 worker.stop()
 
 
-def _next(events: queue.Queue[Any]) -> Any:
-    while True:  # a wait without an end would keep Ctrl-C waiting on Windows
-        with contextlib.suppress(queue.Empty):
-            return events.get(timeout=1.0)
+def _watch_memory(working: Sequence[_Worker]) -> None:
+    """End the largest worker before memory runs out: the system would pick any process."""
+    found = too_large([worker.process.pid for worker in working])
+    if found is not None:
+        number, reason = found
+        (worker,) = [worker for worker in working if worker.process.pid == number]
+        worker.failure = reason
+        worker.process.kill()
 
 
 class _Worker:
@@ -115,24 +136,36 @@ class _Worker:
         if code == LOCKED:
             return Outcome(run, directory, "another process is at this run")
         failure = self.failure or self._last_words(code)
-        if directory.status().state != "failed":
-            self._mark(failure)
+        self._mark(failure)
         return Outcome(run, directory, failure, self.score)
 
     def _mark(self, failure: str) -> None:
         directory = self.job.directory
         # On a full disk this may fail as well; the run then reads as interrupted.
-        with contextlib.suppress(RunLocked, OSError), directory.owned(patience=1.0):
-            directory.write_status(dataclasses.replace(directory.status(), state="failed", reason=failure))
+        # A damaged status stays as it is: whoever reads it is told.
+        with contextlib.suppress(IsoplastError, OSError):
+            status = directory.status()
+            if status.state != "failed":
+                with directory.owned(patience=1.0):
+                    directory.write_status(dataclasses.replace(status, state="failed", reason=failure))
 
     def _last_words(self, code: int) -> str:
         if code < 0:
             known = {item.value: item.name for item in signal.Signals}
             name = known.get(-code, f"signal {-code}")
             return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-        lines = self.job.directory.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        said = [line.strip() for line in lines if line.strip()]
-        return said[-1] if said else f"exit status {code}"
+        said: list[str] = []
+        with contextlib.suppress(OSError):  # the directory may be gone
+            lines = _end(self.job.directory.log).split("\n")
+            said = [line.strip() for line in lines if line.strip()]
+        return one_line(said[-1]) if said else f"exit status {code}"
+
+
+def _end(log: Path, size: int = 1 << 16) -> str:
+    """The end of a log, which may be of gigabytes."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        return file.read().decode("utf-8", errors="replace")
 
 
 def _apart() -> dict[str, Any]:
