@@ -1,0 +1,77 @@
+"""DistributedDataParallel and ZeroRedundancyOptimizer: whole parameters on every process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from common import SETTINGS, adamo, alone, batch, mine, mlp, must_act, must_be_equal, train
+from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
+
+from isoplast import AdamO, param_groups
+
+
+def equal(every: Any, **_: Any) -> None:
+    """Each process trains on its part of the batch; the averaged gradients are those of the whole."""
+    must_act({"isometry_every": every})
+    model = mlp()
+    wrapped = DistributedDataParallel(model)
+    train(wrapped, adamo(wrapped, isometry_every=every), *map(mine, batch()))
+    must_be_equal(model, alone(mlp(), isometry_every=every))
+
+
+def same_bits(**_: Any) -> None:
+    """In float32, where sums depend on their order, the processes still hold the same bits."""
+    model = DistributedDataParallel(mlp(dtype=torch.float32))
+    inputs, targets = batch()
+    train(model, adamo(model), mine(inputs.float()), mine(targets))
+    for parameter in model.parameters():
+        copies = [torch.empty_like(parameter) for _ in range(dist.get_world_size())]
+        dist.all_gather(copies, parameter.detach())
+        assert all(torch.equal(copy, parameter) for copy in copies)
+
+
+class Branches(nn.Module):
+    """A trunk, and a branch for each process: a process has no gradient of the others' branches."""
+
+    def __init__(self, used: list[int]) -> None:
+        super().__init__()
+        self.trunk, self.head = mlp((20, 12)), mlp((12, 3))
+        self.branches = nn.ModuleList(mlp((12, 12)) for _ in range(4))
+        self.used = used
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        trunk = self.trunk(x).relu()
+        parts = [self.branches[use](part) for use, part in zip(self.used, trunk.chunk(len(self.used)), strict=True)]
+        return self.head(torch.cat(parts))
+
+
+def missing_gradients(**_: Any) -> None:
+    """A branch that some processes use is trained everywhere; one that nobody uses and a frozen layer rest."""
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    model = Branches([rank])
+    reference = Branches(list(range(processes)))
+    for network in (model, reference):
+        network.trunk.requires_grad_(False)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    train(wrapped, adamo(wrapped), *map(mine, batch()))
+    train(reference, adamo(reference), *batch())
+    must_be_equal(model, reference)
+    started = Branches([])
+    assert torch.equal(model.trunk[0].weight, started.trunk[0].weight)
+    for index, branch in enumerate(model.branches):
+        moved = not torch.equal(branch[0].weight, started.branches[index][0].weight)
+        assert moved == (index < processes)
+
+
+def zero(every: Any, grouped: bool, widths: list[int], **_: Any) -> None:
+    """Each process steps the parameters that it owns; some own no matrix, some nothing at all."""
+    model = mlp(widths)
+    wrapped = DistributedDataParallel(model)
+    groups = param_groups(wrapped) if grouped else wrapped.parameters()
+    optimizer = ZeroRedundancyOptimizer(groups, AdamO, **SETTINGS, isometry_every=every)
+    train(wrapped, optimizer, *map(mine, batch()))
+    must_be_equal(model, alone(mlp(widths), isometry_every=every))

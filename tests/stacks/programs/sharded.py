@@ -1,0 +1,181 @@
+"""fully_shard (FSDP2), tensor parallelism and meshes of two dimensions: parameters are DTensors."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from common import SETTINGS, adamo, alone, batch, mine, mlp, must_be_equal, train, whole
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+MODES: tuple[Any, ...] = (1, "auto", 3)
+
+
+def line() -> DeviceMesh:
+    """All processes in a row."""
+    return init_device_mesh("cpu", (dist.get_world_size(),))
+
+
+def sharded(model: nn.Sequential, mesh: DeviceMesh) -> nn.Sequential:
+    """Every layer, and then the model, in the hands of fully_shard."""
+    for layer in model:
+        if next(layer.parameters(), None) is not None:
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def equal(widths: list[int], fused: bool | None = None, **_: Any) -> None:
+    """Rows do not divide evenly, or there are fewer of them than processes, so that shards are empty."""
+    for every in MODES:
+        model = sharded(mlp(widths), line())
+        optimizer = adamo(model, isometry_every=every, fused=fused)
+        assert optimizer.report().matrices == len(widths) - 1
+        train(model, optimizer, *map(mine, batch(classes=widths[-1])))
+        reference = mlp(widths)
+        train(reference, adamo(reference, isometry_every=every), *batch(classes=widths[-1]))
+        must_be_equal(model, reference)
+
+
+def local_sizes(widths: list[int]) -> list[int]:
+    """The numbers of rows of the first weight that the processes hold."""
+    model = sharded(mlp(widths), line())
+    weight = next(model.parameters())
+    sizes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(sizes, weight.to_local().shape[0])
+    return sizes
+
+
+def empty_shards(widths: list[int], expected: list[int], **_: Any) -> None:
+    """The shards are what the claim says they are, one of them empty, and nobody waits for ever."""
+    assert local_sizes(widths) == expected, local_sizes(widths)
+    equal(widths)
+
+
+def frozen(**_: Any) -> None:
+    """A frozen layer and one that the loss does not reach stay as they are, on all processes."""
+    model, reference = mlp((20, 33, 17, 17, 3)), mlp((20, 33, 17, 17, 3))
+    for network in (model, reference):
+        network[0].requires_grad_(False)
+    started = copy.deepcopy(reference)
+    model = sharded(model, line())
+    train(_Skipping(model), adamo(model), *map(mine, batch()))
+    train(_Skipping(reference), adamo(reference), *batch())
+    must_be_equal(model, reference)
+    for index in (0, 4):
+        assert torch.equal(whole(model[index].weight), started[index].weight)
+    assert not torch.equal(whole(model[2].weight), started[2].weight)
+
+
+class _Skipping(nn.Module):
+    """All of a Sequential but its fifth module."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = [layer for index, layer in enumerate(layers) if index != 4]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def hybrid(**_: Any) -> None:
+    """Two replicas of two shards: placements [Replicate, Shard(0)]."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+    for every in MODES:
+        model = sharded(mlp(), mesh)
+        assert next(model.parameters()).placements == (Replicate(), Shard(0))
+        train(model, adamo(model, isometry_every=every), *map(mine, batch()))
+        must_be_equal(model, alone(mlp(), isometry_every=every))
+
+
+def in_tensor_parallel(model: nn.Sequential, mesh: DeviceMesh) -> nn.Sequential:
+    """The first layer by columns, the second by rows, the head by columns with its outputs gathered."""
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel(), "4": ColwiseParallel(output_layouts=Replicate())}
+    return parallelize_module(model, mesh, plan)
+
+
+def tensor_parallel(widths: list[int], **_: Any) -> None:
+    """Weights in columns and in rows; every process sees the whole batch."""
+    for every in MODES:
+        model = in_tensor_parallel(mlp(widths), line())
+        assert model[0].weight.placements == (Shard(0),)
+        assert model[2].weight.placements == (Shard(1),)
+        train(model, adamo(model, isometry_every=every), *batch(classes=widths[-1]))
+        reference = mlp(widths)
+        train(reference, adamo(reference, isometry_every=every), *batch(classes=widths[-1]))
+        must_be_equal(model, reference)
+
+
+def two_dimensions(**_: Any) -> None:
+    """fully_shard over tensor parallelism: [Shard(0), Shard(1)] and torch's strided shards of rows."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    inputs, targets = batch(classes=4)
+    rows = mesh["data"].get_local_rank()
+    for every in MODES:
+        model = sharded(in_tensor_parallel(mlp((20, 32, 16, 4)), mesh["tensor"]), mesh["data"])
+        assert model[2].weight.placements == (Shard(0), Shard(1))
+        optimizer = adamo(model, isometry_every=every)
+        train(model, optimizer, inputs.chunk(2)[rows], targets.chunk(2)[rows])
+        reference = mlp((20, 32, 16, 4))
+        train(reference, adamo(reference, isometry_every=every), inputs, targets)
+        must_be_equal(model, reference)
+
+
+@contextlib.contextmanager
+def counted(expected: dict[str, int]) -> Iterator[None]:
+    """Fails unless exactly these collectives, by their short names, are called inside."""
+    with CommDebugMode() as mode:
+        yield
+    found: dict[str, int] = {}
+    for operation, times in mode.get_comm_counts().items():
+        name = str(operation).rpartition(".")[2]
+        found[name] = found.get(name, 0) + times
+    assert found == expected, f"{found} instead of {expected}"
+
+
+def collectives(shape: list[int], dim: int, expected: dict[str, int], **_: Any) -> None:
+    """The collectives of one exact step on one matrix, and that it is the step of the whole matrix."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    gradient = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    parameter = nn.Parameter(distribute_tensor(matrix, line(), [Shard(dim)]))
+    parameter.grad = distribute_tensor(gradient, line(), [Shard(dim)])
+    one = nn.Parameter(matrix.clone())
+    one.grad = gradient
+    from isoplast import AdamO
+
+    AdamO([one], **SETTINGS, isometry_every=1).step()
+    optimizer = AdamO([parameter], **SETTINGS, isometry_every=1)
+    with counted(expected):
+        optimizer.step()
+    assert isinstance(parameter, DTensor)
+    assert parameter.placements == (Shard(dim),)
+    assert (parameter.full_tensor() - one).abs().max() < 1e-12
+
+
+def quiet(**_: Any) -> None:
+    """While no matrix has its turn there is nothing to say: over 24 steps each of 3 matrices is sent once in 8."""
+    model = sharded(mlp(), line())
+    optimizer = adamo(model, isometry_every=8)
+    train(model, optimizer, *map(mine, batch()), steps=1)
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+    gathered = 0
+    silent = 0
+    for _step in range(24):
+        with CommDebugMode() as mode:
+            optimizer.step()
+        gathered += mode.get_total_counts()
+        silent += mode.get_total_counts() == 0
+    assert gathered == 9, f"{gathered} collectives"
+    assert silent == 15, f"{silent} steps without one"
