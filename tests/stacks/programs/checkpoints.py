@@ -99,7 +99,9 @@ def resumed(kind: str, every: Any, flat: bool, folder: Path, **_: Any) -> None:
                 )
                 train(model, optimizer, *batch(), steps=10)
                 for found, expected in zip(tensors(model), torch.load(folder / "whole.pt"), strict=True):
-                    assert torch.equal(found, expected), f"{processes} processes: {(found - expected).abs().max()}"
+                    assert torch.equal(found, expected), (
+                        f"{processes} processes: {(found - expected).abs().max()}"
+                    )
 
 
 def asking_moves_nothing(**_: Any) -> None:

@@ -45,7 +45,9 @@ class Branches(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         trunk = self.trunk(x).relu()
-        parts = [self.branches[use](part) for use, part in zip(self.used, trunk.chunk(len(self.used)), strict=True)]
+        parts = [
+            self.branches[use](part) for use, part in zip(self.used, trunk.chunk(len(self.used)), strict=True)
+        ]
         return self.head(torch.cat(parts))
 
 
