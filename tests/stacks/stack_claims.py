@@ -1,4 +1,4 @@
-"""What a claim about a training stack is, and how one is run: as real processes, with their logs as one block."""
+"""What a claim about a training stack is, and how it is run: real processes, their logs as one block."""
 
 from __future__ import annotations
 

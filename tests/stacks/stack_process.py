@@ -1,4 +1,4 @@
-"""One process of a claim: joins the others over gloo, calls the claim's function, says nothing if it holds."""
+"""One process of a claim: joins the others over gloo and calls the claim's function, which raises or not."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
     os.environ[name] = "1"
 
-import torch
-import torch.distributed as dist
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
 
 
 def main(task: dict[str, Any]) -> None:

@@ -138,9 +138,11 @@ def _leaves(params: Any) -> list[tuple[tuple[str, ...], Any, Any]]:
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
-    """The steps of a key path as words; flax's ".value" of a variable is none."""
-    words = [str(getattr(step, "key", getattr(step, "name", getattr(step, "idx", step)))) for step in path]
-    return tuple(word for word in words if word != "value" or len(words) == 1)
+    """The steps of a key path as words, without the attribute of flax's variables that holds the array."""
+    if len(path) > 1 and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
+        path = path[:-1]
+    keys = (getattr(step, "key", getattr(step, "name", getattr(step, "idx", step))) for step in path)
+    return tuple(map(str, keys))
 
 
 def _role(path: tuple[str, ...], leaf: Any, layer: Any) -> Role:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ def mlp(widths: Iterable[int] = (20, 33, 17, 3), dtype: torch.dtype = torch.floa
     torch.manual_seed(0)
     sizes = list(widths)
     layers: list[nn.Module] = []
-    for size, following in zip(sizes, sizes[1:], strict=False):
+    for size, following in pairwise(sizes):
         layers += [nn.Linear(size, following), nn.ReLU()]
     torch.random.set_rng_state(generator)
     return nn.Sequential(*layers[:-1]).to(dtype)

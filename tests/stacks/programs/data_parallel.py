@@ -52,7 +52,7 @@ class Branches(nn.Module):
 
 
 def missing_gradients(**_: Any) -> None:
-    """A branch that some processes use is trained everywhere; one that nobody uses and a frozen layer rest."""
+    """A branch that some processes use is trained everywhere; one that nobody uses rests."""
     rank, processes = dist.get_rank(), dist.get_world_size()
     model = Branches([rank])
     reference = Branches(list(range(processes)))

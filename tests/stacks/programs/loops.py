@@ -1,4 +1,4 @@
-"""What people put around optimizer.step(): accumulation, clipping, scaling, averages, schedules, hooks, compilers."""
+"""What people put around optimizer.step(): accumulation, clipping, scalers, averages, schedules, compiler."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def schedules(total: int) -> dict[str, Callable[[Optimizer], LRScheduler]]:
 
 
 def scheduled(**_: Any) -> None:
-    """What acts is the sum of lr * isometry: of every step's own rate, amortised or not, also while it falls."""
+    """What acts is the sum of lr * isometry: of every step's own rate, amortised or not."""
     total = 200
     for make in schedules(total).values():
         expected: Tensor | None = None
@@ -193,7 +193,7 @@ class _Counting:
 
 
 def compiled(tensor_lr: bool, foreach: bool | None, **_: Any) -> None:
-    """torch.compile(optimizer.step) over 1000 steps of a schedule: after the first ones nothing is compiled."""
+    """torch.compile(optimizer.step) over 1000 steps of a schedule: after the first ones no compilation."""
     for every in MODES:
         torch._dynamo.reset()
         model, plain = mlp(), mlp()

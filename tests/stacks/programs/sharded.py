@@ -164,7 +164,7 @@ def collectives(shape: list[int], dim: int, expected: dict[str, int], **_: Any) 
 
 
 def quiet(**_: Any) -> None:
-    """While no matrix has its turn there is nothing to say: over 24 steps each of 3 matrices is sent once in 8."""
+    """While no matrix has its turn nothing is sent: over 24 steps each of 3 matrices is, once in 8."""
     model = sharded(mlp(), line())
     optimizer = adamo(model, isometry_every=8)
     train(model, optimizer, *map(mine, batch()), steps=1)
