@@ -18,7 +18,7 @@ import time
 import torch
 from torch.nn.functional import cross_entropy
 
-from isoplast.methods import get, train_step
+from isoplast.methods import training
 from isoplast.nn import build
 
 BLOCK = 50
@@ -31,20 +31,18 @@ class Arm:
 
     def __init__(self, name: str, width: int) -> None:
         torch.manual_seed(0)
-        self.method = get(name)
-        self.model = self.method.prepare(build("mlp", input_shape=(784,), classes=10, width=width, depth=3))
-        self.optimizer = self.method.optimizer(self.model, 1e-4)
-        self.steps = 0
+        network = build("mlp", input_shape=(784,), classes=10, width=width, depth=3)
+        self.training = training(name, network, lr=1e-4)
         self.block = 0.0
         self.blocks: list[float] = []
 
     def step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
         """One training step, timed."""
-        self.steps += 1
+        inputs, targets = batch
         start = time.thread_time()
-        train_step(self.method, self.model, self.optimizer, cross_entropy, batch, self.steps)
+        self.training.step(lambda: cross_entropy(self.training.model(inputs), targets), inputs=inputs)
         self.block += time.thread_time() - start
-        if self.steps % BLOCK == 0:
+        if self.training.steps % BLOCK == 0:
             self.blocks.append(self.block / BLOCK)
             self.block = 0.0
 

@@ -26,14 +26,14 @@ from torch.nn.functional import cross_entropy
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import Combination, Method, TaskContext, notify_task, train_step
+from isoplast.methods import Combination, Method, training
 from isoplast.nn import build
 
 LR, BATCH, CLASSES = 1e-3, 128, 10
 OFTEN = 7  # steps between what happens rarely, here
 RARE = 50  # a period of as many steps or more is rare
 SPREAD = 100  # steps over which "auto" spreads the isometry of all matrices, at this lr and strength
-TASKS = 3  # announced before the first step: some methods change the network at the second
+TASKS = 2  # that begin after the first step, and are timed
 NETWORKS: dict[str, dict[str, Any]] = {"mlp": {"width": 512, "depth": 3}, "cnn": {}}
 LIMIT = 1.3
 
@@ -44,32 +44,35 @@ class Run:
     def __init__(self, name: str, net: str, batches: list[tuple[Tensor, Tensor]]) -> None:
         self.name = name
         self.batches = batches
-        self.method, self.periods = often(methods.get(methods.get(name).info.example or name))
+        method, self.periods = often(methods.get(methods.get(name).info.example or name))
         torch.manual_seed(0)
-        self.model = self.method.prepare(fresh(net)).train()
-        self.optimizer = self.method.optimizer(self.model, LR)
-        self.spread = any(getattr(part, "isometry_every", None) == "auto" for part in parts(self.method))
-        self.announcements = [self.announce(task) for task in range(TASKS)]
+        self.training = training(method, fresh(net), lr=LR)
+        self.spread = any(getattr(part, "isometry_every", None) == "auto" for part in parts(method))
         self.times: list[float] = []
+        self.step()  # the first allocates, and a task that begins before it changes nothing
+        self.tasks = [self.new_task() for _ in range(TASKS)]
+        self.times.clear()
 
-    def notify_task(self, task: int) -> float:
-        """Tell it of a task; returns the time that took."""
-        context = TaskContext(self.model, self.optimizer, task, *self.batches[0])
+    def new_task(self) -> float:
+        """Begin a task; returns the time that took."""
         start = time.perf_counter()
-        notify_task(self.method, context)
+        self.training.new_task(self.batches[0][0], lambda: self.loss(*self.batches[0]))
         return time.perf_counter() - start
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(self.training.model(inputs), targets)
 
     def step(self) -> None:
         """One training step."""
-        batch = self.batches[len(self.times) % len(self.batches)]
+        inputs, targets = self.batches[len(self.times) % len(self.batches)]
         start = time.perf_counter()
-        train_step(self.method, self.model, self.optimizer, cross_entropy, batch, len(self.times) + 1)
+        self.training.step(lambda: self.loss(inputs, targets), inputs=inputs)
         self.times.append(time.perf_counter() - start)
 
     def amortised(self, task_steps: int) -> tuple[float, float]:
         """Seconds of a typical step, and of the rare work per step."""
         times = self.times[OFTEN:]  # the first steps allocate
-        rare = statistics.median(self.announcements[1:]) / task_steps if told(self.method) else 0.0
+        rare = statistics.median(self.tasks) / task_steps
         if not self.periods:
             return statistics.median(times), rare
         kinds = [statistics.median(times[kind::OFTEN]) for kind in range(OFTEN)]
@@ -85,10 +88,6 @@ def parts(method: Method) -> tuple[Method, ...]:
     return method.parts if isinstance(method, Combination) else (method,)
 
 
-def told(method: Method) -> bool:
-    return method.info.needs_task_boundaries
-
-
 def often(method: Method) -> tuple[Method, list[int]]:
     """The method with its rare work done often, and how many steps there are between it by default."""
     periods = {
@@ -98,8 +97,8 @@ def often(method: Method) -> tuple[Method, list[int]]:
         if field.init and ("every" in field.name or "period" in field.name)
     }
     rare = {name: value for name, value in periods.items() if type(value) is int and value >= RARE}
-    hyper = {name if isinstance(method, Combination) else name.partition(".")[2]: OFTEN for name in rare}
-    return methods.get(method.name, **hyper), list(rare.values())
+    settings = {name if isinstance(method, Combination) else name.partition(".")[2]: OFTEN for name in rare}
+    return methods.get(method.name, **settings), list(rare.values())
 
 
 def measure(net: str, names: list[str], rounds: int, task_steps: int) -> dict[str, tuple[float, float]]:

@@ -211,7 +211,7 @@ def _opened_run(path: Path) -> Iterator[_Patient]:
         f"run: {run.label} on {run.stream} of {run.data}, seed {run.seed}, after {done} of {run.tasks} tasks",
         f"inputs: {len(inputs)} of its last task",
     )
-    with trainer.method.evaluated(trainer.model, trainer.optimizer) as model:
+    with trainer.training.evaluated() as model:
         yield _Patient(checkpoint, model, trainer.model, inputs, run.id, None, _recorded(directory), about)
 
 

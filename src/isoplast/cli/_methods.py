@@ -1,4 +1,4 @@
-"""`isoplast methods`: what there is, where it comes from, what it controls."""
+"""`isoplast methods`: what there is, where it comes from, what it controls, what it costs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import textwrap
 from typing import get_args
 
 from isoplast import methods
+from isoplast.cli._formulas import readable
 from isoplast.methods import Family, Method
 
 _WIDTH = 79
 _HEADING = re.compile(r"[A-Z]\w+:")
+_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 _ITEM = re.compile(r" {4}\w+: ")
 
 
@@ -39,21 +41,37 @@ def details(name: str) -> str:
     """
     method = methods.get(name)
     parts = [methods.get(part) for part in name.split("+")]
-    documents = [_narrow(inspect.getdoc(type(part)) or "") for part in parts]
+    documents = [_narrow(readable(inspect.getdoc(type(part)) or "")) for part in parts]
     return "\n\n".join([_entry(method), *documents])
 
 
+def markdown_table(family: Family) -> str:
+    """The methods of a family as a table of the documentation, from their metadata alone."""
+    rows = [
+        "| method | controls | defaults | a step costs, beyond Adam's | needs task boundaries | source |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in methods.names():
+        method = methods.get(name)
+        info = method.info
+        if info.family == family:
+            defaults = ", ".join(f"`{field}` {_short(value)}" for field, value in method.settings())
+            boundaries = "yes" if info.needs_task_boundaries else "no"
+            source = _ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", info.source)
+            cells = (f"`{name}`", info.controls, defaults, info.cost, boundaries, source)
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def _narrow(document: str) -> str:
-    """The documentation with its lines refilled; formulas stay as they are."""
+    """The documentation with its lines refilled; every formula keeps a line of its own."""
     filled: list[str] = []
     for block in document.split("\n\n"):
-        if block.lstrip().startswith(".. math::"):
-            filled.append(block)
-            continue
         # A new item begins with a heading, a setting ("    every: ...") or behind one of them.
         items: list[str] = []
+        formula = block.startswith("    ")
         for line in block.splitlines():
-            if not items or _ITEM.match(line) or _HEADING.fullmatch(items[-1]):
+            if formula or not items or _ITEM.match(line) or _HEADING.fullmatch(items[-1]):
                 items.append(line)
             else:
                 items[-1] += " " + line.strip()
@@ -71,14 +89,14 @@ def _refilled(item: str) -> str:
 
 def _entry(method: Method) -> str:
     info = method.info
-    told = "; told where tasks begin" if info.needs_task_boundaries else ""
     lines = [
         f"{method.name}: {info.title}",
         _indented(info.source),
-        _indented(f"controls {info.controls}{told}"),
+        _indented(f"controls {info.controls}"),
+        _indented(f"costs {info.cost}"),
     ]
-    if info.cost != "nothing":
-        lines.append(_indented(f"costs {info.cost}"))
+    if info.needs_task_boundaries:
+        lines.append(_indented("needs task boundaries"))
     if info.example:
         lines.append(_indented(f"use it as {info.example}"))
     settings = ", ".join(f"{field}={_short(value)}" for field, value in method.settings())

@@ -1,23 +1,24 @@
-"""Remedies against the loss of plasticity, one per file, behind one small protocol.
+"""Methods against the loss of plasticity, one per file, behind one small protocol.
 
 Example:
     >>> get("adamo", isometry=3e-2).isometry
     0.03
 """
 
-from isoplast.methods._combination import Combination
+from isoplast.methods._combination import CLAIMS, Combination
 from isoplast.methods._protocol import (
     Family,
+    Inputs,
+    Loss,
     Method,
     MethodInfo,
     Spectrum,
     StepContext,
     TaskContext,
     TaskMethod,
-    notify_task,
-    train_step,
 )
-from isoplast.methods._registry import get, names, register
+from isoplast.methods._registry import METHODS, get, names, register
+from isoplast.methods._training import Training, training
 from isoplast.methods.architecture.activations import (
     AdaLin,
     CReLU,
@@ -66,9 +67,11 @@ from isoplast.methods.resets.whole_resets import FullReset, HeadReset, LastLayer
 from isoplast.model import UnitGroup, Units, declare_units, head_name, trace_units
 
 __all__ = [
+    "CLAIMS",
     "DASH",
     "L2",
     "L2ER",
+    "METHODS",
     "SAM",
     "SGDO",
     "UPGD",
@@ -90,6 +93,7 @@ __all__ = [
     "FullReset",
     "HareTortoise",
     "HeadReset",
+    "Inputs",
     "IntervalDropout",
     "IsometryPenalty",
     "L1Init",
@@ -97,6 +101,7 @@ __all__ = [
     "L2InitResampled",
     "LastLayersReset",
     "LayerNorm",
+    "Loss",
     "MaxMin",
     "Method",
     "MethodInfo",
@@ -122,6 +127,7 @@ __all__ = [
     "StepContext",
     "TaskContext",
     "TaskMethod",
+    "Training",
     "UnitGroup",
     "Units",
     "Wasserstein",
@@ -130,8 +136,7 @@ __all__ = [
     "get",
     "head_name",
     "names",
-    "notify_task",
     "register",
     "trace_units",
-    "train_step",
+    "training",
 ]

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
 from isoplast._core.settings import Settings
-from isoplast.methods._protocol import Method, MethodInfo, StepContext, TaskContext
+from isoplast.methods._protocol import Inputs, Method, MethodInfo, StepContext, TaskContext
 
-_CLAIMS = {
+CLAIMS = {
     "optimizer": "bring an optimizer of their own",
     "step": "do the optimizer's step in their own way",
     "evaluation": "evaluate other weights than the trained ones",
@@ -25,6 +25,7 @@ _CLAIMS = {
     "weights": "compute the weights from other parameters",
     "layers": "start whole layers anew",
 }
+"""What only one part of a combination may do, and how it is said of two."""
 
 # What moves the weights at once, where a task begins.
 _JUMPS = frozenset({"dash", "fire", "full-reset", "head-reset", "last-layers-reset", "shrink-perturb-tasks"})
@@ -53,10 +54,15 @@ class Combination(Method):
     are refused, because the second would undo what the first does.
 
     Args:
-        parts: the methods, at least two, no two of a kind.
+        parts: the methods, at least two, no two of one name.
 
     Raises:
         IsoplastError: for parts that would fight, with the reason.
+
+    Example:
+        >>> from isoplast.methods import get
+        >>> Combination((get("adamo"), get("layernorm"))).name
+        'adamo+layernorm'
     """
 
     name: ClassVar[str] = "combination"
@@ -64,23 +70,24 @@ class Combination(Method):
     parts: tuple[Method, ...]
 
     def __post_init__(self) -> None:
+        refuse_twice([part.name for part in self.parts])
         owners: dict[str, Method] = {}
         for part in self.parts:
             for claim in sorted(part.info.claims):
                 if claim in owners:
                     raise IsoplastError(
                         f"{owners[claim].name} and {part.name} cannot be combined: "
-                        f"both {_CLAIMS[claim]}; leave one of them out"
+                        f"both {CLAIMS.get(claim, f'claim {claim!r}')}; leave one of them out"
                     )
                 owners[claim] = part
         _check_fights({part.name for part in self.parts})
-        # The parts keep what they remember; a checkpoint sees it under their names.
+        # The state of each part, under its name in a checkpoint.
         self.state.update({part.name: part.state for part in self.parts})
         object.__setattr__(self, "name", "+".join(part.name for part in self.parts))
         object.__setattr__(self, "info", _info(self.parts))
 
     def settings(self) -> Settings:
-        """Return the hyper-parameters of all parts, each with its part's name in front."""
+        """Return the settings of all parts, each with its part's name in front."""
         found = [(part.name, *pair) for part in self.parts for pair in part.settings()]
         return tuple(sorted((f"{part}.{field}", value) for part, field, value in found))
 
@@ -94,9 +101,14 @@ class Combination(Method):
         """Return the optimizer of the part that claims one, else Adam."""
         return self._claimant("optimizer").optimizer(model, lr)
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Let every part look at the network."""
+        for part in self.parts:
+            part.begin(model, optimizer)
+
+    def penalty(self, model: nn.Module, inputs: Inputs) -> Tensor | None:
         """Return the sum of the penalties, None if there is none."""
-        found = [part.penalty(model, batch) for part in self.parts]
+        found = [part.penalty(model, inputs) for part in self.parts]
         terms = [term for term in found if term is not None]
         return sum(terms[1:], terms[0]) if terms else None
 
@@ -110,7 +122,7 @@ class Combination(Method):
             part.after_step(step)
 
     def on_task(self, task: TaskContext) -> None:
-        """Tell the parts that are told of tasks."""
+        """Let the parts act that need task boundaries."""
         for part in self.parts:
             if part.info.needs_task_boundaries:
                 part.on_task(task)
@@ -140,6 +152,13 @@ class Combination(Method):
         return next((part for part in self.parts if claim in part.info.claims), self.parts[0])
 
 
+def refuse_twice(names: list[str]) -> None:
+    """Raise for a name that stands twice in a combination."""
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if twice is not None:
+        raise IsoplastError(f"method {'+'.join(names)!r} names {twice} twice: once is enough")
+
+
 def _check_fights(names: set[str]) -> None:
     for one, others, reason in _FIGHTS:
         if one in names and names & others:
@@ -155,7 +174,7 @@ _CHANGES = ("activation", "normalization", "weights", "layers")
 
 
 def _first_changed(part: Method) -> int:
-    """When a part prepares the network among the others."""
+    """The place of a part in the order in which the parts prepare the network."""
     found = (index for index, claim in enumerate(_CHANGES) if claim in part.info.claims)
     return next(found, len(_CHANGES))
 
@@ -170,6 +189,7 @@ def _info(parts: tuple[Method, ...]) -> MethodInfo:
         family=infos[0].family,
         cost="; ".join(dict.fromkeys(info.cost for info in infos if info.cost != "nothing")) or "nothing",
         needs_task_boundaries=any(info.needs_task_boundaries for info in infos),
+        needs_inputs=any(info.needs_inputs for info in infos),
         keeps_function=all(info.keeps_function for info in infos),
         claims=frozenset().union(*(info.claims for info in infos)),
     )

@@ -1,11 +1,19 @@
-"""What a remedy may do, and when: the hooks that a training loop calls without knowing the method."""
+"""What a method may do, and when: the hooks that a training loop calls without knowing the method.
+
+The order in which they are called, which `isoplast.methods.training` keeps:
+
+* once: `prepare`, `optimizer`, `begin`;
+* in every step: `step`, which calls its closure once or more often, which in turn adds `penalty` to the task
+  loss; then `after_step`;
+* between two tasks, only if the method's metadata says `needs_task_boundaries`: `on_task`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +23,34 @@ from torch.utils.hooks import RemovableHandle
 from isoplast._core.errors import IsoplastError
 from isoplast._core.settings import Settings, check_fields, options
 
+Inputs: TypeAlias = Any
+"""What a model takes: a tensor, a tuple of positional or a mapping of keyword arguments."""
+
+Loss: TypeAlias = Callable[[], Tensor | Iterable[Tensor]]
+"""Computes a loss of shape (), with its graph; or several, one after the other, that add up to it."""
+
 Family = Literal["isometry", "initial state", "resets", "optimizers", "architecture", "churn"]
 Spectrum = Literal["all", "mean square", "largest", "activations", "none"]
-"""What of the singular values of the weights a method holds: the claim that `isoplast lens` measures."""
+"""What of the singular values of the weights a method controls: the claim that `isoplast lens` measures."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MethodInfo:
-    """What is said about a method.
+    """The metadata of a method.
 
     Args:
         title: how people write its name.
         source: the paper, and the equation or section that defines the method.
         controls: which part of the singular-value spectrum of the weights it controls, in a few words.
-        spectrum: the same as one of the classes that section 5 of the paper sorts remedies into.
+        spectrum: the same as one of the classes that section 5 of the paper sorts methods into.
         family: the page of the documentation it is on.
         cost: what a step costs beyond Adam's, in a few words.
-        needs_task_boundaries: whether it must be told where tasks begin (see `TaskMethod`).
-        strength: the hyper-parameter at whose value 0 the method is `base`, to the bit; None without one.
+        needs_task_boundaries: whether it acts between tasks (see `TaskMethod`).
+        needs_inputs: whether it looks at the batch again, so that every step must be given its inputs.
+        strength: the setting at whose value 0 the method is `base`, to the bit; None without one.
         base: the method it then is.
-        keeps_function: whether its interventions promise to leave the outputs of the network unchanged.
+        keeps_function: whether it promises to leave the outputs of the network unchanged whenever it
+            intervenes.
         claims: what no second method of a combination may set as well: "optimizer", "step", "evaluation",
             "activation", "normalization", "units", "scale", "weights" or "layers".
         example: the combination in which it is tested and measured, where it needs company
@@ -48,6 +64,7 @@ class MethodInfo:
     family: Family = "optimizers"
     cost: str = "nothing"
     needs_task_boundaries: bool = False
+    needs_inputs: bool = False
     strength: str | None = None
     base: str = "adam"
     keeps_function: bool = False
@@ -55,23 +72,21 @@ class MethodInfo:
     example: str = ""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class StepContext:
-    """Where training stands right after an optimizer step. One object, updated in place.
+    """Where training stands right after an optimizer step.
 
     Args:
         model: the network, with the gradients of this step.
         optimizer: the optimizer that has just stepped.
-        inputs: the batch, shape (batch, ...).
-        targets: its classes, shape (batch,).
-        loss: the loss that was minimised, detached, shape ().
+        inputs: the batch, as the model takes it; None if the loop gave none.
+        loss: the task loss before the step, without the penalty, detached, shape ().
         step: number of optimizer steps since the method took over, from 1.
     """
 
     model: nn.Module
     optimizer: Optimizer
-    inputs: Tensor
-    targets: Tensor
+    inputs: Inputs
     loss: Tensor
     step: int
 
@@ -83,29 +98,31 @@ class TaskContext:
     Args:
         model: the network.
         optimizer: its optimizer.
-        task: index of the task, from 0.
-        inputs: the inputs of the task, shape (n, ...).
-        targets: their classes, shape (n,).
+        index: number of the task since the method took over, from 0. It is 0 exactly as long as there was no
+            step.
+        inputs: inputs of the task, as the model takes them, as many as the loop wants to give; or None.
+        loss: the loss on the task's data, in one piece or batch by batch, to be differentiated; or None.
     """
 
     model: nn.Module
     optimizer: Optimizer
-    task: int
-    inputs: Tensor
-    targets: Tensor
+    index: int
+    inputs: Inputs = None
+    loss: Loss | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A remedy: a frozen dataclass whose fields are its hyper-parameters, with its source's defaults.
+    """A frozen dataclass whose fields are the method's settings, with the defaults of its source.
 
-    Every hook does nothing unless a method overrides it. Random numbers come from torch's global
-    generator, which a run saves and restores; so is everything in `state`, which is all that a method
-    may remember between calls. A method object therefore belongs to one run.
+    Every hook does nothing unless a method overrides it. A method knows neither targets nor classes: the loss
+    is its caller's. Random numbers come from torch's global generator. All that a method remembers between
+    calls is in `state`, which is saved with a checkpoint, or made again by `begin`. A method object therefore
+    belongs to one training.
 
     Attributes:
         name: what `get` calls it.
-        about: what is said about it.
+        info: its metadata.
         cannot_take: names of the networks of `isoplast.nn.build` that its `prepare` refuses as they come,
             with an error that says what would work.
         state: tensors and numbers (also in nested dicts and lists) to be saved with a checkpoint.
@@ -122,26 +139,52 @@ class Method:
     )
 
     def __post_init__(self) -> None:
+        for attribute, kind in (("name", "str"), ("info", "MethodInfo")):
+            if not hasattr(self, attribute):
+                owner = type(self).__name__
+                raise IsoplastError(
+                    f"method class {owner} has no {attribute}: set `{attribute}: ClassVar[{kind}]`"
+                )
         check_fields(self, f"method {self.name}")
 
     def settings(self) -> Settings:
-        """Return all hyper-parameters in canonical form: `get(name, **dict(settings))` is this method."""
+        """Return all settings in canonical form: `get(name, **dict(settings))` is this method."""
         return options(self)
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Return the network to train: the model itself, or one with another architecture."""
+        """Return the network to train: the model itself, or one with another architecture.
+
+        Raises:
+            IsoplastError: for a network that the method cannot take, in one line that says what would work.
+        """
         return model
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
         """Return a fresh optimizer for all trainable parameters of the prepared model; by default Adam."""
         return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
-        """Return what is added to the task loss of a batch (inputs, targets), after its forward pass."""
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Look at the network as it will be trained: remember initial values, register hooks.
+
+        Called once, before the first step, when all methods of a combination have prepared the network. Where
+        training goes on from a checkpoint `load_state` follows, and replaces all that was put into `state`.
+        """
+
+    def penalty(self, model: nn.Module, inputs: Inputs) -> Tensor | None:
+        """Return what is added to the task loss of a batch, after its forward pass; None for nothing."""
         return None
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Tensor]) -> Tensor:
-        """Do one optimizer step; `closure` computes the loss with fresh gradients and returns it."""
+        """Do one optimizer step.
+
+        Args:
+            optimizer: the optimizer.
+            closure: computes what is minimised, the task loss and the penalties, with fresh gradients, and
+                returns it detached; to be called at least once.
+
+        Returns:
+            What the closure returned at the weights before the step.
+        """
         loss = closure()
         optimizer.step()
         return loss
@@ -150,12 +193,12 @@ class Method:
         """Act after an optimizer step: resets, projections, clipping."""
 
     def on_task(self, task: TaskContext) -> None:
-        """Act before a task begins; a loop calls it only if `about.needs_task_boundaries`."""
+        """Act before a task begins; called only if `info.needs_task_boundaries`."""
 
     def evaluated(
         self, model: nn.Module, optimizer: Optimizer
     ) -> contextlib.AbstractContextManager[nn.Module]:
-        """Return a context that yields the network to evaluate; outside it training goes on undisturbed."""
+        """Return a context that yields the network to evaluate, and leaves the trained one as it was."""
         return contextlib.nullcontext(model)
 
     def report(self, optimizer: Optimizer, steps: int) -> list[str]:
@@ -163,12 +206,12 @@ class Method:
         return []
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over the `state` of a checkpoint, after `prepare` and `optimizer`."""
+        """Take over the `state` of a checkpoint, after `begin`."""
         self.state.clear()
         self.state.update(state)
 
     def release(self) -> None:
-        """Take all hooks off the model: another method takes over."""
+        """Take all hooks off the model and forget it: training is over, or another method takes over."""
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
@@ -176,70 +219,13 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class TaskMethod(Method):
-    """A method that acts where tasks begin, and says so when nobody tells it of any."""
+    """A method that acts between tasks: where one begins after another was trained on."""
 
     def on_task(self, task: TaskContext) -> None:
-        """Count the task and act on it."""
-        self.state["tasks"] = self.state.get("tasks", 0) + 1
-        self.at_task(task, self.state["tasks"] == 1)
+        """Act, but not before the first task."""
+        if task.index > 0:
+            self.between_tasks(task)
 
-    def at_task(self, task: TaskContext, first: bool) -> None:
-        """Act before a task begins; `first` tells whether it is the first since the method took over."""
+    def between_tasks(self, task: TaskContext) -> None:
+        """Act between the task before and this one."""
         raise NotImplementedError
-
-    def after_step(self, step: StepContext) -> None:
-        """Raise unless some task was announced."""
-        if "tasks" not in self.state:
-            raise IsoplastError(
-                f"method {self.name} acts where tasks begin, and was told of none: call its on_task there, "
-                "or choose a method that needs no boundaries (`isoplast methods` lists them)"
-            )
-
-
-def notify_task(method: Method, task: TaskContext) -> None:
-    """Tell a method of a task if it is one of those that are told."""
-    if method.info.needs_task_boundaries:
-        method.on_task(task)
-
-
-def train_step(
-    method: Method,
-    model: nn.Module,
-    optimizer: Optimizer,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    batch: tuple[Tensor, Tensor],
-    step: int,
-) -> Tensor:
-    """One training step with every hook of a method, in the order that all methods count on.
-
-    Args:
-        method: the remedy.
-        model: the network that its `prepare` returned, in training mode.
-        optimizer: what its `optimizer` returned.
-        loss: the task loss of (outputs, targets).
-        batch: inputs and targets.
-        step: number of this step since the method took over, from 1.
-
-    Returns:
-        The loss that was minimised, detached.
-
-    Example:
-        >>> from isoplast.methods import get
-        >>> method, model = get("adam"), nn.Linear(3, 2)
-        >>> optimizer = method.optimizer(model, 1e-3)
-        >>> batch = torch.ones(4, 3), torch.zeros(4, dtype=torch.long)
-        >>> train_step(method, model, optimizer, nn.functional.cross_entropy, batch, 1).shape
-        torch.Size([])
-    """
-
-    def closure() -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        total = loss(model(batch[0]), batch[1])
-        penalty = method.penalty(model, batch)
-        total = total if penalty is None else total + penalty
-        total.backward()  # type: ignore[no-untyped-call]
-        return total.detach()
-
-    value = method.step(optimizer, closure)
-    method.after_step(StepContext(model, optimizer, batch[0], batch[1], value, step))
-    return value

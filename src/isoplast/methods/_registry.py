@@ -3,67 +3,68 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any
 
 from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.registry import Registry
 from isoplast._core.settings import converted
-from isoplast.methods._combination import Combination
+from isoplast.methods._combination import Combination, refuse_twice
 from isoplast.methods._protocol import Method
 
-_METHODS: dict[str, type[Method]] = {}
-M = TypeVar("M", bound=type[Method])
+METHODS: Registry[Method] = Registry("method", Method, "isoplast.methods")
+register = METHODS.register
 
 
-def register(method: M) -> M:
-    """Class decorator: makes a method known to `get` under its `name`."""
-    _METHODS[method.name] = method
-    return method
-
-
-def names() -> list[str]:
+def names(*, installed: bool = False) -> list[str]:
     """List the methods that `get` knows.
+
+    Args:
+        installed: whether to list those of other installed packages too (entry points of the group
+            `isoplast.methods`).
 
     Example:
         >>> "adamo" in names()
         True
     """
-    return sorted(_METHODS)
+    return METHODS.names(installed=installed)
 
 
-def get(name: str, **hyper: Any) -> Method:
-    """Return a method with the given hyper-parameters; what is left out keeps its source's default.
+def get(name: str | Method, **settings: Any) -> Method:
+    """Return a method with the given settings; what is left out keeps its source's default.
 
     Args:
-        name: one of `names()`, or several of them joined by "+".
-        hyper: fields of the method; of a combination, fields of its parts. One that several parts have is
+        name: one of `names()`, the name of an entry point in the group `isoplast.methods`, or
+            "package.module:Name" for a class of anybody's; or several of these joined by "+". A method that
+            is an object already is returned as it is.
+        settings: fields of the method; of a combination, fields of its parts. One that several parts have is
             written with the part's name in front, as in `get("l2init+shrink", **{"l2init.strength": 1e-2})`.
 
     Raises:
-        IsoplastError: for an unknown name or hyper-parameter (naming the nearest), a value out of range, and
-            for parts of a combination that would fight.
+        IsoplastError: for an unknown name or setting (naming the nearest), a value out of range, a class that
+            cannot be imported or is no method, and for parts of a combination that would fight.
 
     Example:
         >>> get("adamw", weight_decay=0.1)
         AdamW(betas=(0.9, 0.999), eps=1e-08, weight_decay=0.1)
     """
-    kinds = [_kind(part) for part in name.split("+")]
+    if isinstance(name, Method):
+        if settings:
+            raise IsoplastError(
+                f"method {name.name} is an object with its settings: give {min(settings)} to it"
+            )
+        return name
+    if not isinstance(name, str):
+        raise IsoplastError(f"method is {name!r}: give a name, or an object of a class derived from Method")
+    kinds = [METHODS.find(part) for part in name.split("+")]
     if len(kinds) == 1:
-        return kinds[0](**converted(kinds[0], f"method {name}", hyper))
-    twice = next((kind.name for index, kind in enumerate(kinds) if kind in kinds[:index]), None)
-    if twice is not None:
-        raise IsoplastError(f"method {name!r} names {twice} twice: once is enough")
-    return Combination(tuple(_part(kind, kinds, name, hyper) for kind in kinds))
+        return kinds[0](**converted(kinds[0], f"method {kinds[0].name}", settings))
+    refuse_twice([kind.name for kind in kinds])
+    return Combination(tuple(_part(kind, kinds, name, settings) for kind in kinds))
 
 
-def _kind(name: str) -> type[Method]:
-    if name not in _METHODS:
-        raise unknown("method", name, _METHODS)
-    return _METHODS[name]
-
-
-def _part(kind: type[Method], kinds: list[type[Method]], name: str, hyper: dict[str, Any]) -> Method:
+def _part(kind: type[Method], kinds: list[type[Method]], name: str, settings: dict[str, Any]) -> Method:
     own: dict[str, Any] = {}
-    for key, value in hyper.items():
+    for key, value in settings.items():
         owners = _owners(key, kinds)
         if not owners:
             known = [field for other in kinds for field in _fields(other)]

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import train_step
+from isoplast.methods import Training, training
 from isoplast.nn import IntervalDropout, MaxMin, build
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -30,8 +30,8 @@ def network(net: str = "mlp", **options: Any) -> nn.Module:
     return build(net, classes=5, **{**NETWORKS[net], **options})
 
 
-def prepared(name: str, model: nn.Module, **hyper: Any) -> nn.Module:
-    return methods.get(name, **hyper).prepare(model)
+def prepared(name: str, model: nn.Module, **settings: Any) -> nn.Module:
+    return methods.get(name, **settings).prepare(model)
 
 
 def images(count: int = 6) -> Tensor:
@@ -161,9 +161,9 @@ def test_adalin_changes_nothing_until_it_has_learned(activation: str) -> None:
     assert torch.equal(found(images()), before)
     assert [p.shape for n, p in found.named_parameters() if "alpha" in n] == [(10,), (10,)]
     method = methods.get("adalin")
-    optimizer = method.optimizer(found, 1e-2)
-    for step in range(3):
-        train_step(method, found, optimizer, cross_entropy, (images(), torch.arange(6) % 5), step + 1)
+    run = Training(method, found, method.optimizer(found, 1e-2))
+    for _ in range(3):
+        run.step(lambda: cross_entropy(found(images()), torch.arange(6) % 5))
     assert all(p.abs().min() > 0 for n, p in found.named_parameters() if "alpha" in n)
 
 
@@ -330,7 +330,7 @@ def test_dropout_acts_behind_the_activations_in_training_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hyper", "message"),
+    ("name", "settings", "message"),
     [
         ("layernorm", {"eps": 0}, "eps of method layernorm is 0.0: it must be positive"),
         ("batchnorm", {"momentum": 2}, r"momentum of method batchnorm is 2.0: it must be in \[0, 1\]"),
@@ -340,9 +340,9 @@ def test_dropout_acts_behind_the_activations_in_training_only() -> None:
         ("interval-dropout", {"p": -0.1}, r"p of method interval-dropout is -0.1: it must be in \[0, 1\]"),
     ],
 )
-def test_what_is_out_of_range_is_refused(name: str, hyper: dict[str, Any], message: str) -> None:
+def test_what_is_out_of_range_is_refused(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(IsoplastError, match=message):
-        methods.get(name, **hyper)
+        methods.get(name, **settings)
 
 
 def test_one_activation_and_one_normalisation_at_a_time() -> None:
@@ -354,11 +354,10 @@ def test_one_activation_and_one_normalisation_at_a_time() -> None:
 
 @pytest.mark.parametrize("name", ["layernorm+crelu+dropout+adamo", "adamo+dropout+newton-schulz+fourier"])
 def test_architectures_combine_in_any_order(name: str) -> None:
-    method = methods.get(name)
-    model = method.prepare(network("cnn"))
+    run = training(name, network("cnn"))
+    model = run.model
     assert model.convs[1].in_channels == 8
     assert [bool(activation._forward_hooks) for activation in model.activations] == 5 * [True]
-    optimizer = method.optimizer(model, 1e-3)
-    for step in range(3):
-        loss = train_step(method, model, optimizer, cross_entropy, (images(), torch.arange(6) % 5), step + 1)
+    for _ in range(3):
+        loss = run.step(lambda: cross_entropy(model(images()), torch.arange(6) % 5))
     assert loss.isfinite()

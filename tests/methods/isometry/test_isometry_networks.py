@@ -9,14 +9,14 @@ import pickle
 import pytest
 import scipy.linalg
 import torch
-from contract_runs import NETWORKS, different, network, started, train, values
+from contract_runs import SIZES, different, network, started, train, values
 from deel.torchlip.normalizers import bjorck_normalization
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import TaskContext
+from isoplast.methods import TaskContext, Training
 from isoplast.nn import IsometricConv2d, IsometricLinear, build
 
 
@@ -37,7 +37,7 @@ def normal_(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("net", NETWORKS)
+@pytest.mark.parametrize("net", SIZES)
 def test_newton_schulz_starts_at_the_polar_factors_and_leaves_the_rest(net: str) -> None:
     plain = normal_(network(net))
     before = values(plain)
@@ -65,10 +65,11 @@ def test_newton_schulz_is_the_bjorck_normalisation_of_torchlip() -> None:
         torch.testing.assert_close(weight, oracle, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("net", NETWORKS)
+@pytest.mark.parametrize("net", SIZES)
 def test_newton_schulz_keeps_all_singular_values_at_one_in_training(net: str) -> None:
-    method, model, optimizer = started("newton-schulz", net, reorthogonalize_every=7)
-    train(method, model, optimizer, 30, net=net)
+    run = started("newton-schulz", net, reorthogonalize_every=7)
+    model = run.model
+    train(run, 30, net=net)
     for name, weight in effective(model).items():
         assert (torch.linalg.svdvals(weight) - 1).abs().max() < 1e-3, name
 
@@ -115,7 +116,7 @@ def test_a_network_without_hidden_layers_is_refused(name: str) -> None:
         methods.get(name).prepare(nn.Linear(4, 2))
 
 
-@pytest.mark.parametrize("net", NETWORKS)
+@pytest.mark.parametrize("net", SIZES)
 def test_spectral_norm_keeps_the_largest_singular_value_at_one(net: str) -> None:
     plain = normal_(network(net))
     head = plain.head.weight.detach().clone()
@@ -131,7 +132,7 @@ def test_spectral_norm_keeps_the_largest_singular_value_at_one(net: str) -> None
         # The same direction, shorter: the estimate after 15 + 3 power iterations is 1 % too low at most here.
         torch.testing.assert_close(weight / weight.norm(), raw[name] / raw[name].norm())
         assert 0.999 < torch.linalg.matrix_norm(weight, 2) < 1.05, name
-    train(method, model, method.optimizer(model, 1e-3), 40, net=net)
+    train(Training(method, model, method.optimizer(model, 1e-3)), 40, net=net)
     model.eval()
     for name, weight in effective(model).items():
         assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1, abs=0.02), name
@@ -168,21 +169,21 @@ def reference_fire(weight: Tensor, iterations: int = 10) -> Tensor:
     return projected
 
 
-def announced(method: methods.Method, model: nn.Module, tasks: int = 2) -> torch.optim.Optimizer:
+def with_tasks(method: methods.Method, model: nn.Module, tasks: int = 2) -> torch.optim.Optimizer:
     optimizer = method.optimizer(model, 1e-2)
     sum(parameter.square().sum() for parameter in model.parameters()).backward()
     optimizer.step()
     for task in range(tasks):
-        method.on_task(TaskContext(model, optimizer, task, torch.zeros(1), torch.zeros(1)))
+        method.on_task(TaskContext(model, optimizer, task))
     return optimizer
 
 
 @pytest.mark.parametrize("net", ["mlp", "cnn", "resnet18"])
 def test_fire_projects_every_weight_to_a_scaled_isometry(net: str) -> None:
     method, model = methods.get("fire"), normal_(network(net))
-    announced(method, model, tasks=1)
+    with_tasks(method, model, tasks=1)
     before = values(model)
-    method.on_task(TaskContext(model, method.optimizer(model, 1e-2), 1, torch.zeros(1), torch.zeros(1)))
+    method.on_task(TaskContext(model, method.optimizer(model, 1e-2), 1))
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
             expected = reference_fire(before[name]).to(parameter.dtype)
@@ -204,7 +205,7 @@ def test_fire_follows_the_iteration_of_its_source_step_by_step(
     method = methods.get("fire", iterations=iterations)
     for task in range(2):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        method.on_task(TaskContext(model, optimizer, task, before, before))
+        method.on_task(TaskContext(model, optimizer, task))
     torch.testing.assert_close(model.weight.detach(), reference_fire(before, iterations), rtol=0, atol=1e-12)
 
 
@@ -216,9 +217,9 @@ def test_fire_is_the_nearest_isometry_where_the_iteration_converges() -> None:
         model.weight.add_(0.1 * torch.randn(20, 5))
     before = model.weight.detach().clone()
     method = methods.get("fire", reset_optimizer=False)
-    method.on_task(TaskContext(model, torch.optim.Adam(model.parameters()), 0, before, before))
+    method.on_task(TaskContext(model, torch.optim.Adam(model.parameters()), 0))
     assert torch.equal(model.weight, before), "not before the first task"
-    method.on_task(TaskContext(model, torch.optim.Adam(model.parameters()), 1, before, before))
+    method.on_task(TaskContext(model, torch.optim.Adam(model.parameters()), 1))
     factor, _ = scipy.linalg.polar(before.double().numpy())
     torch.testing.assert_close(model.weight.double(), 2 * torch.from_numpy(factor), rtol=0, atol=1e-5)
 
@@ -226,9 +227,9 @@ def test_fire_is_the_nearest_isometry_where_the_iteration_converges() -> None:
 def test_fire_projects_queries_and_keys_alone_in_a_network_with_attention() -> None:
     for attention in ("query-key", "all"):
         method, model = methods.get("fire", attention=attention), normal_(network("vit"))
-        announced(method, model, tasks=1)
+        with_tasks(method, model, tasks=1)
         before = values(model)
-        method.on_task(TaskContext(model, method.optimizer(model, 1e-2), 1, torch.zeros(1), torch.zeros(1)))
+        method.on_task(TaskContext(model, method.optimizer(model, 1e-2), 1))
         changed = set(different(values(model), before))
         matrices = {name for name, p in model.named_parameters() if p.ndim >= 2 and name != "position"}
         chosen = {name for name in matrices if ".query." in name or ".key." in name}
@@ -239,7 +240,7 @@ def test_fire_projects_queries_and_keys_alone_in_a_network_with_attention() -> N
 def test_fire_finds_queries_and_keys_in_fused_projections() -> None:
     model = normal_(nn.Sequential(nn.MultiheadAttention(4, 2), nn.Linear(4, 2)))
     before = values(model)
-    announced(methods.get("fire"), model)
+    with_tasks(methods.get("fire"), model)
     rows = model[0].in_proj_weight.detach().chunk(3)
     for block in rows[:2]:
         assert (torch.linalg.svdvals(block) - 1).abs().max() < 0.2
@@ -253,7 +254,7 @@ def fired(model: nn.Module) -> set[str]:
     method, before = methods.get("fire"), values(model)
     for task in range(2):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        method.on_task(TaskContext(model, optimizer, task, torch.zeros(1), torch.zeros(1)))
+        method.on_task(TaskContext(model, optimizer, task))
     return set(different(values(model), before))
 
 
@@ -271,10 +272,10 @@ def test_fire_leaves_the_values_beside_fused_keys() -> None:
     assert torch.equal(model["to_kv"].weight[4:], values_before)  # type: ignore[index, union-attr, operator]
 
 
-def test_fire_clears_the_optimizers_state_unless_told_otherwise() -> None:
-    assert len(announced(methods.get("fire"), network(), tasks=1).state) == 6
-    assert len(announced(methods.get("fire"), network(), tasks=2).state) == 0
-    assert len(announced(methods.get("fire", reset_optimizer=False), network(), tasks=2).state) == 6
+def test_fire_clears_the_optimizers_state_unless_asked_to_keep_it() -> None:
+    assert len(with_tasks(methods.get("fire"), network(), tasks=1).state) == 6
+    assert len(with_tasks(methods.get("fire"), network(), tasks=2).state) == 0
+    assert len(with_tasks(methods.get("fire", reset_optimizer=False), network(), tasks=2).state) == 6
 
 
 def test_fire_leaves_a_tap_of_zeros() -> None:
@@ -284,17 +285,15 @@ def test_fire_leaves_a_tap_of_zeros() -> None:
         model.weight[:, :, 1, 1] = 2 * torch.eye(3)
     method = methods.get("fire", reset_optimizer=False)
     for task in range(2):
-        method.on_task(
-            TaskContext(model, torch.optim.Adam(model.parameters()), task, model.weight, model.weight)
-        )
+        method.on_task(TaskContext(model, torch.optim.Adam(model.parameters()), task))
     assert model.weight.isfinite().all()
     torch.testing.assert_close(model.weight[:, :, 1, 1].detach(), torch.eye(3) / 9)
     assert int(model.weight.count_nonzero()) == 3
 
 
-@pytest.mark.parametrize("net", NETWORKS)
+@pytest.mark.parametrize("net", SIZES)
 def test_orthogonal_initialisation_is_what_it_says_and_then_adam(net: str) -> None:
-    plain = build(net, classes=3, init="torch", **NETWORKS[net])
+    plain = build(net, classes=3, init="torch", **SIZES[net])
     model = methods.get("orthogonal-init", gain=1.5, head_gain=0.5).prepare(plain)
     for name, weight in effective(model).items():
         torch.testing.assert_close(
@@ -308,15 +307,15 @@ def test_orthogonal_initialisation_is_what_it_says_and_then_adam(net: str) -> No
 
 def test_whoever_draws_the_network_again_draws_it_orthogonal() -> None:
     """A control that starts afresh, or noise from the initial distribution, must not come from torch's."""
-    plain = build("mlp", classes=3, init="torch", **NETWORKS["mlp"])
+    plain = build("mlp", classes=3, init="torch", **SIZES["mlp"])
     method = methods.get("orthogonal-init+full-reset", gain=1.5)
     model = method.prepare(plain)
     twin = pickle.loads(pickle.dumps(copy.deepcopy(model))).rebuild()
     torch.testing.assert_close(torch.linalg.svdvals(twin.head.weight.detach()), torch.full((3,), 1.5))
     before = values(model)
     optimizer = method.optimizer(model, 1e-2)
-    for task in range(2):
-        method.on_task(TaskContext(model, optimizer, task, torch.zeros(1), torch.zeros(1)))
+    method.begin(model, optimizer)
+    method.on_task(TaskContext(model, optimizer, 1))
     assert "layers.0.weight" in different(values(model), before)
     for name, weight in effective(model).items():
         torch.testing.assert_close(

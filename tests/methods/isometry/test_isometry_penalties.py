@@ -15,11 +15,11 @@ from torch.nn.utils import parametrizations
 import isoplast
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import train_step
+from isoplast.methods import Training, training
 from isoplast.methods.isometry._gram_penalty import gram_penalty
 
 SHAPES = [(3, 3), (6, 2), (2, 6), (1, 4), (4, 1), (140, 80), (70, 300), (2, 3, 5, 4), (300, 260)]
-NOTHING = torch.zeros(1, 1), torch.zeros(1)
+NOTHING = torch.zeros(1, 1)
 
 
 def drawn(*shape: int) -> Tensor:
@@ -27,9 +27,14 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def no_task(outputs: Tensor, targets: Tensor) -> Tensor:
+def no_task(outputs: Tensor) -> Tensor:
     """A loss whose gradient is zero everywhere."""
     return 0.0 * outputs.sum()
+
+
+def begun(method: methods.Method, model: nn.Module) -> methods.Method:
+    method.begin(model, method.optimizer(model, 1e-3))
+    return method
 
 
 def penalty_of(method: methods.Method, model: nn.Module) -> Tensor:
@@ -95,8 +100,8 @@ def test_coupled_in_adam_a_weight_without_task_gradient_moves_by_lr_whatever_the
     for strength in (1e-3, 1e-1):
         model = nn.Linear(2, 2, bias=False)
         model.weight.data = torch.tensor([[2.0, 0.0], [0.0, 0.5]])
-        method = methods.get("isometry-penalty", isometry=strength)
-        train_step(method, model, method.optimizer(model, 1e-2), no_task, (torch.ones(1, 2), NOTHING[1]), 1)
+        run = training("isometry-penalty", model, lr=1e-2, isometry=strength)
+        run.step(lambda model=model: no_task(model(torch.ones(1, 2))))
         moved.append(model.weight.detach())
     # Adam's first step is lr g / (|g| + 1e-8), and |g| is at least 1e-3 x 1.5 here.
     for weight in moved:
@@ -150,10 +155,11 @@ def test_parseval_in_groups_is_the_masked_gram_matrix() -> None:
 
 
 def test_parseval_brings_all_singular_values_to_the_root_of_its_scale() -> None:
-    method, model, optimizer = started("parseval", strength=10.0, scale=2.0)
+    run = started("parseval", strength=10.0, scale=2.0)
+    model = run.model
     for parameter in model.parameters():
         nn.init.normal_(parameter)
-    train(method, model, optimizer, 900)
+    train(run, 900)
     for weight in hidden(model):
         # Adam at lr 0.01 jitters by some steps of that size.
         assert (torch.linalg.svdvals(weight) - 2**0.5).abs().max() < 0.1
@@ -178,8 +184,9 @@ def test_spectral_regularisation_is_the_formula_and_its_gradient(exponent: float
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     # So many iterations that the estimates are exact.
-    method = methods.get("spectral-regularization", strength=0.3, exponent=exponent, iterations=2000)
-    penalty_of(method, model)
+    method = begun(
+        methods.get("spectral-regularization", strength=0.3, exponent=exponent, iterations=2000), model
+    )
     found = penalty_of(method, model)
     weights = (model.convolution.weight.flatten(1), model.hidden.weight, model.head.weight)
     terms = [(torch.linalg.matrix_norm(w, 2) ** exponent - 1) ** 2 for w in weights]
@@ -197,7 +204,7 @@ def test_spectral_regularisation_is_the_formula_and_its_gradient(exponent: float
 
 def test_the_power_vector_persists_and_is_saved() -> None:
     model = nn.Sequential(nn.Linear(30, 20, bias=False), nn.Linear(20, 2, bias=False))
-    method = methods.get("spectral-regularization", strength=1.0)
+    method = begun(methods.get("spectral-regularization", strength=1.0), model)
     true = torch.linalg.matrix_norm(model[0].weight.detach(), 2)
 
     def estimate() -> float:
@@ -209,7 +216,7 @@ def test_the_power_vector_persists_and_is_saved() -> None:
     assert all(later >= earlier * (1 - 1e-6) for earlier, later in itertools.pairwise(estimates))
     assert estimates[-1] == pytest.approx(float(true), rel=1e-4)
     assert estimates[0] <= float(true) * (1 + 1e-6)
-    other = methods.get("spectral-regularization", strength=1.0)
+    other = begun(methods.get("spectral-regularization", strength=1.0), model)
     other.load_state(copy.deepcopy(method.state))
     assert torch.equal(penalty_of(other, model), penalty_of(method, model))
 
@@ -234,18 +241,19 @@ def test_spectral_regularisation_of_zeros_has_a_finite_gradient() -> None:
     model = nn.Linear(3, 3)
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
-    penalty_of(methods.get("spectral-regularization"), model).backward()
+    penalty_of(begun(methods.get("spectral-regularization"), model), model).backward()
     assert model.weight.grad is not None
     assert model.weight.grad.isfinite().all()
 
 
 def test_spectral_regularisation_holds_the_largest_singular_value_only() -> None:
-    method, model, optimizer = started("spectral-regularization", strength=10.0)
+    run = started("spectral-regularization", strength=10.0)
+    model = run.model
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(3).mul_(torch.linspace(0.01, 1.0, len(parameter))[:, None])
-    train(method, model, optimizer, 900)
+    train(run, 900)
     for weight in hidden(model):
         spectrum = torch.linalg.svdvals(weight)
         assert float(spectrum[0]) == pytest.approx(1, abs=0.1)
@@ -257,7 +265,7 @@ def test_without_strength_nothing_is_computed_and_no_random_number_drawn(name: s
     strength = str(methods.get(name).info.strength)
     model = network()
     before = torch.get_rng_state()
-    assert methods.get(name, **{strength: 0}).penalty(model, NOTHING) is None
+    assert begun(methods.get(name, **{strength: 0}), model).penalty(model, NOTHING) is None
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -266,8 +274,8 @@ def one_step(method: methods.Method, lr: float, loss: Callable[..., Tensor]) -> 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Linear(4, 3, bias=False)).double()
     before = model[0].weight.detach().clone()
-    optimizer = method.optimizer(model, lr)
-    train_step(method, model, optimizer, loss, (drawn(7, 5), torch.zeros(7, dtype=torch.long)), 1)
+    run = training(method, model, lr=lr)
+    run.step(lambda: loss(model(drawn(7, 5)), torch.zeros(7, dtype=torch.long)))
     assert model[0].weight.grad is not None
     return before, model[0].weight.detach(), model[0].weight.grad
 
@@ -279,21 +287,22 @@ def test_sgdo_is_sgd_beside_the_isometry_step_at_the_same_weights() -> None:
 
 
 def test_sgdo_without_isometry_is_torchs_sgd_to_the_bit() -> None:
-    method, model, optimizer = started("sgdo", isometry=0.0, momentum=0.8, nesterov=True)
-    train(method, model, optimizer, 20)
-    adam = methods.get("adam")
+    run = started("sgdo", isometry=0.0, momentum=0.8, nesterov=True)
+    model = run.model
+    train(run, 20)
     plain = network()
     sgd = torch.optim.SGD(plain.parameters(), lr=1e-2, momentum=0.8, nesterov=True)
-    train(adam, plain, sgd, 20)
+    train(Training(methods.get("adam"), plain, sgd), 20)
     assert different(values(model), values(plain)) == []
 
 
 def test_sgdo_keeps_all_singular_values_near_one() -> None:
-    method, model, optimizer = started("sgdo", isometry=5.0)
+    run = started("sgdo", isometry=5.0)
+    model = run.model
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(2)
-    train(method, model, optimizer, 300)
+    train(run, 300)
     for weight in [*hidden(model), model.head.weight.detach()]:
         # 8 lr lambda x 300 = 120 time constants; SGD at lr 0.01 pushes by 0.01 x |gradient| a step.
         assert (torch.linalg.svdvals(weight) - 1).abs().max() < 0.1

@@ -12,9 +12,10 @@ from isoplast import methods
 from isoplast._core.errors import IsoplastError
 
 
-def weights_after(name: str, **hyper: object) -> dict[str, torch.Tensor]:
-    method, model, optimizer = started(name, **hyper)
-    train(method, model, optimizer, 25)
+def weights_after(name: str, **settings: object) -> dict[str, torch.Tensor]:
+    run = started(name, **settings)
+    model = run.model
+    train(run, 25)
     return model.state_dict()
 
 
@@ -39,10 +40,11 @@ def test_the_defaults_are_torchs(name: str, kind: type[torch.optim.Optimizer]) -
 
 
 def test_adamo_keeps_every_matrix_isometric_the_head_too() -> None:
-    method, model, optimizer = started("adamo", isometry=1.0, isometry_every=1)
+    run = started("adamo", isometry=1.0, isometry_every=1)
+    model = run.model
     for parameter in model.parameters():
         nn.init.normal_(parameter)
-    train(method, model, optimizer, 300)
+    train(run, 300)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             values = torch.linalg.svdvals(parameter)
@@ -65,11 +67,11 @@ def test_adamo_takes_a_strength_or_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hyper", "message"),
+    ("settings", "message"),
     [
         ({"isometry": -1}, "isometry of method adamo is -1.0: it must not be negative"),
         ({"isometry_time": 0}, "isometry_time of method adamo is 0.0: it must be positive"),
-        ({"isometry_every": 0}, "isometry_every of method adamo is 0: give 'auto'"),
+        ({"isometry_every": 0}, "isometry_every of method adamo is 0: it must be at least 1"),
         (
             {"isometry_every": "often"},
             "isometry_every of method adamo is 'often': it must be a whole number or 'auto'",
@@ -79,9 +81,9 @@ def test_adamo_takes_a_strength_or_a_time() -> None:
         ({"isometry": float("inf")}, "isometry of method adamo is inf"),
     ],
 )
-def test_adamo_refuses_what_is_out_of_range(hyper: dict[str, object], message: str) -> None:
+def test_adamo_refuses_what_is_out_of_range(settings: dict[str, object], message: str) -> None:
     with pytest.raises(IsoplastError, match=message):
-        methods.get("adamo", **hyper)
+        methods.get("adamo", **settings)
 
 
 def test_adamo_says_what_it_keeps_and_whether_the_run_is_long_enough() -> None:

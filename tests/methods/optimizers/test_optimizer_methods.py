@@ -12,12 +12,13 @@ import pytest
 import pytorch_optimizer
 import schedulefree
 import torch
+from contract_runs import step as one_step
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import Method, StepContext, train_step
+from isoplast.methods import StepContext, Training, training
 from isoplast.methods.optimizers._upgd_optimizer import UPGD
 from isoplast.nn import build
 from isoplast.optim._muon import muon_with_adam
@@ -38,16 +39,14 @@ def batches(count: int, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor
     ]
 
 
-def train(method: Method, model: nn.Module, optimizer: Optimizer, steps: int = 20) -> dict[str, Tensor]:
-    for index, batch in enumerate(batches(steps, next(model.parameters()).dtype)):
-        train_step(method, model, optimizer, cross_entropy, batch, index + 1)
-    return model.state_dict()
+def train(run: Training, steps: int = 20) -> dict[str, Tensor]:
+    for data in batches(steps, next(run.model.parameters()).dtype):
+        one_step(run, data)
+    return run.model.state_dict()
 
 
-def trained(name: str, **hyper: object) -> dict[str, Tensor]:
-    method = methods.get(name, **hyper)
-    model = method.prepare(network())
-    return train(method, model, method.optimizer(model, 1e-2))
+def trained(name: str, **settings: object) -> dict[str, Tensor]:
+    return train(training(name, network(), lr=1e-2, **settings))
 
 
 def plainly(
@@ -91,7 +90,7 @@ def test_strength_zero_is_adam_to_the_bit_and_draws_no_random_numbers(name: str,
 
 
 @pytest.mark.parametrize(
-    ("name", "hyper", "message"),
+    ("name", "settings", "message"),
     [
         ("upgd", {"sigma": -1}, "sigma of method upgd is -1.0: it must not be negative"),
         ("upgd", {"beta_utility": 1}, r"beta_utility of method upgd is 1.0: it must be in \[0, 1\)"),
@@ -105,9 +104,9 @@ def test_strength_zero_is_adam_to_the_bit_and_draws_no_random_numbers(name: str,
         ("sam", {"rho": -1}, "rho of method sam is -1.0: it must not be negative"),
     ],
 )
-def test_what_is_out_of_range_is_refused(name: str, hyper: dict[str, object], message: str) -> None:
+def test_what_is_out_of_range_is_refused(name: str, settings: dict[str, object], message: str) -> None:
     with pytest.raises(IsoplastError, match=message):
-        methods.get(name, **hyper)
+        methods.get(name, **settings)
 
 
 def test_sam_and_noise_go_with_any_optimizer_and_two_optimizers_do_not() -> None:
@@ -211,7 +210,7 @@ def test_the_perturbation_comes_on_top_of_the_optimizers_step() -> None:
     method = methods.get("perturbed-gradient", sigma=0.3)
     torch.manual_seed(5)
     nothing = torch.zeros(1)
-    method.after_step(StepContext(nn.Module(), optimizer, nothing, nothing, nothing, 1))
+    method.after_step(StepContext(nn.Module(), optimizer, nothing, nothing, 1))
     torch.manual_seed(5)
     noise = torch.randn(2, dtype=torch.float64)
     perturbed = torch.tensor([0.5, -1.0], dtype=torch.float64) + 0.3 * noise
@@ -362,24 +361,24 @@ def test_schedule_free_is_the_authors_package() -> None:
 
 
 def test_schedule_free_evaluates_the_mean_and_trains_on_from_the_same_bits() -> None:
-    method, model = methods.get("schedule-free"), network(torch.float64)
-    optimizer = method.optimizer(model, 1e-2)
+    run = training("schedule-free", network(torch.float64), lr=1e-2)
+    model, optimizer = run.model, run.optimizer
     sums = {p: torch.zeros_like(p) for p in model.parameters()}
-    for step, batch in enumerate(batches(12, torch.float64), start=1):
-        train_step(method, model, optimizer, cross_entropy, batch, step)
+    for data in batches(12, torch.float64):
+        one_step(run, data)
         for p, total in sums.items():
             total += optimizer.state[p]["z"]
     before, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
-    with method.evaluated(model, optimizer) as shown:
+    with run.evaluated() as shown:
         for p, total in sums.items():
             torch.testing.assert_close(p.detach(), total / 12, rtol=1e-12, atol=1e-14)
         assert shown is model
     assert same(model.state_dict(), before)
     after = optimizer.state_dict()
     assert str(after) == str(state)
-    with pytest.raises(RuntimeError, match="a failed measurement"), method.evaluated(model, optimizer):
+    with pytest.raises(RuntimeError, match="a failed measurement"), run.evaluated():
         raise RuntimeError("a failed measurement")
-    assert same(train(method, model, optimizer, 1), model.state_dict())
+    assert same(train(run, 1), model.state_dict())
 
 
 def test_schedule_free_says_which_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,8 +410,7 @@ def test_sam_on_a_quadratic_by_hand() -> None:
 
 
 def test_sam_is_that_of_pytorch_optimizer() -> None:
-    method, model = methods.get("sam", rho=0.05), network(torch.float64)
-    ours = train(method, method.prepare(model), method.optimizer(model, 1e-2))
+    ours = train(training("sam", network(torch.float64), lr=1e-2, rho=0.05))
     other = network(torch.float64)
     peer = pytorch_optimizer.SAM(other.parameters(), torch.optim.Adam, rho=0.05, lr=1e-2)
 
@@ -429,15 +427,13 @@ def test_sam_updates_batchnorm_once_from_the_weights_it_steps_from() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
     twin = copy.deepcopy(model)
-    method = methods.get("sam", rho=1.0)
-    method.prepare(model)
+    run = training("sam", model, lr=1e-2, rho=1.0)
     ((inputs, targets),) = batches(1)
-    train_step(method, model, method.optimizer(model, 1e-2), cross_entropy, (inputs, targets), 1)
+    one_step(run, (inputs, targets))
     twin(inputs)
     for key in ("running_mean", "running_var", "num_batches_tracked"):
         assert torch.equal(getattr(model[1], key), getattr(twin[1], key))
     assert model[1].track_running_stats
-    method.release()
 
 
 def test_sam_without_any_gradient_stays_finite() -> None:

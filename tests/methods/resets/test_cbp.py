@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import get, train_step
+from isoplast.methods import Training, get
 from isoplast.methods._tools._unit_reset import LiveUnits
 from isoplast.methods.resets.cbp import ContinualBackprop
 from isoplast.nn import build
@@ -40,11 +40,9 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> Chosen:
     return found
 
 
-def step(
-    method: Any, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, number: int
-) -> None:
+def step(run: Training, inputs: Tensor) -> None:
     targets = torch.arange(len(inputs)) % 2
-    train_step(method, model, optimizer, cross_entropy, (inputs, targets), number)
+    run.step(lambda: cross_entropy(run.model(inputs), targets), inputs=inputs)
 
 
 def three_units() -> nn.Sequential:
@@ -67,10 +65,11 @@ def test_only_mature_units_are_selected_lowest_utility_first(chosen: Chosen) -> 
     method = ContinualBackprop(replacement_rate=1 / 3 + 1e-9, maturity=2)
     model = method.prepare(three_units())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    run = Training(method, model, optimizer)
     trace = []
-    for number in range(1, 6):
+    for _ in range(5):
         chosen.clear()
-        step(method, model, optimizer, torch.ones(2, 1), number)
+        step(run, torch.ones(2, 1))
         trace.append([units for _, units in chosen])
     assert trace == [[], [], [[0]], [], [[1]]]
 
@@ -81,8 +80,9 @@ def test_the_account_adds_up_to_the_rate(chosen: Chosen) -> None:
     method = ContinualBackprop(replacement_rate=0.01, maturity=5)
     model = method.prepare(build("mlp", input_shape=(6,), classes=3, width=8, depth=2))
     optimizer = method.optimizer(model, 1e-3)
-    for number in range(1, 101):
-        step(method, model, optimizer, torch.randn(4, 6), number)
+    run = Training(method, model, optimizer)
+    for _ in range(100):
+        step(run, torch.randn(4, 6))
     for layer in ("activations.0", "activations.1"):
         replaced = [unit for name, units in chosen for unit in units if name == layer]
         young = 0.01 * 5 * len(replaced)
@@ -102,9 +102,10 @@ def test_utilities_and_means_are_those_of_a_plain_loop() -> None:
     method = ContinualBackprop(replacement_rate=1e-6, decay=decay)
     model = method.prepare(build("mlp", input_shape=(6,), classes=3, width=8, depth=1, activation="tanh"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    run = Training(method, model, optimizer)
     batches = [torch.randn(4, 6) for _ in range(steps)]
-    for number, inputs in enumerate(batches, 1):
-        step(method, model, optimizer, inputs, number)
+    for inputs in batches:
+        step(run, inputs)
     layer, head = model.layers[0], model.head  # type: ignore[index]
     hidden = [torch.tanh(layer(inputs)).detach().double() for inputs in batches]  # type: ignore[operator]
     weights = [(1 - decay) * decay ** (steps - 1 - index) for index in range(steps)]
@@ -129,18 +130,20 @@ def test_replaced_units_are_new_and_unread(net: str, chosen: Chosen) -> None:
     method = ContinualBackprop(replacement_rate=0.05, maturity=2)
     model = method.prepare(build(net, input_shape=shapes[net], classes=3, **sizes[net]))
     optimizer = method.optimizer(model, 1e-2)
+    run, replaced = Training(method, model, optimizer), set()
     for number in range(1, 30):
         chosen.clear()
-        step(method, model, optimizer, torch.randn(4, *shapes[net]), number)
+        step(run, torch.randn(4, *shapes[net]))
         last = dict(chosen)
-        for live, _ in method.groups():
+        for live, _ in method.groups:
             for unit in last.get(live.name, []):
                 assert method.state["accounts"][live.name]["born"][unit] == number
                 for entries in live.outgoing:
                     assert not entries[entries.tensor.detach()][unit].any()
                     assert not entries[optimizer.state[entries.tensor]["exp_avg"]][unit].any()
-    assert {name for name, _ in chosen} <= {live.name for live, _ in method.groups()}
-    assert method.state["steps"] == 29
+        replaced |= {name for name, _ in chosen}
+    assert replaced
+    assert replaced <= {live.name for live, _ in method.groups}
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert owned == {id(p) for p in model.parameters()}
 
@@ -154,11 +157,12 @@ def test_compensation_keeps_the_mean_of_what_the_reader_computes(chosen: Chosen)
     method = ContinualBackprop(replacement_rate=0.05, maturity=3, decay=0.5)
     model = method.prepare(build("mlp", input_shape=(6,), classes=3, width=8, depth=1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    run = Training(method, model, optimizer)
     inputs = torch.randn(16, 6) + 1.0
-    for number in range(1, 9):
+    for _ in range(8):
         before = model(inputs).mean(0).detach()
         bias = model.head.bias.detach().clone()  # type: ignore[union-attr, operator]
-        step(method, model, optimizer, inputs, number)
+        step(run, inputs)
         if chosen:
             break
     assert chosen
@@ -180,6 +184,7 @@ def test_a_replacement_is_that_of_ccbp_pytorch(kind: str, chosen: Chosen) -> Non
     method = ContinualBackprop(replacement_rate=0.25, maturity=2, decay=0.0)
     ours = method.prepare(ours)
     optimizer = make(ours.parameters())
+    run = Training(method, ours, optimizer)
     hidden: list[Tensor] = []
     theirs[1].register_forward_hook(lambda *seen: hidden.append(seen[2].detach()))
     # Replacement reads the outgoing weights; ours refreshes their sums at step 1, 11, ...
@@ -204,8 +209,7 @@ def test_a_replacement_is_that_of_ccbp_pytorch(kind: str, chosen: Chosen) -> Non
         other.step()
         if number == 1:  # as the method sees them, after the first step
             magnitudes = theirs[2].weight.detach().abs().sum(0)
-        mine = inputs, targets
-        train_step(method, ours, optimizer, cross_entropy, mine, number)
+        step(run, inputs)
     ((_, replaced),) = chosen
     assert replaced == (~theirs[2].weight.any(0)).nonzero().flatten().tolist()
     assert len(replaced) == 2
@@ -224,9 +228,10 @@ def test_running_means_keep_up_under_autocast() -> None:
     method = ContinualBackprop(replacement_rate=1e-9)
     model = method.prepare(three_units())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    for number in range(1, 501):
+    run = Training(method, model, optimizer)
+    for _ in range(500):
         with torch.autocast("cpu", torch.bfloat16):
-            step(method, model, optimizer, torch.ones(2, 1), number)
+            step(run, torch.ones(2, 1))
     expected = torch.tensor([0.5, 1.0, 3.0]) * (1 - 0.99**500)
     # float32 sums of 500 terms.
     torch.testing.assert_close(method.state["means"], expected, rtol=1e-4, atol=0)
@@ -234,13 +239,14 @@ def test_running_means_keep_up_under_autocast() -> None:
 
 def test_rate_zero_is_adam_to_the_bit() -> None:
     ends = []
-    for name, hyper in (("adam", {}), ("cbp", {"replacement_rate": 0.0})):
+    for name, settings in (("adam", {}), ("cbp", {"replacement_rate": 0.0})):
         torch.manual_seed(0)
-        method = get(name, **hyper)
+        method = get(name, **settings)
         model = method.prepare(build("cnn", input_shape=(2, 5, 5), classes=3, channels=4, width=8))
         optimizer = method.optimizer(model, 1e-2)
-        for number in range(1, 20):
-            step(method, model, optimizer, torch.randn(4, 2, 5, 5), number)
+        run = Training(method, model, optimizer)
+        for _ in range(19):
+            step(run, torch.randn(4, 2, 5, 5))
         ends.append([p.detach() for p in model.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
 
@@ -251,24 +257,25 @@ def test_a_copy_of_the_network_counts_for_itself() -> None:
     method = ContinualBackprop(replacement_rate=1e-3)
     model = method.prepare(build("mlp", input_shape=(6,), classes=3, width=8))
     optimizer = method.optimizer(model, 1e-2)
-    step(method, model, optimizer, torch.randn(4, 6), 1)
+    run = Training(method, model, optimizer)
+    step(run, torch.randn(4, 6))
     twin, before = copy.deepcopy(model), copy.deepcopy(method.state)
-    seen = [sensor.value for _, sensors in method.groups() for sensor in sensors]
+    seen = [sensor.value for _, sensors in method.groups for sensor in sensors]
     twin(torch.full((4, 6), 100.0))
     model.eval()
     model(torch.full((4, 6), 100.0))
     assert all(
         old is sensor.value
-        for old, sensor in zip(seen, (s for _, several in method.groups() for s in several), strict=True)
+        for old, sensor in zip(seen, (s for _, several in method.groups for s in several), strict=True)
     )
     torch.testing.assert_close(method.state, before, rtol=0, atol=0)
 
 
 def test_bad_settings() -> None:
-    for hyper, message in (
+    for settings, message in (
         ({"replacement_rate": 1.5}, "replacement_rate of method cbp is 1.5"),
         ({"decay": 1.0}, "decay of method cbp is 1.0"),
         ({"maturity": -1}, "maturity of method cbp is -1"),
     ):
         with pytest.raises(IsoplastError, match=message):
-            get("cbp", **hyper)
+            get("cbp", **settings)

@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import StepContext, get, trace_units, train_step
+from isoplast.methods import StepContext, Training, get, trace_units
 from isoplast.methods.resets.redo import ReDo, dormancy
 from isoplast.nn import build
 
 
-def step(
-    method: Any, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, number: int
-) -> None:
-    train_step(method, model, optimizer, cross_entropy, (inputs, torch.zeros(len(inputs)).long()), number)
+def step(run: Training, inputs: Tensor) -> None:
+    targets = torch.zeros(len(inputs)).long()
+    run.step(lambda: cross_entropy(run.model(inputs), targets), inputs=inputs)
 
 
 def three_units() -> nn.Sequential:
@@ -45,11 +44,12 @@ def test_the_first_step_of_a_reset_unit_under_adam(restart: bool) -> None:
     model = three_units()
     method = get("redo", tau=0.5, every=1000, restart_count=restart)
     optimizer = method.optimizer(method.prepare(model), 1e-3)
-    for number in range(1, 1001):
-        step(method, model, optimizer, torch.ones(2, 1), number)
+    run = Training(method, model, optimizer)
+    for _ in range(1000):
+        step(run, torch.ones(2, 1))
     assert (model[2].weight[:, 0] == 0).all(), "the unit was not reset"
     model[0].weight.data[0] = 1.0  # so that it fires, and its outgoing weights learn
-    step(method, model, optimizer, torch.ones(2, 1), 1001)
+    step(run, torch.ones(2, 1))
     moved = model[2].weight[:, 0].abs().max().item() / 1e-3
     # Bias corrections after 1000 steps are 1 - 0.999^1000 = 0.63: 0.1 / sqrt(0.001 / 0.63) = 2.5.
     assert moved == pytest.approx(1.0 if restart else 2.51, rel=0.02)
@@ -75,9 +75,10 @@ def test_dormant_units_are_recycled_at_the_period_and_only_they() -> None:
     method = ReDo(tau=0.1, every=3)
     model = method.prepare(three_units())
     optimizer = method.optimizer(model, 1e-3)
+    run = Training(method, model, optimizer)
     weights = []
-    for number in range(1, 7):
-        step(method, model, optimizer, torch.ones(2, 1), number)
+    for _ in range(6):
+        step(run, torch.ones(2, 1))
         weights.append([p.detach().clone() for p in model.parameters()])
     first, _, head, _ = weights[2]
     # 11 / 3 is the mean square of the initial rows (1, 1 and 9).
@@ -108,11 +109,12 @@ def test_tau_zero_leaves_the_outputs_unchanged(net: str) -> None:
                 if slot.tensor in ("weight", "bias"):
                     slot.view(slot.find(model))[0] = 0.0 if slot.tensor == "weight" else -1.0
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    inputs, targets = torch.randn(4, *shapes[net]), torch.zeros(4, dtype=torch.long)
-    model(inputs)  # the units are found, and BatchNorm has seen the batch
+    method.begin(model, optimizer)
+    inputs = torch.randn(4, *shapes[net])
+    model(inputs)  # BatchNorm has seen the batch
     before = copy.deepcopy(model.eval())
-    method.after_step(StepContext(model, optimizer, inputs, targets, torch.zeros(()), 1))
-    for live, _ in method.groups():
+    method.after_step(StepContext(model, optimizer, inputs, torch.zeros(()), 1))
+    for live, _ in method.groups:
         for entries in live.incoming:
             assert entries[entries.tensor.detach()][0].any() == (entries.slot.tensor == "weight")
         for entries in live.outgoing:
@@ -138,7 +140,8 @@ def test_units_are_found_after_all_methods_have_changed_the_network() -> None:
     method = get("redo+layernorm", every=1, tau=100.0)
     model = method.prepare(build("mlp", input_shape=(6,), classes=3, width=8, depth=1))
     optimizer = method.optimizer(model, 1e-1)
-    step(method, model, optimizer, torch.randn(4, 6), 1)
+    run = Training(method, model, optimizer)
+    step(run, torch.randn(4, 6))
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     assert norms
     for norm in norms:

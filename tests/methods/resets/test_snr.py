@@ -55,22 +55,20 @@ def test_a_unit_that_stays_silent_is_reset_in_time(net: str) -> None:
     method = SelfNormalizedResets(threshold=3)
     model = method.prepare(build(net, input_shape=shape, classes=3, width=4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
-    inputs, targets = torch.randn(32, *shape), torch.zeros(32, dtype=torch.long)
-    model(inputs)
+    inputs = torch.randn(32, *shape)
+    method.begin(model, optimizer)
     with torch.no_grad():
-        for live, _ in method.groups():
+        for live, _ in method.groups:
             for entries in (*live.incoming, *live.scales):
                 if entries.slot.tensor in ("weight", "bias"):
                     entries[entries.tensor][1] = 0.0 if entries.slot.tensor == "weight" else -1.0
-    context = StepContext(model, optimizer, inputs, targets, torch.zeros(()), 0)
     for step in (1, 2, 3):
-        for live, _ in method.groups():
+        for live, _ in method.groups:
             for entries in live.outgoing:
                 assert entries[entries.tensor.detach()][1].any()
         model(inputs)
-        context.step = step
-        method.after_step(context)
-    for live, _ in method.groups():
+        method.after_step(StepContext(model, optimizer, inputs, torch.zeros(()), step))
+    for live, _ in method.groups:
         for entries in live.outgoing:
             view = entries[entries.tensor.detach()]
             assert not view[1].any()
@@ -81,8 +79,8 @@ def test_a_unit_that_stays_silent_is_reset_in_time(net: str) -> None:
 def test_values_of_attention_are_left_alone() -> None:
     method = SelfNormalizedResets()
     model = method.prepare(build("vit", input_shape=(2, 8, 8), classes=3, width=16, depth=2, heads=2))
-    model(torch.randn(2, 2, 8, 8))
-    assert [live.name for live, _ in method.groups()] == ["blocks.0.activation", "blocks.1.activation"]
+    method.begin(model, method.optimizer(model, 1e-3))
+    assert [live.name for live, _ in method.groups] == ["blocks.0.activation", "blocks.1.activation"]
 
 
 def test_an_activation_fires_if_it_is_positive_for_any_sample_at_any_position() -> None:
@@ -93,8 +91,9 @@ def test_an_activation_fires_if_it_is_positive_for_any_sample_at_any_position() 
         model[0].bias.zero_()  # type: ignore[index, union-attr, operator]
     images = torch.zeros(2, 1, 3, 3)
     images[1, 0, 2, 1] = 1.0
+    method.begin(model, method.optimizer(model, 1e-3))
     model(images)
-    ((_, (sensor,)),) = method.groups()
+    ((_, (sensor,)),) = method.groups
     assert (sensor.value > 0).tolist() == [True, False]
 
 

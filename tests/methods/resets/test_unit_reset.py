@@ -371,9 +371,9 @@ def test_units_with_frozen_biases_are_reset_all_the_same_and_the_biases_stay(nam
     method = get(name)
     model = method.prepare(build("mlp", classes=3, **NETWORKS["mlp"]))
     optimizer = method.optimizer(model, 1e-2)
-    model.train()(torch.randn(8, 6))
+    method.begin(model, optimizer)
     (resets,) = (part for part in method.parts if hasattr(part, "groups"))
-    groups = [live for live, _ in resets.groups()]
+    groups = [live for live, _ in resets.groups]
     assert len(groups) == 2
     frozen = {
         key: p.detach().clone().fill_(0.5) for key, p in model.named_parameters() if not p.requires_grad

@@ -6,49 +6,43 @@ import copy
 
 import pytest
 import torch
-from contract_runs import batch, network, started, train, values
+from contract_runs import batch, network, started, step, train, values
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import Method, StepContext, TaskContext, train_step
+from isoplast.methods import StepContext, Training, training
 from isoplast.methods._tools._execution import last_layers
 from isoplast.methods._tools._fresh import redraw
 from isoplast.methods.resets.plasticity_injection import InjectedHead
 
-DATA = torch.zeros(2, 6), torch.zeros(2, dtype=torch.long)
+INPUTS = torch.ones(2, 6)
 
 
-def announced(method: Method, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    method.on_task(TaskContext(model, optimizer, 0, *DATA))
-
-
-def trained(
-    name: str, net: str = "mlp", steps: int = 7, **hyper: object
-) -> tuple[Method, nn.Module, torch.optim.Optimizer]:
-    """After its first task, which is announced in step 1."""
-    method, model, optimizer = started(name, net, **hyper)
-    train(method, model, optimizer, steps, net=net)
-    return method, model, optimizer
+def trained(name: str, net: str = "mlp", steps: int = 7, **settings: object) -> Training:
+    """After some steps of its first task."""
+    run = started(name, net, **settings)
+    train(run, steps, net=net)
+    return run
 
 
 def test_a_full_reset_is_a_newly_built_network_with_a_new_optimizer() -> None:
     """What it does from there on is what a network does that was built from the same random numbers."""
-    method, model, optimizer = trained("full-reset", "resnet18")
+    run = trained("full-reset", "resnet18")
+    model, optimizer = run.model, run.optimizer
     torch.manual_seed(3)
-    announced(method, model, optimizer)
-    fresh, plain = network("resnet18", seed=3), methods.get("adam")
-    its = plain.optimizer(fresh, 1e-2)
+    run.new_task()
+    fresh = network("resnet18", seed=3)
+    plain = training("adam", fresh, lr=1e-2)
     expected = values(fresh)
     assert all(torch.equal(value, expected[name]) for name, value in values(model).items()), "buffers as well"
     assert not optimizer.state
     generator = torch.Generator().manual_seed(0)
     model.train()
-    for step in range(5):
+    for _ in range(5):
         data = batch("resnet18", generator)
-        train_step(method, model, optimizer, cross_entropy, data, 8 + step)
-        train_step(plain, fresh, its, cross_entropy, data, 1 + step)
+        step(run, data)
+        step(plain, data)
     expected = values(fresh)
     assert all(torch.equal(value, expected[name]) for name, value in values(model).items())
 
@@ -58,11 +52,10 @@ def test_of_a_network_of_another_kind_nothing_learned_survives_a_full_reset() ->
     model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
     nn.init.orthogonal_(model[0].weight, 2.0)
     first = copy.deepcopy(model)
-    method = methods.get("full-reset")
-    optimizer = method.optimizer(model, 1e-2)
-    train(method, model, optimizer, 7)
+    run = training("full-reset", model, lr=1e-2)
+    train(run, 7)
     torch.manual_seed(9)
-    announced(method, model, optimizer)
+    run.new_task()
     torch.manual_seed(9)
     for name, parameter in first.named_parameters():
         assert torch.equal(dict(model.named_parameters())[name], redraw(parameter))
@@ -85,10 +78,11 @@ def test_of_a_network_of_another_kind_nothing_learned_survives_a_full_reset() ->
 def test_a_reset_draws_its_layers_anew_and_touches_nothing_else(
     name: str, net: str, prefixes: tuple[str, ...]
 ) -> None:
-    method, model, optimizer = trained(name, net)
+    run = trained(name, net)
+    model, optimizer = run.model, run.optimizer
     before, moments = values(model), {p: dict(state) for p, state in optimizer.state.items()}
     torch.manual_seed(3)
-    announced(method, model, optimizer)
+    run.new_task()
     fresh = values(network(net, seed=3))
     for key, value in values(model).items():
         reset = key.startswith(prefixes)
@@ -98,7 +92,7 @@ def test_a_reset_draws_its_layers_anew_and_touches_nothing_else(
             assert parameter not in optimizer.state, "its moments start anew"
         else:
             assert torch.equal(optimizer.state[parameter]["exp_avg"], moments[parameter]["exp_avg"])
-    train(method, model, optimizer, 2, net=net, first=2)
+    step(run, batch(net, torch.Generator().manual_seed(0)))
     assert all(p in optimizer.state for p in model.parameters())
 
 
@@ -136,29 +130,29 @@ def test_where_a_network_cannot_be_traced_layers_are_counted_as_registered() -> 
     "kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop]
 )
 def test_an_optimizer_reset_makes_any_optimizer_a_new_one(kind: type[torch.optim.Optimizer]) -> None:
-    hyper = {"momentum": 0.9} if kind is torch.optim.SGD else {}
-    method, model = methods.get("optimizer-reset"), network()
-    optimizer = kind(model.parameters(), lr=1e-2, **hyper)
-    train(method, model, optimizer, 7)
+    settings = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    model = network()
+    optimizer = kind(model.parameters(), lr=1e-2, **settings)
+    run = Training(methods.get("optimizer-reset"), model, optimizer)
+    train(run, 7)
     optimizer.param_groups[0]["lr"] = 5e-3
-    announced(method, model, optimizer)
+    run.new_task()
     twin = copy.deepcopy(model)
-    new = kind(twin.parameters(), lr=5e-3, **hyper)
+    new = kind(twin.parameters(), lr=5e-3, **settings)
     data = batch("mlp", torch.Generator().manual_seed(0))
-    train_step(method, model, optimizer, cross_entropy, data, 8)
-    train_step(methods.get("adam"), twin, new, cross_entropy, data, 1)
+    step(run, data)
+    step(Training(methods.get("adam"), twin, new), data)
     expected = values(twin)
     assert all(torch.equal(value, expected[name]) for name, value in values(model).items())
 
 
 def test_an_optimizer_reset_restarts_what_the_groups_count() -> None:
-    method = methods.get("schedule-free+optimizer-reset")
-    model = method.prepare(network())
-    optimizer = method.optimizer(model, 1e-2)
-    train(method, model, optimizer, 7)
+    run = started("schedule-free+optimizer-reset")
+    optimizer = run.optimizer
+    train(run, 7)
     counted = {key for group in optimizer.param_groups for key, value in group.items() if value == 7}
     assert counted, "schedule-free optimizers count steps in their groups"
-    announced(method, model, optimizer)
+    run.new_task()
     assert all(group[key] == 0 for group in optimizer.param_groups for key in counted)
 
 
@@ -169,8 +163,9 @@ def head_of(model: nn.Module) -> InjectedHead:
 @pytest.mark.parametrize("net", ["mlp", "cnn", "resnet18", "vit"])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_injection_keeps_the_function_and_then_trains_only_the_new_head(net: str, layers: int) -> None:
-    method, model, optimizer = started("plasticity-injection", net, after=5, layers=layers)
-    train(method, model, optimizer, 4, net=net)
+    run = started("plasticity-injection", net, after=5, layers=layers)
+    model = run.model
+    train(run, 4, net=net)
     head, probe = head_of(model), batch(net, torch.Generator().manual_seed(7))[0]
     assert head.injected is False
     assert all(
@@ -179,7 +174,7 @@ def test_injection_keeps_the_function_and_then_trains_only_the_new_head(net: str
     )
     twin = copy.deepcopy(model)  # stays without injection
     data = batch(net, torch.Generator().manual_seed(8))
-    train_step(method, model, optimizer, cross_entropy, data, 5)
+    step(run, data)
     assert head.injected is True
     before = values(model)
     head_of(twin).injected = False
@@ -189,7 +184,7 @@ def test_injection_keeps_the_function_and_then_trains_only_the_new_head(net: str
     # h + (h' - h'_0) with h' = h'_0 adds an exact zero.
     assert torch.equal(model.eval()(probe), twin.eval()(probe))
     model.train()
-    train(method, model, optimizer, 5, net=net, first=6)
+    train(run, 5, net=net)
     after = values(model)
     changed = {name for name, _ in model.named_parameters() if not torch.equal(before[name], after[name])}
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -199,12 +194,13 @@ def test_injection_keeps_the_function_and_then_trains_only_the_new_head(net: str
 
 
 def test_neither_momentum_nor_decay_moves_the_old_head() -> None:
-    method, model = methods.get("plasticity-injection", after=5), None
+    method = methods.get("plasticity-injection", after=5)
     model = method.prepare(network())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.5)
-    train(method, model, optimizer, 5)
+    run = Training(method, model, optimizer)
+    train(run, 5)
     old = [p.detach().clone() for p in head_of(model).old.parameters()]
-    train(method, model, optimizer, 10, first=6)
+    train(run, 10)
     assert all(
         torch.equal(one, other) for one, other in zip(old, head_of(model).old.parameters(), strict=True)
     )
@@ -222,14 +218,15 @@ def test_the_injected_head_is_drawn_like_the_networks_own() -> None:
 
 @pytest.mark.parametrize("company", ["l2", "weight-clipping", "shrink-perturb-tasks", "orthogonal-init"])
 def test_injection_keeps_the_function_whatever_moved_the_new_head_before(company: str) -> None:
-    method, model, optimizer = started(f"plasticity-injection+{company}", after=20)
-    train(method, model, optimizer, 19)
-    data, probe = batch("mlp", torch.Generator().manual_seed(8)), torch.randn(4, 6)
+    run = started(f"plasticity-injection+{company}", after=20)
+    model, optimizer = run.model, run.optimizer
+    train(run, 19)
+    probe = torch.randn(4, 6)
     head, injection = head_of(model), methods.get("plasticity-injection", after=20)
     start = copy.deepcopy(head.start)
     assert any(not torch.equal(*pair) for pair in zip(head.new.parameters(), start.parameters(), strict=True))
     before = model(probe)
-    injection.after_step(StepContext(model, optimizer, *data, torch.zeros(()), 20))
+    injection.after_step(StepContext(model, optimizer, probe, torch.zeros(()), 20))
     assert torch.equal(model(probe), before)
     assert all(torch.equal(*pair) for pair in zip(head.new.parameters(), start.parameters(), strict=True))
     assert not any(p in optimizer.state for p in head.new.parameters()), "a fresh head has no moments"
@@ -237,14 +234,14 @@ def test_injection_keeps_the_function_whatever_moved_the_new_head_before(company
 
 @pytest.mark.parametrize("name", ["dropout+plasticity-injection", "plasticity-injection+dropout"])
 def test_hooks_sit_on_the_layers_that_injection_leaves(name: str) -> None:
-    _, model, _ = started(name)
-    model.train()
-    assert not torch.equal(model(DATA[0] + 1), model(DATA[0] + 1)), "nothing was dropped"
+    model = started(name).model.train()
+    assert not torch.equal(model(INPUTS), model(INPUTS)), "nothing was dropped"
 
 
 def test_what_is_frozen_before_an_injection_is_freed_with_its_method() -> None:
-    method, model, _ = started("layernorm+nap+plasticity-injection")
-    method.release()
+    run = started("layernorm+nap+plasticity-injection")
+    model = run.model
+    run.release()
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {f"submod_1.start.{name}" for name, _ in head_of(model).start.named_parameters()}
 
@@ -268,22 +265,21 @@ def test_resets_and_what_would_undo_them_are_refused_together(name: str, reason:
         methods.get(name)
 
 
-def test_an_injection_that_never_happens_is_announced() -> None:
-    method, _, optimizer = started("plasticity-injection", after=100)
-    assert "never happens in a run of 100" in method.report(optimizer, 100)[0]
-    assert method.report(optimizer, 101) == []
+def test_an_injection_that_never_happens_is_reported() -> None:
+    run = started("plasticity-injection", after=100)
+    assert "never happens in a run of 100" in run.report(100)[0]
+    assert run.report(101) == []
 
 
 def test_the_tortoise_is_the_running_average_and_the_hare_goes_back_to_it() -> None:
-    method, model, optimizer = started("hare-tortoise", "resnet18", momentum=0.75, every=4)
-    average = {name: p.detach().clone() for name, p in model.named_parameters()}
+    run = started("hare-tortoise", "resnet18", momentum=0.75, every=4)
+    method, model = run.method, run.model
+    average = values(model)
     generator = torch.Generator().manual_seed(0)
-    for step in range(1, 9):
-        train_step(method, model, optimizer, cross_entropy, batch("resnet18", generator), step)
-        # The first forward pass comes before the tortoise starts: it has these statistics.
-        average = {**{name: b.clone() for name, b in model.named_buffers() if step == 1}, **average}
+    for number in range(1, 9):
+        step(run, batch("resnet18", generator))
         tortoise = method.state["tortoise"]
-        if step % 4 == 0:
+        if number % 4 == 0:
             assert all(torch.equal(value, tortoise[name]) for name, value in values(model).items())
         else:
             for name, value in values(model).items():
@@ -296,21 +292,20 @@ def test_the_tortoise_is_the_running_average_and_the_hare_goes_back_to_it() -> N
         average = {name: value.clone() for name, value in tortoise.items()}
 
 
-def test_the_tortoises_span_is_announced_and_a_hare_that_never_goes_back() -> None:
-    method, _, optimizer = started("hare-tortoise")
-    (span,) = method.report(optimizer, 2000)
+def test_the_tortoises_span_is_reported_and_a_hare_that_never_goes_back() -> None:
+    run = started("hare-tortoise")
+    (span,) = run.report(2000)
     assert span.endswith("an average over about 1000 steps")
-    assert method.report(optimizer, 1999)[1] == (
-        "warning: the hare goes back every 2000 steps, in a run of 1999 never"
-    )
+    assert run.report(1999)[1] == ("warning: the hare goes back every 2000 steps, in a run of 1999 never")
 
 
-def test_the_tortoise_is_evaluated_and_the_hare_trains_on_undisturbed() -> None:
-    method, model, optimizer = trained("hare-tortoise", "resnet18")
+def test_the_tortoise_is_evaluated_and_the_hare_trains_on_to_the_bit() -> None:
+    run = trained("hare-tortoise", "resnet18")
+    method, model = run.method, run.model
     hare, tortoise = values(model), copy.deepcopy(method.state["tortoise"])
-    with method.evaluated(model, optimizer) as shown:
+    with run.evaluated() as shown:
         assert all(torch.equal(value, tortoise[name]) for name, value in values(shown).items())
     assert all(torch.equal(value, hare[name]) for name, value in values(model).items())
-    with pytest.raises(RuntimeError), method.evaluated(model, optimizer):
+    with pytest.raises(RuntimeError), run.evaluated():
         raise RuntimeError
     assert all(torch.equal(value, hare[name]) for name, value in values(model).items())

@@ -1,4 +1,4 @@
-"""Ranges of hyper-parameters, checked where a method is made."""
+"""Ranges of settings, checked where a method is made."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def positive(method: Method, *fields: str) -> None:
             raise IsoplastError(f"{field} of method {method.name} is {value}: it must be positive")
 
 
-def fraction(method: Method, *fields: str, below_one: bool = False) -> None:
-    """Raise unless these fields are in [0, 1], or in [0, 1)."""
+def fraction(method: Method, *fields: str, above_zero: bool = False, below_one: bool = False) -> None:
+    """Raise unless these fields are in [0, 1], without its ends where they are excluded."""
     for field in fields:
         value = getattr(method, field)
-        if not 0 <= value <= 1 or (below_one and value == 1):
-            interval = "[0, 1)" if below_one else "[0, 1]"
+        if not 0 <= value <= 1 or (above_zero and value == 0) or (below_one and value == 1):
+            interval = ("(" if above_zero else "[") + "0, 1" + (")" if below_one else "]")
             raise IsoplastError(f"{field} of method {method.name} is {value}: it must be in {interval}")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.fx
 from torch import nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import Method
+from isoplast.methods._tools._fresh import tensors
 from isoplast.model import clone
 
 
@@ -50,13 +49,9 @@ def last_layers(method: Method, model: nn.Module, count: int) -> list[str]:
 
 
 def names_within(model: nn.Module, modules: list[str]) -> list[str]:
-    """Names of all parameters and buffers in these modules."""
-    found: dict[str, Any] = {}
-    for prefix in modules:
-        module = model.get_submodule(prefix)
-        for name, _ in [*module.named_parameters(), *module.named_buffers()]:
-            found[f"{prefix}.{name}"] = None
-    return list(found)
+    """Names of all parameters and buffers in these modules; a tied one has the name of its first place."""
+    own = {tensor for prefix in modules for tensor in tensors(model.get_submodule(prefix)).values()}
+    return [name for name, tensor in tensors(model).items() if tensor in own]
 
 
 def _has_weight(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""What layers are fed in the forward pass of training, for penalties on features."""
+"""The inputs of layers in the forward pass of training, for penalties on features."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import Method
+from isoplast.methods._tools._tensors import tensors_in
 
 
 class Tap:
@@ -21,10 +22,10 @@ class Tap:
     def __init__(self) -> None:
         self.found: Tensor | None = None
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the input."""
-        if module.training and inputs:
-            self.found = inputs[0]
+        if module.training:
+            self.found = next(tensors_in((args, kwargs)), None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tap:
         return Tap()
@@ -35,7 +36,7 @@ class Tap:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureMethod(Method):
-    """A method that penalises what some layers are fed in the forward pass of the task loss.
+    """A method that penalises the inputs of some layers in the forward pass of the task loss.
 
     Attributes:
         taps: the hooks on these layers.
@@ -44,27 +45,27 @@ class FeatureMethod(Method):
     taps: list[Tap] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
     def tap(self, layers: Iterable[nn.Module]) -> None:
-        """Listen to these layers from now on."""
+        """Watch these layers from now on."""
         for layer in layers:
             tap = Tap()
             self.taps.append(tap)
-            self.handles.append(layer.register_forward_pre_hook(tap))
+            self.handles.append(layer.register_forward_pre_hook(tap, with_kwargs=True))
 
     def features(self) -> list[Tensor]:
-        """What the layers were fed since the last call: each of shape (rows, features).
+        """The last inputs of the layers since the last call: each of shape (rows, features).
 
         Positions of images and tokens of sequences are rows.
 
         Raises:
-            IsoplastError: if the forward pass did not come by.
+            IsoplastError: if no layer was called.
         """
         found = [tap.found for tap in self.taps if tap.found is not None]
         for tap in self.taps:
             tap.found = None
         if not found:
             raise IsoplastError(
-                f"method {self.name} saw no features: call model.train() before the forward pass, and in a "
-                f"combination put {self.name} after the methods that replace layers"
+                f"method {self.name} saw no features: compute the loss with the model of this training, in "
+                "training mode"
             )
         return [_rows(features) for features in found]
 

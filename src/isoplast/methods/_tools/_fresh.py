@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,33 +21,20 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def initial(method: Method, model: nn.Module, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """The values with which a method met the network, which it keeps in its state from the first call on.
-
-    To be called before the first optimizer step, at best from `penalty`: then the methods that change the
-    architecture have all done so.
-
-    Args:
-        method: whose state remembers them.
-        model: the network.
-        names: of the parameters and buffers that matter; None: all.
-    """
-    if "initial" not in method.state:
-        method.state["initial"] = {
-            name: tensor.detach().clone()
-            for name, tensor in tensors(model).items()
-            if names is None or name in names
-        }
+def remember(method: Method, model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
+    """Keep the present values of these parameters and buffers in the state of a method, as "initial"."""
+    method.state["initial"] = {
+        name: tensor.detach().clone() for name, tensor in tensors(model).items() if name in names
+    }
     found: dict[str, Tensor] = method.state["initial"]
     return found
 
 
-def remember(method: Method, model: nn.Module) -> None:
+def prepare_to_draw(method: Method, model: nn.Module) -> None:
     """Keep what `drawn` will need, for methods that draw long after training began."""
-    if "initial" not in method.state:
-        with torch.random.fork_rng(devices=[]):
-            known = _rebuilt(model)
-        initial(method, model, [name for name in tensors(model) if name not in known])
+    with torch.random.fork_rng(devices=[]):
+        known = _rebuilt(model)
+    remember(method, model, [name for name in tensors(model) if name not in known])
 
 
 @torch.no_grad()
@@ -56,11 +43,14 @@ def drawn(method: Method, model: nn.Module) -> dict[str, Tensor]:
 
     A network of `isoplast.nn.build` is built again. Of any other only its first weights are known, so each
     tensor is drawn as `redraw` says. Numbers come from torch's global generator; the network is untouched.
+
+    Args:
+        method: for which `prepare_to_draw` was called when the network was fresh.
+        model: the network.
     """
-    remember(method, model)
     fresh = _rebuilt(model)
     parameters = dict(model.named_parameters())
-    for name, value in initial(method, model).items():
+    for name, value in method.state["initial"].items():
         # What is a buffer was computed or counted, not drawn.
         fresh[name] = redraw(value) if name in parameters else value.clone()
     return fresh
@@ -106,6 +96,11 @@ def redraw(value: Tensor) -> Tensor:
                 return fresh.view(value.shape)
     order = torch.randperm(value.numel(), device=value.device)
     return value.flatten()[order].view(value.shape)
+
+
+def moments(fresh: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, list[float]]:
+    """Mean and standard deviation of the entries of each of these tensors."""
+    return {name: [float(fresh[name].mean()), float(fresh[name].std(correction=0))] for name in names}
 
 
 @torch.no_grad()

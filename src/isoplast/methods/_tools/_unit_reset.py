@@ -1,4 +1,4 @@
-"""Making hidden units new, in place: fresh rows, no readers, no memory in the optimizer.
+"""Making hidden units new, in place: fresh incoming rows, outgoing zeros, no optimizer state.
 
 Everything is written through views of the parameters themselves: indexing that copies, as in
 `weight[:, units].zero_()`, changes nothing, and is what several public implementations do.
@@ -147,7 +147,7 @@ class LiveUnits:
                 entries.fill_(units, _SCALES[entries.slot.tensor])
 
     def _cut(self, units: Tensor) -> None:
-        """Let nobody read units."""
+        """Set the outgoing weights of units to zero."""
         for entries in self.outgoing:
             entries.fill_(units, 0.0)
 

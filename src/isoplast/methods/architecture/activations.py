@@ -50,10 +50,9 @@ class CReLU(Method):
 
     .. math:: h = [\max(z, 0),\ \max(-z, 0)]
 
-    Controls the activations' part of the Jacobian: [D; D - I] is a column isometry, and no unit is dead in
-    both halves. Is not told of tasks. Costs twice the products in the layers behind: they read twice as many
-    features, and get fresh weights of the kind they had (orthogonal with the same gain, else torch's); all
-    other weights keep their values.
+    Its Jacobian [D; D - I] is a column isometry, and no unit is dead in both halves. The layers behind read
+    twice as many features, and get fresh weights of the kind they had (orthogonal with the same gain, else
+    torch's); all other weights keep their values.
 
     Deviations:
         None; that the layers behind grow, so that the network has more parameters than its baseline, is the
@@ -85,9 +84,8 @@ class Fourier(Method):
 
     .. math:: h = [\sin z,\ \cos z]
 
-    Controls the activations' part of the Jacobian: [diag(cos z); -diag(sin z)] is a column isometry: where
-    one half is flat the other is steep. Is not told of tasks. Costs two transcendental functions per unit
-    and twice the products in the layers behind, which get fresh weights as with `CReLU`.
+    Its Jacobian [diag(cos z); -diag(sin z)] is a column isometry: where one half is flat the other is steep.
+    The layers behind read twice as many features, and get fresh weights as with `CReLU`.
 
     Deviations:
         Implementations differ on whether the width is halved, so that the number of parameters stays about
@@ -119,8 +117,8 @@ class MaxMin(Method):
 
     .. math:: h_i = \max(z_i, z_{i+d/2}), \qquad h_{i+d/2} = \min(z_i, z_{i+d/2})
 
-    Controls the activations' part of the Jacobian: a permutation, so that all its singular values are 1.
-    Is not told of tasks. Costs two to three ReLUs. Widths must be even; all weights keep their values.
+    Its Jacobian is a permutation, so that all its singular values are 1. Widths must be even; all weights
+    keep their values.
     """
 
     name: ClassVar[str] = "maxmin"
@@ -154,8 +152,7 @@ class SmoothLeaky(Method):
 
     .. math:: h = \alpha z + (1 - \alpha)\, z\, \sigma(c z / p)
 
-    Controls the activations' part of the Jacobian: its slopes lie in [0.010, 1.090] at the defaults, so no
-    unit is ever dead. Is not told of tasks. Costs a sigmoid per unit. All weights keep their values.
+    Its slopes lie in [0.010, 1.090] at the defaults, so no unit is ever dead. All weights keep their values.
 
     Args:
         alpha: slope far to the left, in (0, 1).
@@ -205,8 +202,7 @@ class AdaLin(Method):
               g(z) = \cos\left(\frac{\pi}{2} \frac{|\phi'(z)|}{L}\right)
 
     open where the unit saturates, with one learned alpha per unit that starts at 0: the network is unchanged
-    at first. Controls the activations' part of the Jacobian, as far as alpha is learned. Not told of tasks.
-    Costs a cosine per unit. The activations must be ReLU, Tanh or GELU.
+    at first. The activations must be ReLU, Tanh or GELU.
     """
 
     name: ClassVar[str] = "adalin"
@@ -242,10 +238,8 @@ class IntervalDropout(Method):
 
     .. math:: h = b \max(z, 0) + (1 - b) \min(z, 0), \qquad b \sim \mathrm{Bernoulli}(p)
 
-    for every entry of every sample; when it is evaluated, the mean. In the mean it pulls the network towards
-    a linear one. Controls the activations' part of the Jacobian in training: every slope is 1 with some
-    probability. Is not told of tasks. Costs a random number per unit and sample. All weights keep their
-    values.
+    for every entry of every sample in training; when it is evaluated, the mean, which pulls the network
+    towards a linear one. All weights keep their values.
 
     Args:
         p: probability of the ReLU, in [0, 1]; 1 is ReLU.

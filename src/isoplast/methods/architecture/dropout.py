@@ -31,9 +31,8 @@ class Dropout(Method):
 
     .. math:: h = \frac{b}{1 - p}\, \phi(z), \qquad b \sim \mathrm{Bernoulli}(1 - p)
 
-    for every entry of every sample, in training only. Controls no part of the singular-value spectrum; is
-    not told of tasks. Costs a random number per unit and sample. The structure of the network and all its
-    weights stay: it acts through hooks.
+    for every entry of every sample, in training only. The structure of the network and all its weights stay:
+    it acts through hooks.
 
     Args:
         p: probability with which an entry is dropped, in [0, 1).

@@ -29,10 +29,8 @@ class LayerNorm(Method):
     .. math:: h = \phi(\gamma \hat z + \beta), \qquad
               \hat z = (z - \mathrm{mean}(z)) / \sqrt{\mathrm{var}(z) + \epsilon}
 
-    over the features of a sample; in convolutional layers over channels and positions, as GroupNorm(1).
-    Controls the scale of the activations, no part of the spectrum of the weights: the output does not depend
-    on the mean square of the singular values in front of it. Is not told of tasks. Costs two passes over the
-    activations.
+    over the features of a sample; in convolutional layers over channels and positions, as GroupNorm(1). The
+    output does not depend on the mean square of the singular values of the weights in front of it.
 
     Where it goes: layers of another kind of normalisation are replaced where they stand; a network without
     any gets them where it has places for them (identities behind the layers, as the networks of
@@ -81,9 +79,8 @@ class BatchNorm(Method):
               \hat z = (z - \mathrm{mean}_B(z)) / \sqrt{\mathrm{var}_B(z) + \epsilon}
 
     over the samples of a batch (and the positions of images), feature by feature; when it is evaluated, by
-    running averages. Controls the scale of every unit's activations, no part of the spectrum of the weights.
-    Is not told of tasks; its running averages mix tasks for 1 / momentum steps. Costs two passes over the
-    activations. Needs batches of at least two samples. Goes where `LayerNorm` goes; tokens are refused.
+    running averages, which mix tasks for 1 / momentum steps. Needs batches of at least two samples. Goes
+    where `LayerNorm` goes; tokens are refused.
 
     Args:
         affine: whether there are gains gamma and offsets beta, initially 1 and 0.
@@ -114,7 +111,7 @@ class BatchNorm(Method):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Normalise in place."""
-        tokens = next((n for n, m in model.named_modules() if isinstance(m, _ATTENTION)), None)
+        tokens = next((n for n, m in model.named_modules() if isinstance(m, _TOKENS)), None)
         if tokens is not None:
             raise IsoplastError(
                 f"method batchnorm normalises over samples, and {tokens} works on tokens: use layernorm"
@@ -126,7 +123,7 @@ class BatchNorm(Method):
         return kind(features, eps=self.eps, momentum=self.momentum, affine=self.affine)
 
 
-_ATTENTION = (Attention, nn.MultiheadAttention)
+_TOKENS = (Attention, nn.MultiheadAttention, nn.Embedding)
 _DIMS = ((nn.BatchNorm2d, -3), (nn.InstanceNorm2d, -3), (nn.BatchNorm3d, -4), (nn.InstanceNorm3d, -4))
 
 

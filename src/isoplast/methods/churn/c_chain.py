@@ -1,20 +1,22 @@
-"""C-CHAIN: what the network says about other data must not churn."""
+"""C-CHAIN: a penalty on how far an update moves the outputs for other data."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
-from isoplast.methods._protocol import Method, MethodInfo, StepContext
+from isoplast._core.errors import IsoplastError
+from isoplast.methods._protocol import Inputs, Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
+from isoplast.methods._tools._tensors import tensors_in, with_tensors
+from isoplast.model import run
 
 
 @register
@@ -26,9 +28,8 @@ class CChain(Method):
               \qquad c = \rho\, \frac{\overline{|L|}}{\overline{\text{churn}}}
 
     with the mean over examples and outputs, and running means of both losses, so that the penalty is always a
-    share rho of the loss. Damps the off-diagonal entries of the empirical NTK, the part that isometry of the
-    weights leaves free; controls no singular value of a weight. Is not told of tasks; costs two forward
-    passes and one backward pass of the reference batch, and two copies of the weights.
+    share rho of the loss. It damps the off-diagonal entries of the empirical NTK, which isometry of the
+    weights leaves free. Where a network returns several tensors, the mean of their churns counts.
 
     Args:
         ratio: rho, >= 0. The source uses 0.01 with DDQN, 0.05 with PPO on continuous control.
@@ -54,6 +55,7 @@ class CChain(Method):
         spectrum="none",
         family="churn",
         cost="two forward passes and one backward pass of another batch",
+        needs_inputs=True,
         strength="ratio",
     )
 
@@ -65,56 +67,87 @@ class CChain(Method):
         at_least(self, 0.0, "ratio")
         fraction(self, "decay", below_one=True)
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
-        """Return the weighted churn of the last update."""
+    def penalty(self, model: nn.Module, inputs: Inputs) -> Tensor | None:
+        """Return the weighted churn of the last update.
+
+        Raises:
+            IsoplastError: for a network that returns no tensor.
+        """
         if self.ratio == 0:
             return None
         state = self.state
-        if "current" not in state:
-            state.update(current=_copy(model), previous=_copy(model), recent=[], means={}, measured=False)
-        if len(state["recent"]) < 2:
+        churn = self._churn(model, state["seen"]) if "seen" in state else None
+        if "last" in state and "next" not in state:  # at the start of a step; SAM's second pass is elsewhere
+            state["next"] = _look(self, model, state["last"])
+            if churn is not None:
+                state["churn"] = churn.detach()
+        if churn is None or "means" not in state:
             return None
-        reference = state["recent"][0]
-        with _evaluation(model):
-            with torch.no_grad():
-                before = functional_call(model, state["previous"], (reference,))
-            churn = mse_loss(model(reference), before)
         means = state["means"]
-        coefficient = self.ratio * means["loss"] / (means["churn"] + 1e-8) if means else churn.detach() * 0
-        if not state["measured"]:  # the first pass of a step is from where it starts (SAM's second is not)
-            state.update(measured=True, churn=churn.detach(), added=coefficient * churn.detach())
+        coefficient: Tensor = self.ratio * means["loss"] / (means["churn"] + 1e-8)
         return coefficient * churn
 
-    @torch.no_grad()
     def after_step(self, step: StepContext) -> None:
-        """Remember the weights of the last two steps and their batches; update the running means."""
-        state = self.state
+        """Keep the batch and the outputs that the next churn is measured on; update the running means."""
         if self.ratio == 0:
             return
-        state["current"], state["previous"] = state["previous"], state["current"]
-        for name, parameter in step.model.named_parameters():
-            state["current"][name].copy_(parameter)
-        state["recent"] = [*state["recent"][-1:], step.inputs]
-        state["measured"] = False
+        state = self.state
+        if "next" in state:
+            state["seen"] = state.pop("next")
+        state["last"] = with_tensors(
+            lambda t: t.detach().clone(), step.inputs
+        )  # a loop may use its memory again
         if "churn" in state:
-            found = {"loss": (step.loss - state["added"]).abs(), "churn": state["churn"]}
-            means = state["means"]
-            state["means"] = {
-                key: means[key].lerp(value, 1 - self.decay) if means else value
-                for key, value in found.items()
-            }
+            found = {"loss": step.loss.abs(), "churn": state["churn"]}
+            means = state.get("means", found)
+            state["means"] = {key: means[key].lerp(value, 1 - self.decay) for key, value in found.items()}
+
+    def _churn(self, model: nn.Module, seen: dict[str, Any]) -> Tensor:
+        """The mean square by which the last update moved the outputs, with a graph."""
+        with _evaluation(model, seen["buffers"]):
+            outputs = _outputs(self, model, seen["inputs"])
+        pairs = zip(outputs, seen["outputs"], strict=True)
+        return torch.stack([mse_loss(new, old) for new, old in pairs]).mean()
 
 
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+def _look(method: Method, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """Outputs for a batch now, with copies of the buffers that they depend on."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers(remove_duplicate=False)}
+    with _evaluation(model, buffers), torch.no_grad():
+        return {"inputs": inputs, "outputs": _outputs(method, model, inputs), "buffers": buffers}
+
+
+def _outputs(method: Method, model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    found = [tensor for tensor in tensors_in(run(model, inputs)) if tensor.is_floating_point()]
+    if not found:
+        raise IsoplastError(
+            f"method {method.name} compares outputs, and {type(model).__name__} returns no tensor: "
+            "let it return tensors, alone or in a tuple or dict"
+        )
+    return found
 
 
 @contextlib.contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def _evaluation(model: nn.Module, buffers: dict[str, Tensor]) -> Iterator[None]:
+    """Evaluation mode with other buffers.
+
+    They are put in the place of the network's own: the task loss may be waiting for its backward pass, which
+    would notice a write.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    own = [
+        (module._buffers, key, buffer, f"{prefix}.{key}".lstrip("."))
+        for prefix, module in model.named_modules()
+        for key, buffer in module._buffers.items()
+    ]
     model.eval()
     try:
+        for owner, key, _, name in own:
+            if name in buffers:
+                owner[key] = buffers[name]
         yield
     finally:
+        for owner, key, buffer, _ in own:
+            owner[key] = buffer
         for module, mode in modes:
             module.training = mode

@@ -1,4 +1,4 @@
-"""AdamW: weight decay, the remedy everybody already uses."""
+"""AdamW: weight decay, the method everybody already uses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
-from isoplast.methods._tools._checks import moments
+from isoplast.methods._tools._checks import at_least, moments
 
 
 @register
@@ -20,8 +19,7 @@ from isoplast.methods._tools._checks import moments
 class AdamW(Method):
     """Adam with decoupled weight decay (arXiv:1711.05101, algorithm 2) as in torch, in its fused form.
 
-    Pulls the mean square of the singular values towards zero, with no regard to how they are spread; is not
-    told of tasks.
+    Shrinks all singular values alike, with no regard to how they are spread.
 
     Args:
         betas: decay rates of the two moments, each in [0, 1).
@@ -47,10 +45,7 @@ class AdamW(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         moments(self, self.betas, self.eps)
-        if self.weight_decay < 0:
-            raise IsoplastError(
-                f"weight_decay of method {self.name} is {self.weight_decay}: it must not be negative"
-            )
+        at_least(self, 0.0, "weight_decay")
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
         """Return `torch.optim.AdamW` on all parameters."""

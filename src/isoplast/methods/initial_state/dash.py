@@ -1,4 +1,4 @@
-"""DASH: what does not point where the new data pull is shrunk."""
+"""DASH: weights that do not point along the descent direction on the new data are shrunk."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy, mse_loss
+from torch.nn.functional import cosine_similarity
 
+from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import MethodInfo, TaskContext, TaskMethod
 from isoplast.methods._registry import register
-from isoplast.methods._tools._checks import at_least, fraction
+from isoplast.methods._tools._checks import fraction
+from isoplast.methods._tools._losses import losses
 from isoplast.model import preserve_state
 
 
@@ -24,19 +26,17 @@ class DASH(TaskMethod):
 
     for the incoming weights w_k of every unit of a linear layer, every single kernel (output, input) of a
     convolution, and every bias vector, with g the gradient of the loss on the new data, averaged with rate
-    alpha over batches. Scales rows: it shortens the spectrum, mostly by lambda, and flattens nothing on
-    purpose. Is told of tasks; costs one pass over the data of each task.
+    alpha over the batches that the loop's `loss` of the new task yields. It scales rows: the spectrum gets
+    shorter, mostly by lambda, and no flatter.
 
     Args:
         alpha: weight of the latest batch in the average of gradients, in (0, 1]. The source uses 0.1 to 0.3.
         floor: lambda, what the weights are shrunk by at most, in [0, 1]. The source uses 0.05 to 0.3.
-        batch_size: of the batches that the gradient is averaged over, >= 1.
 
     Deviations: the source sees all data so far, one chunk a batch, as it assumes that they stay the same;
-    here it is the data of the task that begins. The loss is the cross entropy for whole-number targets, else
-    the mean squared error. Optimizer state, normalisation layers and embeddings stay; with them Adam's
-    second moments of the larger weights, which shorten its steps for about 1000 steps: combine with
-    `optimizer-reset` where tasks are not much longer than that.
+    here it is the data of the task that begins. Optimizer state, normalisation layers and embeddings stay.
+    Adam's second moments are still those of the larger weights, which shortens its steps for about 1000
+    steps: combine with `optimizer-reset` where tasks are not much longer than that.
 
     Reference:
         Shin et al., "DASH: Warm-starting neural network training in stationary settings without loss of
@@ -56,19 +56,28 @@ class DASH(TaskMethod):
 
     alpha: float = 0.3
     floor: float = 0.3
-    batch_size: int = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fraction(self, "alpha", "floor")
-        at_least(self, 1, "batch_size")
+        fraction(self, "alpha", above_zero=True)
+        fraction(self, "floor")
 
-    def at_task(self, task: TaskContext, first: bool) -> None:
-        """Shrink, but not before the first task."""
-        if first or self.floor == 1:
+    def between_tasks(self, task: TaskContext) -> None:
+        """Shrink the weights.
+
+        Raises:
+            IsoplastError: without the loss of the new task.
+        """
+        if task.loss is None:
+            raise IsoplastError(
+                f"method {self.name} needs the gradient on the new task: give new_task(loss=...), a function "
+                "that returns the loss on its data"
+            )
+        if self.floor == 1:
             return
         layers = [m for m in task.model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
-        parameters = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+        tied_once = dict.fromkeys(p for layer in layers for p in layer.parameters())
+        parameters = [parameter for parameter in tied_once if parameter.requires_grad]
         pulls = self._descent(task, parameters)
         with torch.no_grad():
             for parameter, pull in zip(parameters, pulls, strict=True):
@@ -81,17 +90,11 @@ class DASH(TaskMethod):
 
     def _descent(self, task: TaskContext, parameters: list[nn.Parameter]) -> list[Tensor]:
         """The running average of the negative gradients of these parameters over the batches of a task."""
+        assert task.loss is not None
         average = [torch.zeros_like(parameter) for parameter in parameters]
-        with preserve_state(task.model, training=True) as network, torch.enable_grad():
-            batches = zip(
-                torch.split(task.inputs, self.batch_size),
-                torch.split(task.targets, self.batch_size),
-                strict=True,
-            )
-            for inputs, targets in batches:
-                outputs = network(inputs)
-                loss = mse_loss if targets.is_floating_point() else cross_entropy
-                gradients = torch.autograd.grad(loss(outputs, targets), parameters, materialize_grads=True)
+        with preserve_state(task.model, training=True), torch.enable_grad():
+            for loss in losses(task.loss(), "the loss of new_task()"):
+                gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
                 for running, gradient in zip(average, gradients, strict=True):
                     running.lerp_(-gradient, self.alpha)
         return average

@@ -6,8 +6,9 @@ import dataclasses
 from typing import ClassVar
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from isoplast.methods._protocol import MethodInfo
+from isoplast.methods._protocol import Inputs, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._features import FeatureMethod
@@ -17,13 +18,12 @@ from isoplast.model import head_name
 @register
 @dataclasses.dataclass(frozen=True)
 class FeatureNorm(FeatureMethod):
-    r"""Adam with a penalty on the norm of what the output layer is fed.
+    r"""Adam with a penalty on the norm of the features, the input of the output layer.
 
     .. math:: L(\theta) + \lambda\, \mathbb{E}_x \frac{\|\phi(x)\|^2}{d}, \qquad \phi(x) \in \mathbb{R}^d
 
-    Bounds the scale of the last features, and of the weights only as far as they make it: a layer's growth
-    can hide in front of a normalisation, or in the head. Is not told of tasks; costs next to nothing, as
-    the features are those of the forward pass of the loss.
+    with the features of the forward pass of the loss. Bounds the weights only as far as they set the scale of
+    the features: a layer can still grow in front of a normalisation, and so can the head.
 
     Args:
         strength: lambda, >= 0.
@@ -54,11 +54,15 @@ class FeatureNorm(FeatureMethod):
         at_least(self, 0.0, "strength")
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Listen to the head."""
-        if self.strength > 0:
-            self.tap([model.get_submodule(head_name(model))])
+        """Return the model, if it has a head."""
+        head_name(model)
         return model
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Watch the input of the head."""
+        if self.strength > 0:
+            self.tap([model.get_submodule(head_name(model))])
+
+    def penalty(self, model: nn.Module, inputs: Inputs) -> Tensor | None:
         """Return the strength times the mean square of the features."""
         return None if self.strength == 0 else self.strength * self.features()[0].square().mean()

@@ -7,23 +7,21 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import Method, MethodInfo
+from isoplast.methods._protocol import MethodInfo
 from isoplast.methods._registry import register
-from isoplast.methods._tools._checks import at_least
-from isoplast.methods._tools._penalised import penalised, quadratic
+from isoplast.methods._tools._penalised import quadratic
+from isoplast.methods._tools._regulariser import Regulariser
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class L2(Method):
+class L2(Regulariser):
     r"""Adam with L2 regularisation in the loss: coupled, where AdamW's weight decay is decoupled.
 
     .. math:: L(\theta) + \tfrac{\lambda}{2} \|\theta\|^2
 
-    Pulls the mean square of the singular values of every weight towards zero; through Adam, which divides
-    by the size of the gradient, the pull on an entry depends on how much the task moves it. Is
-    not told of tasks; costs one pass over the weights per step. Without normalisation layers this is
-    `torch.optim.Adam(weight_decay=λ)`.
+    Through Adam, which divides by the size of the gradient, the pull on an entry depends on how much the task
+    moves it. Without normalisation layers this is `torch.optim.Adam(weight_decay=λ)`.
 
     Args:
         strength: lambda, >= 0.
@@ -48,10 +46,6 @@ class L2(Method):
 
     strength: float = 1e-4
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 0.0, "strength")
-
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def regulariser(self, parameters: dict[str, nn.Parameter]) -> Tensor:
         """Return half the strength times the sum of squares."""
-        return None if self.strength == 0 else quadratic(penalised(model), None, self.strength)
+        return quadratic(parameters, None, self.strength)

@@ -7,26 +7,37 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from isoplast.methods._protocol import Method, MethodInfo
+from isoplast.methods._protocol import MethodInfo
 from isoplast.methods._registry import register
-from isoplast.methods._tools._checks import at_least
-from isoplast.methods._tools._fresh import drawn, initial
+from isoplast.methods._tools._fresh import drawn, moments, prepare_to_draw, remember
 from isoplast.methods._tools._penalised import penalised, quadratic
+from isoplast.methods._tools._regulariser import Regulariser, TargetRegulariser
 
 _SOURCE = "Kumar, Marklund and Van Roy, arXiv:2308.11958"
 
 
+@dataclasses.dataclass(frozen=True)
+class _TowardsInitial(Regulariser):
+    """Regularises towards the parameters at the first step, which are saved with a checkpoint."""
+
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Remember the initial parameters."""
+        if self.strength > 0:
+            remember(self, model, penalised(model))
+
+
 @register
 @dataclasses.dataclass(frozen=True)
-class L2Init(Method):
+class L2Init(_TowardsInitial):
     r"""Adam with L2 regularisation towards the initial parameters.
 
     .. math:: L(\theta) + \tfrac{\lambda}{2} \|\theta - \theta_0\|^2
 
     Pins the singular vectors of every weight to those of its initial value along with its singular values:
     from an orthogonal start it holds all of them near one, at the price of the rotations that isometry
-    leaves free. Is not told of tasks; costs two passes over the weights per step.
+    leaves free.
 
     All parameters are regularised, biases too, but not the gains and offsets of normalisation layers.
     "Initial" are the parameters in the first step since the method took over; they are saved with a
@@ -54,30 +65,20 @@ class L2Init(Method):
         strength="strength",
     )
 
-    strength: float = 1e-3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 0.0, "strength")
-
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def regulariser(self, parameters: dict[str, nn.Parameter]) -> Tensor:
         """Return half the strength times the squared distance from the initial parameters."""
-        if self.strength == 0:
-            return None
-        parameters = penalised(model)
-        return quadratic(parameters, initial(self, model, parameters), self.strength)
+        return quadratic(parameters, self.state["initial"], self.strength)
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class L1Init(Method):
+class L1Init(_TowardsInitial):
     r"""Adam with L1 regularisation towards the initial parameters.
 
     .. math:: L(\theta) + \lambda \|\theta - \theta_0\|_1
 
     As L2-Init, but most parameters stay at their initial value exactly and a few go as far as they like.
-    Under Adam an entry stays once lambda outweighs the gradient of the task, whatever its distance. Is
-    not told of tasks; costs three passes over the weights per step.
+    Under Adam an entry stays once lambda outweighs the gradient of the task, whatever its distance.
 
     Args:
         strength: lambda, >= 0. The pull on every entry is lambda itself, not lambda times its distance, so
@@ -100,30 +101,22 @@ class L1Init(Method):
 
     strength: float = 1e-5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 0.0, "strength")
-
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def regulariser(self, parameters: dict[str, nn.Parameter]) -> Tensor:
         """Return the strength times the sum of absolute differences from the initial parameters."""
-        if self.strength == 0:
-            return None
-        parameters = penalised(model)
-        started = initial(self, model, parameters)
-        terms = [torch.linalg.vector_norm(p - started[name], 1) for name, p in parameters.items()]
+        initial = self.state["initial"]
+        terms = [torch.linalg.vector_norm(p - initial[name], 1) for name, p in parameters.items()]
         return self.strength * torch.stack(terms).sum()
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class L2InitResampled(Method):
+class L2InitResampled(TargetRegulariser):
     r"""Adam with L2 regularisation towards parameters that are drawn anew all the time.
 
     .. math:: L(\theta) + \tfrac{\lambda}{2} \|\theta - \theta'_t\|^2, \qquad \theta'_t \sim p_{\text{init}}
 
-    In expectation this is L2 regularisation towards zero plus noise: it holds the mean square of the singular
-    values, as the noise balances the decay, and no direction. In the paper it does worse than L2-Init. Is
-    not told of tasks; costs a random number for every weight per step.
+    In expectation this is L2 regularisation towards zero plus noise, which balances the decay: no direction
+    is held. In the paper it does worse than L2-Init.
 
     Args:
         strength: lambda, >= 0.
@@ -149,32 +142,20 @@ class L2InitResampled(Method):
         strength="strength",
     )
 
-    strength: float = 1e-3
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 0.0, "strength")
-        at_least(self, 1, "every")
-
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
-        """Return half the strength times the squared distance from a random target."""
-        if self.strength == 0:
-            return None
-        parameters = penalised(model)
-        if "moments" not in self.state:
-            fresh = drawn(self, model)
-            self.state["moments"] = {name: _moments(fresh[name]) for name in parameters}
-            self.state["age"] = 0
-        if self.state["age"] % self.every == 0:
-            self.state["target"] = {
-                name: torch.randn_like(parameter).mul_(std).add_(mean)
-                for name, parameter in parameters.items()
-                for mean, std in [self.state["moments"][name]]
-            }
-        self.state["age"] += 1
+    def regulariser(self, parameters: dict[str, nn.Parameter]) -> Tensor:
+        """Return half the strength times the squared distance from the random target."""
         return quadratic(parameters, self.state["target"], self.strength)
 
+    def look(self, model: nn.Module) -> None:
+        """Remember the distribution of fresh parameters."""
+        prepare_to_draw(self, model)
+        self.state["moments"] = moments(drawn(self, model), penalised(model))
+        del self.state["initial"]
 
-def _moments(value: Tensor) -> list[float]:
-    return [float(value.mean()), float(value.std(correction=0))]
+    def target(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Draw a target from that distribution."""
+        return {
+            name: torch.randn_like(parameter).mul_(std).add_(mean)
+            for name, parameter in parameters.items()
+            for mean, std in [self.state["moments"][name]]
+        }

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.optim import Optimizer
 
-from isoplast.methods._protocol import MethodInfo
+from isoplast.isometry import effective_rank
+from isoplast.methods._protocol import Inputs, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._execution import executed
@@ -30,10 +32,8 @@ class L2ER(FeatureMethod):
               \qquad \text{erank}(\Phi) = \exp\Bigl(-\sum_i p_i \log p_i\Bigr),
               \quad p_i = \sigma_i / \textstyle\sum_j \sigma_j
 
-    with the features Phi_l (rows, d_l) that layer l is fed, for every layer behind the first: the factors
-    of the Hessian's Kronecker approximation that come from the forward pass. Controls the spectrum of the
-    features, and of the weights the mean square (towards 0). Is not told of tasks; costs an
-    eigendecomposition of the features' Gram matrix, for each layer and step.
+    with the features Phi_l (rows, d_l), the input of layer l, for every layer behind the first: the factors
+    of the Hessian's Kronecker approximation that come from the forward pass.
 
     Args:
         strength: lambda, >= 0.
@@ -66,28 +66,27 @@ class L2ER(FeatureMethod):
         super().__post_init__()
         at_least(self, 0.0, "strength", "rank_strength")
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Listen to every linear layer and convolution but the first."""
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Watch the input of every linear layer and convolution but the first."""
         if self.rank_strength > 0:
             layers = [model.get_submodule(name) for name in executed(model)]
             kinds = (nn.Linear, nn.modules.conv._ConvNd)
             self.tap([layer for layer in layers if isinstance(layer, kinds)][1:])
-        return model
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def penalty(self, model: nn.Module, inputs: Inputs) -> Tensor | None:
         """Return the L2 term less the reward for rank."""
         l2 = None if self.strength == 0 else quadratic(penalised(model), None, self.strength)
         if self.rank_strength == 0:
             return l2
-        ranks = [effective_rank(features) for features in self.features()]
+        ranks = [feature_rank(features) for features in self.features()]
         reward = self.rank_strength * torch.stack(ranks).mean()
         return -reward if l2 is None else l2 - reward
 
 
-def effective_rank(features: Tensor) -> Tensor:
-    r"""The exponential of the entropy of the normalised singular values of a matrix, differentiable once.
+def feature_rank(features: Tensor) -> Tensor:
+    r"""The effective rank of a matrix of features, differentiable once.
 
-    .. math:: \nabla\, \text{erank} = -\text{erank} \sum_i \frac{\log p_i + H}{\sum_j \sigma_j}\, u_i v_i^\top
+    .. math:: \nabla\, \text{erank} = \sum_i \frac{\partial\, \text{erank}}{\partial \sigma_i}\, u_i v_i^\top
 
     From the eigenvectors of the smaller Gram matrix, in double precision: on tall features ten times as
     fast as a singular value decomposition. Singular values that are zero to rounding get no gradient.
@@ -96,17 +95,17 @@ def effective_rank(features: Tensor) -> Tensor:
         features: shape (rows, features).
 
     Returns:
-        Shape (), in the features' precision.
+        `isoplast.isometry.effective_rank` of the singular values, shape (), in the features' precision.
 
     Example:
-        >>> effective_rank(torch.eye(5)).round()
+        >>> feature_rank(torch.eye(5)).round()
         tensor(5.)
     """
-    value: Tensor = _EffectiveRank.apply(features)  # type: ignore[no-untyped-call]
+    value: Tensor = _FeatureRank.apply(features)  # type: ignore[no-untyped-call]
     return value
 
 
-class _EffectiveRank(torch.autograd.Function):
+class _FeatureRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         matrix = features.double()
@@ -114,16 +113,16 @@ class _EffectiveRank(torch.autograd.Function):
         squares, vectors = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)
         singular = squares.clamp_min(0).sqrt()
         kept = singular > _SMALLEST * singular[-1]
-        singular = torch.where(kept, singular, torch.ones_like(singular))  # no logarithm of zero, no 0 / 0
-        total = (singular * kept).sum()
-        share = singular / torch.where(total > 0, total, torch.ones_like(total))
-        entropy = -(share * share.log() * kept).sum()
-        rank: Tensor = entropy.exp()
-        weight = -rank * (share.log() + entropy) / (total * singular)
-        inner = (vectors * torch.where(kept, weight, torch.zeros_like(weight))) @ vectors.T
+        with torch.enable_grad():
+            # Something above zero for those that are left out: the slope of the rank is infinite at zero.
+            positive = torch.where(kept, singular, torch.finfo(singular.dtype).tiny).requires_grad_()
+            rank = effective_rank(positive)
+            (slopes,) = torch.autograd.grad(rank, positive)
+        weight = torch.where(kept, slopes / positive, 0.0).detach()
+        inner = (vectors * weight) @ vectors.T
         ctx.tall = tall
         ctx.save_for_backward(features, inner.to(features.dtype))
-        return rank.to(features.dtype)
+        return torch.where(kept.any(), rank.detach(), 0.0).to(features.dtype)
 
     @staticmethod
     @once_differentiable

@@ -6,7 +6,8 @@ import dataclasses
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import Method, MethodInfo, StepContext
@@ -23,9 +24,8 @@ class NaP(Method):
 
     .. math:: W_l \leftarrow W_l \frac{\|W_{0,l}\|_F}{\|W_l\|_F}
 
-    Holds the mean square of the singular values of every weight exactly, and none of them singly. As the
-    normalisation makes the layers in front of it scale-free, the effective learning rate then is the one
-    that was set. Is not told of tasks; costs two passes over the weights, every `every` steps.
+    As the normalisation makes the layers in front of it scale-free, the effective learning rate then is the
+    one that was set. No singular value is held by itself.
 
     Gains and offsets of the normalisations and the biases of all layers but the head are frozen at their
     initial values (the source drops biases in front of a normalisation; one that stays at zero is the
@@ -50,7 +50,7 @@ class NaP(Method):
         controls="the mean square of the singular values (exactly), and the scale of the activations",
         spectrum="mean square",
         family="initial state",
-        cost="two passes over the weights",
+        cost="two passes over the weights, every `every` steps",
         claims=frozenset({"scale"}),
         example="layernorm+nap",
     )
@@ -78,13 +78,11 @@ class NaP(Method):
         )
         return model
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
-        """Before the first step: note the norms to be kept. There is no penalty."""
-        if "norms" not in self.state:
-            norms = {name: torch.linalg.vector_norm(p.detach()) for name, p in _weights(model).items()}
-            # A weight that starts at zero has no norm to keep: projected, it could never leave.
-            self.state["norms"] = {name: norm for name, norm in norms.items() if norm > 0}
-        return None
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Note the norms to be kept."""
+        norms = {name: torch.linalg.vector_norm(p.detach()) for name, p in _weights(model).items()}
+        # A weight that starts at zero has no norm to keep: projected, it could never leave.
+        self.state["norms"] = {name: norm for name, norm in norms.items() if norm > 0}
 
     @torch.no_grad()
     def after_step(self, step: StepContext) -> None:

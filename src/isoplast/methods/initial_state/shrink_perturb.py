@@ -7,25 +7,40 @@ import math
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from isoplast.methods._protocol import Method, MethodInfo, StepContext, TaskContext, TaskMethod
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
-from isoplast.methods._tools._fresh import drawn, remember
+from isoplast.methods._tools._fresh import drawn, moments, prepare_to_draw
+
+
+@dataclasses.dataclass(frozen=True)
+class _Factors(Method):
+    """The two factors, shrink in [0, 1] and perturb >= 0."""
+
+    shrink: float = 1.0
+    perturb: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction(self, "shrink")
+        at_least(self, 0.0, "perturb")
+
+    @property
+    def _idle(self) -> bool:
+        return self.shrink == 1 and self.perturb == 0
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class ShrinkPerturb(Method):
+class ShrinkPerturb(_Factors):
     r"""Adam, after each of whose steps the weights shrink a little and are perturbed by fresh ones.
 
     .. math:: \theta \leftarrow s\, \theta + p\, \theta', \qquad \theta' \sim p_{\text{init}}
 
-    Pulls the mean square of the singular values towards that of accumulated noise, and every singular value
-    with the same factor: it flattens no spectrum. Is not told of tasks; costs a random number for every
-    weight, every `every` steps.
+    Every singular value shrinks by the same factor: no spectrum gets flatter.
 
     Args:
         shrink: s, in [0, 1]. The weights forget in 1 / (1 - s) steps, a million at the default, which is
@@ -59,8 +74,6 @@ class ShrinkPerturb(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fraction(self, "shrink")
-        at_least(self, 0.0, "perturb")
         at_least(self, 1, "every")
 
     def report(self, optimizer: Optimizer, steps: int) -> list[str]:
@@ -69,15 +82,12 @@ class ShrinkPerturb(Method):
         warning = "warning: " if left > 0.9 and not self._idle else ""
         return [f"{warning}shrink-perturb leaves {left:.3g} of a weight after the {steps} steps of this run"]
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
-        """Before the first step: note what fresh parameters look like. There is no penalty."""
-        if "moments" not in self.state and not self._idle:
-            fresh = drawn(self, model)
-            self.state["moments"] = {
-                name: [float(fresh[name].mean()), float(fresh[name].std(correction=0))]
-                for name, _ in model.named_parameters()
-            }
-        return None
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Note the distribution of fresh parameters."""
+        if not self._idle:
+            prepare_to_draw(self, model)
+            self.state["moments"] = moments(drawn(self, model), dict(model.named_parameters()))
+            del self.state["initial"]
 
     @torch.no_grad()
     def after_step(self, step: StepContext) -> None:
@@ -96,21 +106,16 @@ class ShrinkPerturb(Method):
             if std > 0:
                 parameter.add_(torch.randn_like(parameter), alpha=self.perturb * math.sqrt(twice) * std)
 
-    @property
-    def _idle(self) -> bool:
-        return self.shrink == 1 and self.perturb == 0
-
 
 @register
 @dataclasses.dataclass(frozen=True)
-class ShrinkPerturbTasks(TaskMethod):
+class ShrinkPerturbTasks(_Factors, TaskMethod):
     r"""Adam, whose weights shrink and are perturbed by a fresh network where a task begins.
 
     .. math:: \theta \leftarrow s\, \theta + p\, \theta', \qquad \theta' \sim p_{\text{init}}
 
-    Shrinks all singular values with the same factor, and adds a matrix with those of a fresh network, in
-    directions of its own: the mean square of the two goes to s^2 of the old and p^2 of the fresh one. Is
-    told of tasks; costs one initialisation per task.
+    Shrinks all singular values by the same factor, and adds a matrix with those of a fresh network, in
+    directions of its own: the mean square of the two goes to s^2 of the old and p^2 of the fresh one.
 
     Args:
         shrink: s, in [0, 1].
@@ -138,18 +143,15 @@ class ShrinkPerturbTasks(TaskMethod):
     shrink: float = 0.5
     perturb: float = 0.5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction(self, "shrink")
-        at_least(self, 0.0, "perturb")
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Note what fresh parameters are drawn from."""
+        if not self._idle:
+            prepare_to_draw(self, model)
 
     @torch.no_grad()
-    def at_task(self, task: TaskContext, first: bool) -> None:
-        """Shrink and perturb all trainable parameters, but not before the first task."""
-        if self.shrink == 1 and self.perturb == 0:
-            return
-        if first:
-            remember(self, task.model)
+    def between_tasks(self, task: TaskContext) -> None:
+        """Shrink and perturb all trainable parameters."""
+        if self._idle:
             return
         fresh = drawn(self, task.model)
         for name, parameter in task.model.named_parameters():

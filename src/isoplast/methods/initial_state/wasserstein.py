@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import Method, MethodInfo
+from isoplast.methods._protocol import MethodInfo
 from isoplast.methods._registry import register
-from isoplast.methods._tools._checks import at_least
-from isoplast.methods._tools._fresh import initial
 from isoplast.methods._tools._penalised import penalised, quadratic
+from isoplast.methods._tools._regulariser import TargetRegulariser
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Wasserstein(Method):
+class Wasserstein(TargetRegulariser):
     r"""Adam with a penalty on how far the entries of each parameter are from those it started with, as a set.
 
     .. math:: L(\theta) + \lambda \sum_l \frac{1}{n_l} \|\text{sort}(\theta_l) - \text{sort}(\theta_{0,l})\|^2
 
-    is the squared 2-Wasserstein distance of the two empirical distributions. It holds the mean square of the
-    singular values (a sum over entries), and none of them singly: a matrix of rank one can have the entries
-    of an orthogonal one. Is not told of tasks; costs a sort of every parameter, in the steps that sort.
+    is the squared 2-Wasserstein distance of the two empirical distributions. No singular value is held by
+    itself: a matrix of rank one can have the entries of an orthogonal one.
 
     Args:
         strength: lambda, >= 0.
@@ -51,37 +48,26 @@ class Wasserstein(Method):
         strength="strength",
     )
 
-    strength: float = 1e-3
     every: int = 100
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 0.0, "strength")
-        at_least(self, 1, "every")
-
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def regulariser(self, parameters: dict[str, nn.Parameter]) -> Tensor:
         """Return the strength times the distance between the distributions of entries."""
-        if self.strength == 0:
-            return None
-        parameters = penalised(model)
-        if "sorted" not in self.state:
-            started = initial(self, model, parameters)
-            self.state["sorted"] = {name: value.flatten().sort().values for name, value in started.items()}
-            self.state["age"] = 0
-            del self.state["initial"]
-        if self.state["age"] % self.every == 0:
-            self.state["target"] = _paired(parameters, self.state["sorted"])
-        self.state["age"] += 1
         weights = {name: 2 * self.strength / parameter.numel() for name, parameter in parameters.items()}
         return quadratic(parameters, self.state["target"], weights)
 
+    def look(self, model: nn.Module) -> None:
+        """Remember the sorted entries of the initial parameters."""
+        self.state["sorted"] = {
+            name: parameter.detach().flatten().sort().values for name, parameter in penalised(model).items()
+        }
 
-@torch.no_grad()
-def _paired(parameters: Mapping[str, Tensor], ordered: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """For each parameter the initial entries, in the order that its own entries have now."""
-    return {
-        name: torch.empty_like(ordered[name])
-        .scatter_(0, parameter.flatten().argsort(), ordered[name])
-        .view(parameter.shape)
-        for name, parameter in parameters.items()
-    }
+    @torch.no_grad()
+    def target(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """For each parameter return the initial entries, in the order that its own entries have now."""
+        ordered = self.state["sorted"]
+        return {
+            name: torch.empty_like(ordered[name])
+            .scatter_(0, parameter.flatten().argsort(), ordered[name])
+            .view(parameter.shape)
+            for name, parameter in parameters.items()
+        }

@@ -22,9 +22,9 @@ class WeightClipping(Method):
     .. math:: \theta_l \leftarrow \text{clip}(\theta_l, -b_l, b_l),
               \qquad b_l = \zeta / \sqrt{\text{fan-in}_l}
 
-    for weights and biases alike, a bias with the fan-in of its layer's weight. A crude bound from above on
-    the singular values, :math:`\sigma_{max} \le \zeta \sqrt{m}` with m outputs, that no matrix near an
-    isometry ever feels. Is not told of tasks; costs one pass over the weights per step.
+    for weights and biases alike, a bias with the fan-in of its layer's weight. The bound on the singular
+    values that follows, :math:`\sigma_{max} \le \zeta \sqrt{m}` with m outputs, is far above those of a
+    matrix near an isometry.
 
     Args:
         zeta: the bound in units of 1/sqrt(fan-in), > 0. At 1 it is where torch's default initialisation

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import nn
 from torch.optim import Optimizer
 
 from isoplast import optim
-from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import Method, MethodInfo
+from isoplast.methods._protocol import MethodInfo
 from isoplast.methods._registry import register
-from isoplast.methods._tools._checks import moments
-from isoplast.optim import DEFAULT_ISOMETRY
+from isoplast.methods._tools._checks import at_least, moments
+from isoplast.methods.isometry._isometry_step import IsometryStep
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class AdamO(Method):
+class AdamO(IsometryStep):
     """Adam with a decoupled isometry step on every weight matrix (arXiv:2606.09762, Eq 19 and 20).
 
-    Controls every singular value (all of them towards 1); is not told of tasks. The matrices are those that
-    `isoplast.param_groups` finds, the head among them, as in the paper.
+    The matrices are those that `isoplast.param_groups` finds, the head among them, as in the paper.
 
     Args:
         betas: decay rates of the two moments, each in [0, 1).
@@ -47,32 +45,12 @@ class AdamO(Method):
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    isometry: float | None = None
-    isometry_time: float | None = None
-    isometry_every: int | Literal["auto"] = "auto"
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         moments(self, self.betas, self.eps)
-        if self.isometry is not None and self.isometry_time is not None:
-            raise IsoplastError(
-                f"method adamo got isometry={self.isometry} and isometry_time={self.isometry_time}: "
-                "they set the same strength, give one of them"
-            )
-        if self.isometry is None and self.isometry_time is None:
-            object.__setattr__(self, "isometry", DEFAULT_ISOMETRY)
-        for field, low in (("isometry", 0.0), ("weight_decay", 0.0)):
-            value = getattr(self, field)
-            if value is not None and value < low:
-                raise IsoplastError(f"{field} of method adamo is {value}: it must not be negative")
-        if self.isometry_time is not None and self.isometry_time <= 0:
-            raise IsoplastError(f"isometry_time of method adamo is {self.isometry_time}: it must be positive")
-        if isinstance(self.isometry_every, int) and self.isometry_every < 1:
-            raise IsoplastError(
-                f"isometry_every of method adamo is {self.isometry_every}: "
-                "give 'auto' or a number of steps >= 1"
-            )
+        at_least(self, 0.0, "weight_decay")
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
         """Return `isoplast.AdamO` on the groups of `isoplast.param_groups`."""
@@ -87,10 +65,3 @@ class AdamO(Method):
             weight_decay=self.weight_decay,
             fused=True,
         )
-
-    def report(self, optimizer: Optimizer, steps: int) -> list[str]:
-        """Return what is under isometry, and a warning if the run is too short for its strength."""
-        assert isinstance(optimizer, optim.AdamO)
-        report = optimizer.report()
-        warning = report.warning(steps) if self.isometry != 0 else None
-        return [str(report)] if warning is None else [str(report), f"warning: {warning}"]

@@ -28,10 +28,8 @@ class Fire(TaskMethod):
               NS: X \leftarrow \tfrac32 X - \tfrac12 X X^T X
 
     for W of shape (m, n), about the nearest isometry; the m x n matrix of each tap of a convolution kernel is
-    projected by itself and divided by the number of taps. Controls every singular value (all become
-    :math:`\sqrt{m/n}`), once per task; of those below 1/30 of the Frobenius norm the iterations leave a part
-    missing (1/100 comes out as 0.53). Must be told of tasks: it acts before every task but the first. Costs
-    nothing in a step, the iterations once per task.
+    projected by itself and divided by the number of taps. All singular values become :math:`\sqrt{m/n}`; of
+    those below 1/30 of the Frobenius norm the iterations leave a part missing (1/100 comes out as 0.53).
 
     Args:
         iterations: of Newton-Schulz, >= 1. The source's 10 (5 for its language model).
@@ -41,8 +39,10 @@ class Fire(TaskMethod):
         reset_optimizer: whether the optimizer's state is cleared at the same time, as in the source's vision
             runs.
 
-    Deviations: kernels of depthwise convolutions, tied weights and weights that are computed from other
-    parameters are left alone.
+    Deviations: weights of one row or one column, kernels of depthwise convolutions, tied weights and weights
+    that are computed from other parameters are left alone; the source projects every weight of two or four
+    dimensions. Of a grouped convolution each group's kernel is projected by itself, where the source takes
+    the rows of all groups as one matrix.
     """
 
     name: ClassVar[str] = "fire"
@@ -65,10 +65,8 @@ class Fire(TaskMethod):
         at_least(self, 1, "iterations")
 
     @torch.no_grad()
-    def at_task(self, task: TaskContext, first: bool) -> None:
-        """Project the weights of the model in place, unless the task is the first."""
-        if first:
-            return
+    def between_tasks(self, task: TaskContext) -> None:
+        """Project the weights of the model in place."""
         for block in self._blocks(task.model):
             block.copy_(self._projected(block))
         if self.reset_optimizer:

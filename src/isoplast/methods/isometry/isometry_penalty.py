@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import Method, MethodInfo
+from isoplast.methods._protocol import Inputs, Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods.isometry._gram_penalty import gram_penalty, kept_matrices
@@ -21,12 +21,9 @@ class IsometryPenalty(Method):
     .. math:: \min_\theta \; \ell(\theta) + \lambda \sum_l R_{iso}(W_l), \qquad
               R_{iso}(W) = \sum_i (\sigma_i(W)^2 - 1)^2
 
-    Controls every singular value (all of them towards 1); is not told of tasks. The pull goes through Adam's
-    moments: a weight without a task gradient moves by about lr a step whatever lambda is, one with a large
-    task gradient hardly at all. AdamO is the same penalty outside the moments.
-
-    Costs one product with a Gram matrix and the Gram matrix itself for each weight matrix in every step; it
-    cannot be amortised, since Adam needs its gradient in every step.
+    The pull goes through Adam's moments: a weight without a task gradient moves by about lr a step whatever
+    lambda is, one with a large task gradient hardly at all. AdamO is the same penalty outside the moments.
+    Its cost cannot be amortised, since Adam needs its gradient in every step.
 
     The matrices are those of `isoplast.param_groups`, the head among them: it is
     `isoplast.isometry_penalty(model)` with the gradient in closed form.
@@ -52,7 +49,7 @@ class IsometryPenalty(Method):
         super().__post_init__()
         at_least(self, 0.0, "isometry")
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def penalty(self, model: nn.Module, inputs: Inputs) -> Tensor | None:
         """Return lambda times the sum over all weight matrices."""
         matrices = kept_matrices(model, head=True)
         if self.isometry == 0 or not matrices:

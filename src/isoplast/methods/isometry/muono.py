@@ -10,21 +10,19 @@ from torch.optim import Optimizer
 
 from isoplast.methods._protocol import MethodInfo
 from isoplast.methods._registry import register
-from isoplast.methods.isometry._attached import AttachedIsometry
+from isoplast.methods.isometry._isometry_step import IsometryStep
 from isoplast.methods.optimizers.muon import Muon
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class MuonO(AttachedIsometry, Muon):
+class MuonO(IsometryStep, Muon):
     r"""Muon for the hidden matrices, Adam for the rest, and the isometry step on every matrix.
 
     .. math:: W_{t+1} = U_{Muon}(W_t, g_t) - \eta \lambda \nabla R_{iso}(W_t)
 
-    (arXiv:2606.09762, Eq 20, with Muon's update in Adam's place; the head's is Adam's.) Controls every
-    singular value (all of them towards 1): Muon makes the update's singular values equal, the step the
-    weight's. Is not told of tasks. Costs Muon's products, and one with a Gram matrix for each weight matrix,
-    amortised.
+    (arXiv:2606.09762, Eq 20, with Muon's update in Adam's place; the head's is Adam's.) Muon makes the
+    update's singular values equal, the isometry step the weight's.
 
     Args:
         isometry: the strength lambda, >= 0. None: that of `isometry_time`, else 1e-2.

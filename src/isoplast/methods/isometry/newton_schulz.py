@@ -24,11 +24,10 @@ class NewtonSchulz(Method):
     .. math:: h_l = \phi(Q_l h_{l-1} + b_l), \qquad Q_l = W_l (W_l^T W_l)^{-1/2}
 
     by differentiable Newton-Schulz iterations on the raw weight W (`isoplast.nn.IsometricLinear`,
-    `IsometricConv2d`). Controls every singular value: all are 1 in every step. Is not told of tasks.
+    `IsometricConv2d`).
 
     Every hidden Linear and Conv2d layer is replaced; it starts at the polar factor of the weight it had. The
-    head and embeddings stay as they are, so that the network's Lipschitz constant is free. Costs the
-    iterations and their gradient once per step.
+    head and embeddings stay as they are, so that the network's Lipschitz constant is free.
 
     Args:
         iterations: Newton-Schulz iterations, >= 1. The paper's 7.

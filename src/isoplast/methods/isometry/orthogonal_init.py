@@ -20,8 +20,7 @@ from isoplast.nn import isometric_init_
 class OrthogonalInit(Method):
     r"""Adam from an orthogonal initialisation, :math:`\sigma_i(W_l) = g` for all i and l.
 
-    Controls every singular value at the start and none afterwards; is not told of tasks; costs nothing in
-    training. Draws all weights of the network anew by `isoplast.nn.isometric_init_`. The networks of
+    Draws all weights of the network anew by `isoplast.nn.isometric_init_`. The networks of
     `isoplast.nn.build` start like this anyway unless they were built with `init="torch"`.
 
     Args:

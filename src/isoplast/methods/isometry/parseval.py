@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods._protocol import Method, MethodInfo
+from isoplast.methods._protocol import Inputs, Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, positive
 from isoplast.methods.isometry._gram_penalty import gram_penalty, kept_matrices
@@ -26,8 +26,7 @@ class Parseval(Method):
     .. math:: \ell(\theta) + \lambda \sum_l (64 / m_l)^2 \, \|W_l W_l^T - s I\|_F^2, \qquad
               W_l \in \mathbb{R}^{m_l \times n_l}
 
-    Controls every singular value (all towards :math:`\sqrt s`); is not told of tasks. For s = 1 and square
-    layers it is the coupled isometry penalty without the head. Costs as much as that.
+    For s = 1 and square layers it is the coupled isometry penalty without the head.
 
     For a tall layer (m > n) the m x m Gram matrix cannot reach s I; the gradient is that of the n x n one all
     the same, which is what is computed (the value differs by the constant :math:`s^2 (m - n)`, added here).
@@ -78,7 +77,7 @@ class Parseval(Method):
                 )
         return model
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def penalty(self, model: nn.Module, inputs: Inputs) -> Tensor | None:
         """Return lambda times the weighted sum over the hidden layers."""
         if self.strength == 0:
             return None

@@ -13,20 +13,19 @@ from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import fraction
-from isoplast.methods.isometry._attached import AttachedIsometry
+from isoplast.methods.isometry._isometry_step import IsometryStep
 from isoplast.optim import param_groups
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class SGDO(AttachedIsometry):
+class SGDO(IsometryStep):
     r"""SGD with momentum, and the isometry step on every weight matrix (arXiv:2606.09762, Eq 20).
 
     .. math:: m_t = \mu m_{t-1} + g_t, \qquad W_{t+1} = W_t - \eta m_t - \eta \lambda \nabla R_{iso}(W_t)
 
-    Controls every singular value (all of them towards 1); is not told of tasks. Costs one product with a Gram
-    matrix for each weight matrix, amortised. SGD takes learning rates of ten times Adam's and more, which
-    shortens the time constant 1 / (8 lr lambda) alike. Without isometry it is `torch.optim.SGD` to the bit.
+    SGD takes learning rates of ten times Adam's and more, which shortens the time constant 1 / (8 lr lambda)
+    alike. Without isometry it is `torch.optim.SGD` to the bit.
 
     Args:
         isometry: the strength lambda, >= 0. None: that of `isometry_time`, else 1e-2.

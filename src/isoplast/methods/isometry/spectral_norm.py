@@ -24,9 +24,7 @@ class SpectralNorm(Method):
     .. math:: \bar W_l = W_l / \hat\sigma_{max}(W_l), \qquad
               \hat\sigma_{max} = u^T W v \text{ by power iteration}
 
-    Controls the largest singular value alone (equal to 1); the others may vanish. Is not told of tasks. Costs
-    for each hidden layer three products of a matrix and a vector and the division of the weight, and their
-    gradient: little beside a convolution, half of Adam's step more on the paper's MLP at batch 128.
+    All other singular values may vanish.
 
     `torch.nn.utils.parametrizations.spectral_norm` on every hidden Linear and convolution layer (kernels
     flattened to (out, in * k * k)); head and embeddings stay free. The raw weights and the vectors u and v

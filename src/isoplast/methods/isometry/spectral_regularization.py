@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from isoplast.isometry import matrix_views, no_autocast, power_iteration, working
-from isoplast.methods._protocol import Method, MethodInfo
+from isoplast.methods._protocol import Inputs, Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.model import Decision, decide
@@ -28,12 +29,10 @@ class SpectralRegularization(Method):
               + \sum_l \|g_l - 1\|^2 \Bigr]
 
     over all weight matrices (kernels flattened to (out, in * k * k)), biases, and gains g of normalisation
-    layers. Controls the largest singular value alone (towards 1); k = 2 is the largest term of the isometry
-    penalty. Is not told of tasks.
+    layers; k = 2 is the largest term of the isometry penalty.
 
     The right singular vector v is estimated by power iteration from its value in the step before; the
-    gradient is that of :math:`\|W v\|` with v fixed, :math:`u v^T`. Costs three products of a matrix and a
-    vector for each weight matrix.
+    gradient is that of :math:`\|W v\|` with v fixed, :math:`u v^T`.
 
     Args:
         strength: lambda, >= 0. 1e-3 in arXiv:2606.09762, appendix B.1.
@@ -63,7 +62,20 @@ class SpectralRegularization(Method):
         at_least(self, 0.0, "strength")
         at_least(self, 1, "exponent", "iterations")
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Make a first estimate of the singular vectors."""
+        if self.strength == 0:
+            return
+        self.state["vectors"] = {}
+        for decision in decide(model):
+            for name, view in _matrices(decision):
+                with no_autocast(view.device):
+                    w = working(view.detach())
+                    # Drawn on the host, so that a seed means the same vectors on every device.
+                    start = torch.randn(*w.shape[:-2], w.shape[-1]).to(w)
+                    _, self.state["vectors"][name] = power_iteration(w, start, _WARM_UP)
+
+    def penalty(self, model: nn.Module, inputs: Inputs) -> Tensor | None:
         """Return lambda times the sum over matrices, biases and gains."""
         if self.strength == 0:
             return None
@@ -71,11 +83,10 @@ class SpectralRegularization(Method):
         return self.strength * torch.stack(terms).sum() if terms else None
 
     def _terms(self, decision: Decision) -> list[Tensor]:
-        parameter = decision.parameter
         if decision.isometric:
-            views = matrix_views(parameter, batch_dims=decision.batch_dims, split=decision.split)
-            found = [self._largest(view, f"{decision.name}:{i}") for i, view in enumerate(views)]
+            found = [self._largest(view, name) for name, view in _matrices(decision)]
             return [(sigma**self.exponent - 1).square().sum() for sigma in found]
+        parameter = decision.parameter
         if decision.role == "norm" and decision.name.endswith("weight"):
             return [(parameter - 1).square().sum()]
         if decision.role in ("norm", "bias"):
@@ -84,15 +95,18 @@ class SpectralRegularization(Method):
 
     def _largest(self, matrix: Tensor, name: str) -> Tensor:
         """The largest singular value of each matrix of a stack, shape (...), with a graph."""
-        vectors = self.state.setdefault("vectors", {})
+        vectors = self.state["vectors"]
         with no_autocast(matrix.device):
             w = working(matrix)
-            if name in vectors:
-                start, iterations = vectors[name], self.iterations
-            else:
-                # Drawn on the host, so that a seed means the same vectors on every device.
-                start, iterations = torch.randn(*w.shape[:-2], w.shape[-1]).to(w), _WARM_UP
-            _, vectors[name] = power_iteration(w, start, iterations)
+            _, vectors[name] = power_iteration(w, vectors[name], self.iterations)
             image: Tensor = (w @ vectors[name][..., None])[..., 0]
             largest: Tensor = torch.linalg.vector_norm(image, dim=-1)
             return largest
+
+
+def _matrices(decision: Decision) -> list[tuple[str, Tensor]]:
+    """The stacks of matrices of a parameter under isometry, each with a name of its own."""
+    if not decision.isometric:
+        return []
+    views = matrix_views(decision.parameter, batch_dims=decision.batch_dims, split=decision.split)
+    return [(f"{decision.name}:{index}", view) for index, view in enumerate(views)]

@@ -19,8 +19,6 @@ from isoplast.methods._tools._checks import moments
 class Adam(Method):
     """Adam (arXiv:1412.6980, algorithm 1) as in torch, in its fused form: the baseline.
 
-    Controls no part of the singular-value spectrum; is not told of tasks.
-
     Args:
         betas: decay rates of the two moments, each in [0, 1).
         eps: added to the root of the second moment, >= 0.

@@ -25,8 +25,7 @@ class EqualBetas(Method):
     by Cauchy and Schwarz, since both averages weigh the gradients alike. With Adam's usual rates the second
     moment remembers the small gradients of a mastered task a hundred times longer than the first, and the
     gradients of the next task move the weights by up to (1 - beta1^k) / sqrt(1 - beta2^k) learning rates in
-    its step k: 3.2 in the first, 6.6 in the twelfth. Controls no part of the singular-value spectrum; is not
-    told of tasks.
+    its step k: 3.2 in the first, 6.6 in the twelfth.
 
     Args:
         beta: decay rate of both moments, in [0, 1).

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
-from isoplast.methods._tools._checks import at_least, moments
+from isoplast.methods._tools._checks import at_least, fraction, moments
 from isoplast.optim import AdjustLR, muon_with_adam
 
 
@@ -23,9 +23,8 @@ class Muon(Method):
     .. math:: W \leftarrow (1 - \eta\,wd)\,W - \eta\,s\,\mathrm{NS}_k(M), \qquad
               M = \mu B + (1 - \mu) g,\quad B = \mathrm{EMA}_\mu(g)
 
-    with NS_k(M) about the polar factor of M: singular values in [0.5, 1.5] after k = 5 iterations. Controls
-    the spectrum of every update, not that of the weights; is not told of tasks. Costs k times three products
-    with a matrix's smaller Gram, in bfloat16.
+    with NS_k(M) about the polar factor of M: singular values in [0.5, 1.5] after k = 5 iterations, three
+    products with a matrix's smaller Gram each, in bfloat16.
 
     Args:
         momentum: mu, in [0, 1).
@@ -68,9 +67,8 @@ class Muon(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         moments(self, self.betas, self.eps)
-        at_least(self, 0, "weight_decay", "momentum")
-        if self.momentum >= 1:
-            raise IsoplastError(f"momentum of method {self.name} is {self.momentum}: it must be in [0, 1)")
+        at_least(self, 0, "weight_decay")
+        fraction(self, "momentum", below_one=True)
         if not 1 <= self.ns_steps <= 99:
             raise IsoplastError(f"ns_steps of method {self.name} is {self.ns_steps}: it must be from 1 to 99")
 

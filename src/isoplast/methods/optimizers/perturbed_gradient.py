@@ -19,10 +19,8 @@ class PerturbedGradient(Method):
 
     .. math:: \theta \leftarrow \theta - \eta\, (d + \sigma \xi), \qquad \xi \sim N(0, I)
 
-    with d the direction of the optimizer: the gradient under SGD, Adam's here. Controls no part of the
-    singular-value spectrum: after n steps it has added a random matrix of norm about
-    eta sigma sqrt(n) (sqrt(out) + sqrt(in)). Is not told of tasks. Costs one normal number per weight and
-    step.
+    with d the direction of the optimizer: the gradient under SGD, Adam's here. After n steps it has added a
+    random matrix of norm about eta sigma sqrt(n) (sqrt(out) + sqrt(in)).
 
     Args:
         sigma: standard deviation of the noise, >= 0.

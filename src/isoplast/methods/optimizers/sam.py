@@ -27,8 +27,7 @@ class SAM(Method):
               \frac{\nabla L(\theta)}{\lVert \nabla L(\theta) \rVert_2}\right)\right)
 
     with U the optimizer's step, Adam's unless another part of a combination brings one, and the norm over
-    all parameters together. Controls no part of the singular-value spectrum of the weights but the sharpness
-    of the loss; is not told of tasks. Costs a second forward and backward pass.
+    all parameters together.
 
     Args:
         rho: radius in which the loss is to be flat, >= 0.
@@ -42,24 +41,23 @@ class SAM(Method):
     info: ClassVar[MethodInfo] = MethodInfo(
         title="SAM",
         source="Foret et al., arXiv:2010.01412, algorithm 1",
-        controls="nothing",
+        controls="nothing (the sharpness of the loss)",
         cost="a second forward and backward pass",
         strength="rho",
         claims=frozenset({"step"}),
     )
 
     rho: float = 0.05
-    # The prepared network: the step hook does not get it, and has to still its BatchNorm layers.
-    _models: list[nn.Module] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
+    # The layers whose running statistics the second pass leaves alone: `step` does not get the network.
+    _norms: list[_BatchNorm] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "rho")
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Remember the network, unchanged."""
-        self._models[:] = [model]
-        return model
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Find the BatchNorm layers."""
+        self._norms[:] = [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Tensor]) -> Tensor:
         """Step from here by the gradient of a point uphill; returns the loss from here."""
@@ -72,7 +70,7 @@ class SAM(Method):
             scale = self.rho / (get_total_norm([p.grad for p in found]) + 1e-12)
             for p in found:
                 p.add_(p.grad * scale.to(p.device))
-        with self._still():
+        with self._frozen_statistics():
             closure()
         with torch.no_grad():
             for p, weights in zip(found, before, strict=True):
@@ -83,17 +81,12 @@ class SAM(Method):
     def release(self) -> None:
         """Forget the network."""
         super().release()
-        self._models.clear()
+        self._norms.clear()
 
     @contextlib.contextmanager
-    def _still(self) -> Iterator[None]:
+    def _frozen_statistics(self) -> Iterator[None]:
         """BatchNorm goes on normalising by the batch, but leaves its running statistics alone."""
-        layers = [
-            module
-            for model in self._models
-            for module in model.modules()
-            if isinstance(module, _BatchNorm) and module.track_running_stats
-        ]
+        layers = [layer for layer in self._norms if layer.track_running_stats]
         for layer in layers:
             layer.track_running_stats = False
         try:

@@ -27,8 +27,7 @@ class ScheduleFree(Method):
               x \leftarrow (1 - c) x + c z
 
     with c = 1/t at a constant learning rate: gradients are taken at y, and the network that is evaluated is
-    x, the mean of all z so far. Controls no part of the singular-value spectrum; is not told of tasks. Costs
-    what Adam's loop over the parameters costs, without fusion.
+    x, the mean of all z so far.
 
     Args:
         betas: interpolation, in (0, 1), and decay rate of the second moment, in [0, 1).

@@ -1,4 +1,4 @@
-"""Continual Backprop: a trickle of useless units is replaced all the time."""
+"""Continual Backprop: a few units of little use are replaced all the time."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ class ContinualBackprop(UnitMethod):
     average, its outgoing weights times its corrected running mean, moves into the biases of its readers,
     so that their mean pre-activations stay.
 
-    Controls activations only; a replaced row is a fresh one, so that the spectrum is pulled towards that of
-    the initialisation at the replacement rate. Not told of tasks. Costs a pass over the outgoing weights
-    and a few operations on vectors per layer and step (benchmarks/continual_backprop_overhead.py).
+    A replaced row is a fresh one, so that the spectrum is pulled towards that of the initialisation at the
+    replacement rate.
 
     Deviations: the sums over |w| are taken anew in every tenth step, since at batch size 1 that pass over the
     weights costs as much as a forward pass; activities are measured where they are read (behind pooling,
@@ -86,28 +85,27 @@ class ContinualBackprop(UnitMethod):
     @torch.no_grad()
     def after_step(self, step: StepContext) -> None:
         """Update the utilities and replace the units that are due."""
-        groups = self.groups()
+        groups = self.groups
         if self.replacement_rate == 0 or not groups:
             return
-        self.state["steps"] = self.state.get("steps", 0) + 1
-        self._update(groups)
+        self._update(groups, step.step)
         accounts = self.state.setdefault("accounts", {})
         first, chosen = 0, []
         for live, _ in groups:
             if live.name not in accounts:
                 accounts[live.name] = _new_account(live)
-            due = self._due(accounts[live.name], live.size)
+            due = self._due(accounts[live.name], live.size, step.step)
             if due:
-                chosen.append((live, self._choose(live, due, first)))
+                chosen.append((live, self._choose(live, due, first, step.step)))
             first += sum(_widths(live))
         if chosen:
             reset_(chosen, step.optimizer)
 
-    def _update(self, groups: Sequence[tuple[LiveUnits, Sequence[Sensor]]]) -> None:
+    def _update(self, groups: Sequence[tuple[LiveUnits, Sequence[Sensor]]], now: int) -> None:
         """Running means of every feature that is read, and of its contribution: one vector for all layers."""
         read = [sensor.value for _, sensors in groups for sensor in sensors]
         means, activities = (torch.cat(values) for values in zip(*read, strict=True))
-        if (self.state["steps"] - 1) % _REFRESH == 0:
+        if (now - 1) % _REFRESH == 0:
             readers = [reader for live, _ in groups for reader in live.readers]
             self.state["magnitudes"] = torch.cat([reader.magnitudes() for reader in readers])
         contributions = activities * self.state["magnitudes"]
@@ -116,10 +114,10 @@ class ContinualBackprop(UnitMethod):
         self.state["means"].lerp_(means, 1 - self.decay)
         self.state["contributions"].lerp_(contributions, 1 - self.decay)
 
-    def _due(self, account: dict[str, Any], size: int) -> int:
+    def _due(self, account: dict[str, Any], size: int, now: int) -> int:
         """How many units of a group to replace now; known without asking the device, see `_new_account`."""
         births = account["births"]
-        while births and self.state["steps"] - births[0][0] > self.maturity:
+        while births and now - births[0][0] > self.maturity:
             account["young"] -= births.pop(0)[1]
         eligible = size - account["young"]
         account["owed"] += self.replacement_rate * eligible
@@ -127,12 +125,12 @@ class ContinualBackprop(UnitMethod):
         account["owed"] -= due
         return due
 
-    def _choose(self, live: LiveUnits, due: int, first: int) -> Tensor:
+    def _choose(self, live: LiveUnits, due: int, first: int, now: int) -> Tensor:
         """Choose the least useful mature units of a group whose features begin at `first`.
 
         What they contribute on average moves into the biases, and all that is remembered of them is gone.
         """
-        now, account = self.state["steps"], self.state["accounts"][live.name]
+        account = self.state["accounts"][live.name]
         means, contributions, magnitudes = (
             _per_reader(live, self.state[name], first) for name in ("means", "contributions", "magnitudes")
         )

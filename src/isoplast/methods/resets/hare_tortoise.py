@@ -1,4 +1,4 @@
-"""Hare and Tortoise: the network that learns fast goes back to its slow average, again and again."""
+"""Hare and Tortoise: at intervals the weights go back to their running average."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from isoplast.methods._protocol import Method, MethodInfo, StepContext
@@ -25,8 +25,7 @@ class HareTortoise(Method):
     .. math:: \tilde\theta \leftarrow m\, \tilde\theta + (1 - m)\, \theta \ \text{each step}, \qquad
               \theta \leftarrow \tilde\theta \ \text{every T steps}
 
-    The tortoise is evaluated. Controls no singular value: averaging shortens the spectrum where the steps
-    disagree. Is not told of tasks; costs one pass over the weights per step, and a copy of them.
+    The tortoise is evaluated. Averaging shortens the spectrum where the steps disagree.
 
     The tortoise is an average over the last 1 / (1 - m) steps, 1000 at the default: a task much shorter
     than that is over before the network that is evaluated has taken it in, however well the hare learned
@@ -51,7 +50,7 @@ class HareTortoise(Method):
         source="Lee et al., arXiv:2406.02596, section 4",
         controls="nothing (weights are averaged over time)",
         family="resets",
-        cost="one pass over the weights",
+        cost="one pass over the weights, and a copy of them",
         strength="momentum",
         claims=frozenset({"evaluation"}),
     )
@@ -72,11 +71,9 @@ class HareTortoise(Method):
             lines.append(f"warning: the hare goes back every {self.every} steps, in a run of {steps} never")
         return lines
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
-        """Before the first step: the tortoise starts where the hare is. There is no penalty."""
-        if "tortoise" not in self.state:
-            self.state["tortoise"] = {name: t.detach().clone() for name, t in tensors(model).items()}
-        return None
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Let the tortoise start where the hare is."""
+        self.state["tortoise"] = {name: t.detach().clone() for name, t in tensors(model).items()}
 
     @torch.no_grad()
     def after_step(self, step: StepContext) -> None:
@@ -94,7 +91,7 @@ class HareTortoise(Method):
     def evaluated(self, model: nn.Module, optimizer: Optimizer) -> Iterator[nn.Module]:
         """Yield the model with the tortoise's weights; afterwards it has the hare's again, to the bit."""
         hare = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
-        put(model, self.state.get("tortoise", hare), hare)
+        put(model, self.state["tortoise"], hare)
         try:
             yield model
         finally:

@@ -1,4 +1,4 @@
-"""Plasticity injection: a fresh head learns on top of what the old one knows."""
+"""Plasticity injection: the head is frozen, and a fresh one learns on top of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import torch.fx
-from torch import nn
+from torch import Tensor, nn
 from torch.fx.passes.split_module import split_module
 from torch.optim import Optimizer
 
@@ -16,7 +16,8 @@ from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._execution import LayerTracer, last_layers
-from isoplast.methods._tools._fresh import drawn, forget, put
+from isoplast.methods._tools._fresh import drawn, forget, prepare_to_draw, put
+from isoplast.methods._tools._tensors import with_tensors
 from isoplast.model import clone
 
 _HEAD = "submod_1"
@@ -55,7 +56,9 @@ class InjectedHead(nn.Module):
     def forward(self, *features: Any) -> Any:
         """Return the outputs."""
         outputs = self.old(*features)
-        return outputs + (self.new(*features) - self.start(*features)) if self.injected else outputs
+        if not self.injected:
+            return outputs
+        return with_tensors(_added, outputs, self.new(*features), self.start(*features))
 
     def get_extra_state(self) -> dict[str, bool]:
         """Return whether the injection has happened."""
@@ -67,6 +70,10 @@ class InjectedHead(nn.Module):
             self._freeze_old()
 
 
+def _added(old: Tensor, new: Tensor, start: Tensor) -> Tensor:
+    return old + (new - start) if old.is_floating_point() else old
+
+
 @register
 @dataclasses.dataclass(frozen=True)
 class PlasticityInjection(Method):
@@ -75,10 +82,8 @@ class PlasticityInjection(Method):
     .. math:: f(x) = h_{\theta}(\phi(x)) + h_{\theta'}(\phi(x)) - h_{\theta'_0}(\phi(x)), \qquad
               \theta' = \theta'_0 \ \text{at the injection}
 
-    Adds a fresh head whose weights have the spectrum of initialisation; the old head's stay as they were.
-    Is not told of tasks; costs nothing before the injection, two more passes through the head after it. The
-    fresh head is there from the start, so the optimizer owns it; theta gets no gradient and no decay after
-    the injection.
+    The fresh head is there from the start, so the optimizer owns it; theta gets no gradient and no decay
+    after the injection. A head may return several tensors, as that of an agent does: each is treated so.
 
     Args:
         after: optimizer steps before the injection, >= 1. The source injects once, at a quarter of its run.
@@ -101,11 +106,11 @@ class PlasticityInjection(Method):
     info: ClassVar[MethodInfo] = MethodInfo(
         title="Plasticity injection",
         source="Nikishin et al., arXiv:2305.15555, section 4",
-        controls="the spectra of an added head (fresh ones), once",
+        controls="the spectra of an added head (fresh ones; the old one's stay), once",
         family="resets",
         cost="after the injection two more passes through the head",
         keeps_function=True,
-        # Units that three heads read, of which two are frozen, are nobody else's to reset, nor are the heads.
+        # No other method may reset the heads, nor the units that they read: two of the three are frozen.
         claims=frozenset({"units", "layers"}),
     )
 
@@ -119,6 +124,7 @@ class PlasticityInjection(Method):
     def prepare(self, model: nn.Module) -> nn.Module:
         """Cut the network in front of its last layers, and put three heads there."""
         names = last_layers(self, model, self.layers)
+        prepare_to_draw(self, model)
         fresh = clone(model)
         put(fresh, drawn(self, model), dict(model.named_parameters()))
         self.state.clear()

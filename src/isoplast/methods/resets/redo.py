@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from isoplast.methods._protocol import MethodInfo, StepContext
+from isoplast.methods._protocol import Inputs, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._unit_method import Sensor, UnitMethod
 from isoplast.methods._tools._unit_reset import reset_
-from isoplast.model import UnitGroup, outputs, preserve_state
+from isoplast.model import UnitGroup, preserve_state, run
 
 _EPS = 1e-9
 
@@ -27,13 +27,12 @@ class ReDo(UnitMethod):
     .. math:: s_i = \frac{E_x |h_i(x)|}{\frac1H \sum_k E_x |h_k(x)| + 10^{-9}}, \qquad
               \text{reset unit } i \text{ if } s_i \le \tau
 
-    every `every` steps, with the means over the batch of that step (and all positions of it). A reset unit
-    gets fresh incoming weights, bias 0, outgoing weights 0 and no optimizer state. Controls activations
-    only: fresh rows pull the spectrum of a weight towards that of its initialisation as far as units are
-    dormant. With tau = 0 it leaves the outputs on the batch unchanged, unless a LayerNorm in front of the
-    nonlinearity takes its statistics over new units too. Not told of tasks.
-
-    Costs one more forward pass in `every` steps, in evaluation mode: BatchNorm uses its running statistics.
+    every `every` steps, with the means over the batch of that step (and all positions of it), in evaluation
+    mode: BatchNorm uses its running statistics. A reset unit gets fresh incoming weights, bias 0, outgoing
+    weights 0 and no optimizer state. Fresh rows pull the spectrum of a weight towards that of its
+    initialisation as far as units are dormant. With tau = 0 it leaves the outputs on the batch unchanged,
+    unless a normalisation over units (LayerNorm, GroupNorm), in front of the nonlinearity or behind it, takes
+    its statistics over the new units too.
 
     Deviations: the scores come from the training batch, not from a replay buffer; the channels of a
     residual stream are one unit whose score is its mean over all activations of the stream; attention
@@ -45,7 +44,7 @@ class ReDo(UnitMethod):
 
     Args:
         tau: the score up to which a unit counts as dormant, >= 0. The original uses 0 with a period of
-            200 000 frames; 0.1 with 1000 steps is that of the follow-up work (arXiv:2606.09762).
+            200 000 gradient updates; 0.1 with 1000 steps is that of the follow-up work (arXiv:2606.09762).
         every: steps between two resets, >= 1.
         restart_count: whether the optimizer's step count of tensors with reset entries starts at 0 again; a
             known port of the method calls that crucial.
@@ -62,6 +61,7 @@ class ReDo(UnitMethod):
         spectrum="activations",
         family="resets",
         cost="one forward pass in `every` steps",
+        needs_inputs=True,
         claims=frozenset({"units"}),
     )
 
@@ -76,10 +76,9 @@ class ReDo(UnitMethod):
 
     def after_step(self, step: StepContext) -> None:
         """Reset the dormant units, every `every` steps."""
-        self.state["steps"] = self.state.get("steps", 0) + 1
-        if self.state["steps"] % self.every:
+        if step.step % self.every:
             return
-        live = [units for units, _ in self.groups()]
+        live = [units for units, _ in self.groups]
         scores = dormancy(step.model, step.inputs, [units.group for units in live])
         dormant = [(score <= self.tau).nonzero().squeeze(1) for score in scores]
         found = [(units, numbers) for units, numbers in zip(live, dormant, strict=True) if len(numbers)]
@@ -91,12 +90,12 @@ class ReDo(UnitMethod):
                     count.zero_()
 
 
-def dormancy(model: nn.Module, inputs: Tensor, groups: list[UnitGroup]) -> list[Tensor]:
+def dormancy(model: nn.Module, inputs: Inputs, groups: list[UnitGroup]) -> list[Tensor]:
     """The score of every unit on a batch, in evaluation mode: its mean activity over that of its layer.
 
     Args:
         model: the network, left as it was.
-        inputs: the batch.
+        inputs: the batch, as the model takes it.
         groups: its units.
 
     Returns:
@@ -113,7 +112,7 @@ def dormancy(model: nn.Module, inputs: Tensor, groups: list[UnitGroup]) -> list[
     with preserve_state(model) as network, torch.no_grad(), contextlib.ExitStack() as stack:
         for sensor in (each for several in sensors for each in several):
             stack.callback(sensor.register(network).remove)
-        outputs(network, inputs)
+        run(network, inputs)
     return [torch.stack([sensor.value for sensor in several]).mean(0) for several in sensors]
 
 

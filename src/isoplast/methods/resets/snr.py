@@ -10,10 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from isoplast._core.errors import IsoplastError
 from isoplast.methods._protocol import MethodInfo, StepContext
 from isoplast.methods._registry import register
-from isoplast.methods._tools._checks import at_least
+from isoplast.methods._tools._checks import at_least, fraction
 from isoplast.methods._tools._unit_method import Sensor, UnitMethod
 from isoplast.methods._tools._unit_reset import LiveUnits, reset_
 
@@ -25,19 +24,19 @@ class SelfNormalizedResets(UnitMethod):
 
     A unit fires in a step if its activation is positive anywhere in the batch. It is reset when it has been
     silent for as many steps as its threshold, which is the given percentile of its own times between two
-    firings. As in the authors' code for transformers these are taken to be exponentially distributed:
+    firings. These are taken to be exponentially distributed:
 
     .. math:: q = -\ln(1 - p) \frac{1 + \sum \text{gaps}}{1 + \text{number of gaps}}, \qquad
               \tau \leftarrow \begin{cases} \lceil 2 \tau \rceil & \tau \le q \\ \lceil q \rceil & \text{else}
               \end{cases}
 
     every `update_every` steps, over the gaps that ended since the last time; a reset ends a gap too. A reset
-    unit gets fresh incoming weights, bias 0, outgoing weights 0 and no optimizer state. Controls activations
-    only. Not told of tasks. Costs a maximum over every activation per step, and one question to the device.
+    unit gets fresh incoming weights, bias 0, outgoing weights 0 and no optimizer state.
 
-    Deviations: thresholds are updated at a fixed period where the authors draw its steps at random; their
-    code for perceptrons keeps a histogram of gaps instead; units without a nonlinearity (attention values),
-    which always fire, are left alone.
+    Deviations: the exponential rule is not in the authors' public code, which keeps a histogram of the gaps;
+    thresholds are updated at a fixed period where the authors draw its steps at random; units without a
+    nonlinearity (attention values), which always fire, are left alone. The defaults have no source: a port
+    (in the code of arXiv:2602.08040) uses percentiles from 0.92 to 0.99 and a first threshold of 16.
 
     Args:
         percentile: p, in (0, 1): silences up to it count as normal.
@@ -55,7 +54,7 @@ class SelfNormalizedResets(UnitMethod):
         controls="activations: rows of silent units start anew",
         spectrum="activations",
         family="resets",
-        cost="a maximum over every activation per step",
+        cost="a maximum over every activation, and one synchronisation with the device",
         claims=frozenset({"units"}),
     )
     kinds: ClassVar[frozenset[Literal["hidden", "value"]]] = frozenset({"hidden"})
@@ -66,10 +65,7 @@ class SelfNormalizedResets(UnitMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.percentile < 1:
-            raise IsoplastError(
-                f"percentile of method {self.name} is {self.percentile}: it must be in (0, 1)"
-            )
+        fraction(self, "percentile", above_zero=True, below_one=True)
         at_least(self, 1, "threshold", "update_every")
 
     @staticmethod
@@ -80,10 +76,9 @@ class SelfNormalizedResets(UnitMethod):
     @torch.no_grad()
     def after_step(self, step: StepContext) -> None:
         """Count silences, reset the units that are silent for too long, and update the thresholds in time."""
-        groups = self.groups()
+        groups = self.groups
         if not groups:
             return
-        self.state["steps"] = self.state.get("steps", 0) + 1
         fired = torch.cat([_largest(sensors) for _, sensors in groups]) > 0
         due = self._count(fired).nonzero().squeeze(1)
         if len(due):
@@ -92,7 +87,7 @@ class SelfNormalizedResets(UnitMethod):
                 chosen.append((live, due[(due >= first) & (due < first + live.size)] - first))
                 first += live.size
             reset_([(live, own) for live, own in chosen if len(own)], step.optimizer)
-        if self.state["steps"] % self.update_every == 0:
+        if step.step % self.update_every == 0:
             self._update()
 
     def _count(self, fired: Tensor) -> Tensor:

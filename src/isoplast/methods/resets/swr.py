@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
 from isoplast.methods._tools._optimizer_state import memories
-from isoplast.model import unwrap
 
 
 @register
@@ -27,8 +27,7 @@ class SelectiveWeights(Method):
     tensor. The mean and standard deviation are those of the tensor when training began, so that zero
     biases become zero again and gains one. The optimizer's state of exactly these weights is cleared.
 
-    Controls no part of the spectrum directly: small weights are replaced by independent ones, which adds a
-    little of a random matrix's spectrum. Not told of tasks. Costs a selection in `every` steps.
+    Small weights are replaced by independent ones, which adds a little of a random matrix's spectrum.
 
     Deviations: the authors draw from the very distribution of each layer, and leave the optimizer's state
     as it is; period and fraction are ours, the authors tune them for each problem.
@@ -65,24 +64,20 @@ class SelectiveWeights(Method):
         at_least(self, 1, "every")
 
     @torch.no_grad()
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
-        """Remember the initial distribution before the first step; there is no penalty."""
-        if self.fraction > 0 and "initial" not in self.state:
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Remember the initial distribution of every parameter."""
+        if self.fraction > 0:
             self.state["initial"] = {
                 name: [parameter.mean(), parameter.std(correction=0)]
-                for name, parameter in unwrap(model).named_parameters()
+                for name, parameter in model.named_parameters()
             }
-        return None
 
     @torch.no_grad()
     def after_step(self, step: StepContext) -> None:
         """Reinitialise the least useful weights, every `every` steps."""
-        if self.fraction == 0:
+        if self.fraction == 0 or step.step % self.every:
             return
-        self.state["steps"] = self.state.get("steps", 0) + 1
-        if self.state["steps"] % self.every:
-            return
-        for name, parameter in unwrap(step.model).named_parameters():
+        for name, parameter in step.model.named_parameters():
             if parameter.grad is None:
                 continue
             chosen = self._choose(parameter)

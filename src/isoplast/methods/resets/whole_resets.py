@@ -13,24 +13,24 @@ from isoplast.methods._protocol import MethodInfo, TaskContext, TaskMethod
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._execution import last_layers, names_within
-from isoplast.methods._tools._fresh import drawn, forget, put, remember, tensors
+from isoplast.methods._tools._fresh import drawn, forget, prepare_to_draw, put, tensors
 from isoplast.model import head_name
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reset(TaskMethod):
-    """What the resets share: fresh values and no optimizer state for some tensors, but for the first task."""
+    """What the resets share: fresh values and no optimizer state for some tensors, between tasks."""
 
     def reset_names(self, model: nn.Module) -> Iterable[str]:
         """Names of the parameters and buffers to be reset."""
         raise NotImplementedError
 
-    def at_task(self, task: TaskContext, first: bool) -> None:
-        """Reset, but not before the first task."""
-        if first:
-            remember(self, task.model)
-            _keep_counters(self.state, task.optimizer)
-            return
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Note what fresh tensors are drawn from."""
+        prepare_to_draw(self, model)
+
+    def between_tasks(self, task: TaskContext) -> None:
+        """Reset these tensors and the optimizer's state of them."""
         names = list(self.reset_names(task.model))
         put(task.model, drawn(self, task.model), names)
         present = tensors(task.model)
@@ -42,9 +42,8 @@ class _Reset(TaskMethod):
 class HeadReset(_Reset):
     """Adam, whose output layer is drawn anew where a task begins.
 
-    Makes the spectrum of the head a fresh one, and leaves all other weights alone. Is told of tasks; costs
-    one initialisation per task. The optimizer's state of the head starts anew with it; a frozen head stays
-    frozen.
+    All other weights are left alone. The optimizer's state of the head starts anew with it; a frozen head
+    stays frozen.
 
     The head is the module `head` of the network, else its last linear layer.
 
@@ -76,8 +75,7 @@ class HeadReset(_Reset):
 class LastLayersReset(_Reset):
     """Adam, whose last layers are drawn anew where a task begins.
 
-    Makes the spectra of these layers fresh ones, and leaves all other weights alone. Is told of tasks;
-    costs one initialisation per task. Layers are counted in the order of execution, which is traced (of
+    All other weights are left alone. Layers are counted in the order of execution, which is traced (of
     registration where a network cannot be traced); normalisations between and behind the counted layers go
     with them, statistics too. The optimizer's state of all of these starts anew.
 
@@ -121,11 +119,10 @@ class LastLayersReset(_Reset):
 @register
 @dataclasses.dataclass(frozen=True)
 class FullReset(_Reset):
-    """Adam on a fresh network for every task: the control that nothing learned can spoil, or help.
+    """Adam on a fresh network for every task: the control without any memory of earlier tasks.
 
-    Makes every spectrum a fresh one. Is told of tasks; costs one initialisation per task. All parameters are
-    drawn anew, buffers such as the statistics of normalisations start anew, and so does the optimizer. What
-    is frozen is drawn anew as well: it was part of the fresh network.
+    All parameters are drawn anew, buffers such as the statistics of normalisations start anew, and so does
+    the optimizer. What is frozen is drawn anew as well: it was part of the fresh network.
 
     Reference:
         the control of all studies, e.g. Dohare et al., arXiv:2306.13812; Nikishin et al., arXiv:2205.07802.
@@ -147,11 +144,15 @@ class FullReset(_Reset):
         """Names of everything."""
         return tensors(model)
 
-    def at_task(self, task: TaskContext, first: bool) -> None:
-        """Reset network and optimizer, but not before the first task."""
-        super().at_task(task, first)
-        if not first:
-            _restart(self.state, task.optimizer)
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Note what fresh tensors are drawn from, and the counters of a fresh optimizer."""
+        super().begin(model, optimizer)
+        _keep_counters(self.state, optimizer)
+
+    def between_tasks(self, task: TaskContext) -> None:
+        """Reset network and optimizer."""
+        super().between_tasks(task)
+        _restart(self.state, task.optimizer)
 
 
 @register
@@ -159,8 +160,8 @@ class FullReset(_Reset):
 class OptimizerReset(TaskMethod):
     """Adam, which forgets its moments where a task begins.
 
-    Controls no singular value. Is told of tasks; costs nothing. All state of the optimizer is dropped,
-    whatever optimizer it is, and what its groups count starts anew; learning rates stay.
+    All state of the optimizer is dropped, whatever optimizer it is, and the counters in its groups start
+    anew; learning rates stay.
 
     Reference:
         Asadi, Fakoor and Sabach, "Resetting the optimizer in deep RL", NeurIPS 2023, arXiv:2306.17833.
@@ -175,12 +176,13 @@ class OptimizerReset(TaskMethod):
         needs_task_boundaries=True,
     )
 
-    def at_task(self, task: TaskContext, first: bool) -> None:
-        """Drop the optimizer's state, but not before the first task."""
-        if first:
-            _keep_counters(self.state, task.optimizer)
-        else:
-            _restart(self.state, task.optimizer)
+    def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Note the counters of a fresh optimizer."""
+        _keep_counters(self.state, optimizer)
+
+    def between_tasks(self, task: TaskContext) -> None:
+        """Drop the optimizer's state."""
+        _restart(self.state, task.optimizer)
 
 
 def _keep_counters(state: dict[str, Any], optimizer: Optimizer) -> None:

@@ -21,7 +21,7 @@ from isoplast.study.run._random import random_state, reproducible, restore_rando
 from isoplast.study.run._train import Diverged, Trainer
 from isoplast.study.store._directory import RunDirectory, State
 
-FORMAT = 1  # of checkpoint.pt
+FORMAT = 2  # of checkpoint.pt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +183,7 @@ class _Attempt:
         return int(saved["next_task"])
 
     def _say_method(self, trainer: Trainer, steps: int) -> None:
-        for line in trainer.method.report(trainer.optimizer, steps):
+        for line in trainer.training.report(steps):
             self.say(line)
 
     def _start(self, trainer: Trainer, stream: streams.Stream, data: streams.Dataset) -> None:

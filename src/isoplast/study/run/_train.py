@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 
 from isoplast import nn
-from isoplast._core.errors import IsoplastError
-from isoplast.methods import TaskContext, notify_task, train_step
+from isoplast.methods import Method, Training, training
 from isoplast.streams import Task
 from isoplast.study._spec import Run
 from isoplast.study.run._instruments import Instruments, measure
 from isoplast.study.run._random import order
+
+_LOSS_INPUTS = 512  # of a new task, per forward pass, for methods that ask for its loss
 
 
 class Diverged(Exception):
@@ -36,29 +38,29 @@ class Trainer:
     def __init__(self, run: Run, input_shape: tuple[int, ...], classes: int, task: int = 0) -> None:
         self.run = run
         self.device = torch.device(run.device)
-        self.method = run.make_method()
         model = nn.build(run.net, input_shape=input_shape, classes=classes, **dict(run.net_options))
-        self.model = self.method.prepare(model).to(self.device)
-        self.optimizer = self._fresh_optimizer()
+        self.training = self._taking_over(run.make_method(), model)
         self.steps = 0
-        self._steps_of_method = 0
         if run.switch is not None and task > run.switch.task:
             self._switch()
 
+    @property
+    def model(self) -> torch.nn.Module:
+        """The network."""
+        return self.training.model
+
+    @property
+    def method(self) -> Method:
+        """The method in force."""
+        return self.training.method
+
+    def _taking_over(self, method: Method, model: torch.nn.Module) -> Training:
+        return training(method, model, lr=self.run.lr, device=self.device)
+
     def _switch(self) -> None:
         assert self.run.switch is not None
-        self.method.release()
-        self.method = self.run.make_method(self.run.switch.task)
-        self.model = self.method.prepare(self.model).to(self.device)
-        self.optimizer = self._fresh_optimizer()
-        self._steps_of_method = 0
-
-    def _fresh_optimizer(self) -> Optimizer:
-        try:
-            return self.method.optimizer(self.model, self.run.lr)
-        except ValueError as error:  # a combination of settings that only the optimizer can judge
-            reason = str(error).partition("\n")[0]
-            raise IsoplastError(f"method {self.method.name} with lr {self.run.lr:g}: {reason}") from error
+        self.training.release()
+        self.training = self._taking_over(self.run.make_method(self.run.switch.task), self.training.model)
 
     def begin(self, task: Task) -> bool:
         """Get ready to train on a task; returns whether another method takes over."""
@@ -67,9 +69,16 @@ class Trainer:
             self._switch()
         self._task = task.index
         self._inputs, self._targets = task.inputs.to(self.device), task.targets.to(self.device)
-        context = TaskContext(self.model, self.optimizer, task.index, self._inputs, self._targets)
-        notify_task(self.method, context)
+        self.training.new_task(self._inputs, self._losses)
         return switches
+
+    def _losses(self) -> Iterator[Tensor]:
+        """The loss on the task that was begun, batch by batch."""
+        for rows in torch.split(torch.arange(len(self._inputs), device=self.device), _LOSS_INPUTS):
+            yield self._loss(self._inputs[rows], self._targets[rows])
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(self.model(inputs), targets)
 
     def train(self, epoch: int) -> None:
         """Train for one epoch on the task that was begun.
@@ -85,11 +94,10 @@ class Trainer:
         losses: list[Tensor] = []
         permutation = order(len(inputs), self.run.seed, "order", self._task, epoch).to(self.device)
         for rows in torch.split(permutation, self.run.batch_size):
-            batch, step = (inputs[rows], targets[rows]), self._steps_of_method + len(losses) + 1
-            losses.append(train_step(self.method, self.model, self.optimizer, cross_entropy, batch, step))
+            x, y = inputs[rows], targets[rows]
+            losses.append(self.training.step(functools.partial(self._loss, x, y), inputs=x))
         self._check(torch.stack(losses), epoch)  # one synchronisation per epoch, not per step
         self.steps += len(losses)
-        self._steps_of_method += len(losses)
 
     def _check(self, losses: Tensor, epoch: int) -> None:
         bad = (~losses.isfinite()).nonzero()
@@ -106,7 +114,7 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite.
         """
-        with self.method.evaluated(self.model, self.optimizer) as model:
+        with self.training.evaluated() as model:
             inputs, targets = task.inputs.to(self.device), task.targets.to(self.device)
             found = measure(model, inputs, targets, self.run.lr)
         if not math.isfinite(found.loss):
@@ -121,29 +129,9 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything that training has changed."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "method": self.method.state,
-            "steps": self.steps,
-            "steps_of_method": self._steps_of_method,
-        }
+        return {**self.training.state_dict(), "steps_of_run": self.steps}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state that `state` returned."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.method.load_state(_on(self.device, state["method"]))
-        self.steps = state["steps"]
-        self._steps_of_method = state["steps_of_method"]
-
-
-def _on(device: torch.device, value: Any) -> Any:
-    """The value with all tensors in it, in nested dicts, lists and tuples too, on a device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _on(device, item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_on(device, item) for item in value)
-    return value
+        self.training.load_state_dict(state, generators=False)  # the run keeps all random numbers itself
+        self.steps = state["steps_of_run"]

@@ -1,4 +1,4 @@
-"""What methods share that attach the isometry step to another optimizer."""
+"""The settings of the isometry step, and the report that all methods with that step give."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from isoplast.optim import DEFAULT_ISOMETRY, attach, isometry_report
 
 
 @dataclasses.dataclass(frozen=True)
-class AttachedIsometry(Method):
-    """The settings of the isometry step and the optimizer with it; see `isoplast.attach`."""
+class IsometryStep(Method):
+    """A method whose optimizer does the isometry step before its own; see `isoplast.attach`."""
 
     isometry: float | None = None
     isometry_time: float | None = None
