@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -28,3 +29,16 @@ def test_links_lead_somewhere(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_nothing_is_left_to_fill_in(path: Path) -> None:
     assert "{{" not in path.read_text(encoding="utf-8")
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    """`python docs/generate.py` writes them."""
+    location = ROOT / "docs" / "generate.py"
+    spec = importlib.util.spec_from_file_location("generate", location)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in module.PARTS:
+        page, before, after = module.generated(name)
+        assert before == after, f"{page.name}: run python docs/generate.py"

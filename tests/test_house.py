@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1] / "src" / "isoplast"
 # A package imports from lower floors only; those of one floor do not know each other.
 FLOORS = (
     {"_core"},
+    {"_errors"},
     {"isometry"},
     {"nn"},
     {"model"},

@@ -62,7 +62,7 @@ def test_a_healthy_file_exits_with_zero(tmp_path: Path, capsys: pytest.CaptureFi
     assert max(map(len, said.splitlines())) <= max(80, len(str(tmp_path / "x.pt")))
 
 
-def test_inputs_show_the_illness_and_repair_cures_it(
+def test_inputs_show_the_collapse_and_repair_mends_it(
     tmp_path: Path, batch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, new = tmp_path / "x.pt", tmp_path / "new.pt"
@@ -72,7 +72,7 @@ def test_inputs_show_the_illness_and_repair_cures_it(
     said = capsys.readouterr().out
     assert "% of 64 units are dead (zero on every input)" in said
     assert "50 of 64 biases lie below" in said
-    assert "verdict: ill" in said
+    assert "verdict: critical" in said
     assert main(["repair", str(file), "-o", str(new), "--inputs", str(batch)]) == 0
     said = capsys.readouterr().out
     assert f"written: {new}" in said
@@ -92,7 +92,7 @@ def test_a_healthy_file_is_not_repaired(
     torch.save(chain().state_dict(), tmp_path / "x.pt")
     words = ["repair", str(tmp_path / "x.pt"), "-o", str(tmp_path / "y.pt"), "--inputs", str(batch)]
     assert main(words) == 0
-    assert "nothing to repair: no layer is ill" in capsys.readouterr().out
+    assert "nothing to repair: no layer is critical" in capsys.readouterr().out
     assert not (tmp_path / "y.pt").exists()
     assert main([*words, "--layers", "all"]) == 0
     assert (tmp_path / "y.pt").exists()
@@ -143,9 +143,8 @@ def test_a_directory_shows_its_history(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = Run(
-        samples=128, tasks=2, epochs=1, method="adam", net_options=(("depth", 2), ("width", 16)), seed=3
-    )
+    small = {"samples": 128, "tasks": 2, "epochs": 1, "net": {"depth": 2, "width": 16}}
+    spec = Run.from_mapping({**small, "method": "adam", "seed": 3})
     return execute(spec, tmp_path_factory.mktemp("runs")).path
 
 
@@ -163,10 +162,12 @@ def test_a_run_brings_its_network_inputs_and_history(
     assert main(["repair", str(run), "-o", str(new), "--layers", "all"]) == 0
     old, written = (torch.load(path, weights_only=True) for path in (run / "checkpoint.pt", new))
     assert written.keys() == old.keys()
-    assert written["trainer"]["model"].keys() == old["trainer"]["model"].keys()
-    spread = torch.linalg.svdvals(written["trainer"]["model"]["layers.1.weight"])
+    assert written["learner"]["training"]["model"].keys() == old["learner"]["training"]["model"].keys()
+    spread = torch.linalg.svdvals(written["learner"]["training"]["model"]["layers.1.weight"])
     assert torch.allclose(spread, torch.ones(16), atol=1e-5)
-    assert not torch.allclose(torch.linalg.svdvals(old["trainer"]["model"]["layers.1.weight"]), spread)
+    assert not torch.allclose(
+        torch.linalg.svdvals(old["learner"]["training"]["model"]["layers.1.weight"]), spread
+    )
 
 
 class Code:
@@ -234,26 +235,28 @@ def test_safetensors_missing_says_what_to_install(
 
 @pytest.mark.slow
 def test_the_collapsed_adam_run_is_named_ill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The demo's Adam arm up to where it is at chance: its run directory shows dead units and stretched
+    """The demo's Adam run up to where it is at chance: its run directory shows dead units and stretched
     layers, its bare weights stretched layers and what they do with standard normal inputs."""
-    spec = Run(samples=1280, tasks=12, epochs=25, method="adam", lr=3e-3, net_options=(("width", 128),))
+    spec = Run.from_mapping(
+        {"samples": 1280, "tasks": 12, "epochs": 25, "method": "adam", "lr": 3e-3, "net": {"width": 128}}
+    )
     path = execute(spec, tmp_path).path
     assert main(["inspect", str(path)]) == 1
     said = capsys.readouterr().out
     assert "of 128 units are dead (zero on every input)" in said
     assert "the largest singular value is" in said
-    assert "verdict: ill. `isoplast repair` cures it at once" in said
+    assert "verdict: critical. `isoplast repair` repairs it once" in said
     new = tmp_path / "new.pt"
     assert main(["repair", str(path), "-o", str(new)]) == 0
     bare = tmp_path / "bare.pt"
-    torch.save(torch.load(path / "checkpoint.pt", weights_only=True)["trainer"]["model"], bare)
+    torch.save(torch.load(path / "checkpoint.pt", weights_only=True)["learner"]["training"]["model"], bare)
     capsys.readouterr()
     main(["inspect", str(bare)])
     said = capsys.readouterr().out
     assert "on standard normal inputs" in said
     assert "layers.2: the largest singular value is" in said
-    cured = torch.load(new, weights_only=True)["trainer"]["model"]
-    assert float(torch.linalg.svdvals(cured["layers.2.weight"])[0]) == pytest.approx(1.0, abs=1e-5)
+    repaired = torch.load(new, weights_only=True)["learner"]["training"]["model"]
+    assert float(torch.linalg.svdvals(repaired["layers.2.weight"])[0]) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_lost_numbers_are_ill_and_beyond_repair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

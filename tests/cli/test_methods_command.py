@@ -14,7 +14,7 @@ from isoplast.cli._formulas import readable
 from isoplast.cli._methods import markdown_table
 from isoplast.methods import Family
 
-DOCS = Path(__file__).parents[2] / "docs" / "remedies"
+DOCS = Path(__file__).parents[2] / "docs" / "methods"
 
 
 def test_every_method_is_listed_once_with_its_source_and_settings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import os
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -11,9 +14,9 @@ import numpy as np
 import pytest
 
 from isoplast._core.errors import IsoplastError
-from isoplast.data import _cifar
+from isoplast.data import _cifar, load_data
+from isoplast.data._editions import Edition
 from isoplast.data._files import KnownFile
-from isoplast.streams import load_data
 
 FOLDER = "cifar-10-batches-bin"
 
@@ -30,51 +33,66 @@ TEST_BATCH = {"test_batch.bin": records(3, 6)}
 SMALL = {"data_batch_1.bin": records(4, 7), "test_batch.bin": records(2, 8)}
 
 
-def archive(files: dict[str, bytes], compression: str) -> bytes:
+def archive(files: dict[str, bytes], compression: str, folder: str = FOLDER) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as tar:
         # The official archive holds its members in no useful order, with a text file among them.
         for name, content in [("batches.meta.txt", b"airplane\n"), *reversed(files.items())]:
-            entry = tarfile.TarInfo(f"{FOLDER}/{name}")
+            entry = tarfile.TarInfo(f"{folder}/{name}")
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
 
 
-def known(name: str, content: bytes, algorithm: str) -> KnownFile:
+def known(name: str, content: bytes, algorithm: str = "md5") -> KnownFile:
     return KnownFile(name, len(content), f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}")
 
 
-def edition(note: str, archive_file: KnownFile, files: dict[str, bytes], algorithm: str) -> _cifar.Edition:
-    splits = {
-        split: tuple(known(name, content, algorithm) for name, content in files.items() if prefix in name)
-        for split, prefix in (("train", "data_batch"), ("test", "test_batch"))
-    }
-    return _cifar.Edition(note, archive_file, splits)
+def pickled(content: bytes, protocol: int = 2) -> bytes:
+    """The same images as the python version holds them."""
+    found = np.frombuffer(content, np.uint8).reshape(-1, 3073)
+    batch = {b"batch_label": b"one of five", b"labels": found[:, 0].tolist(), b"data": found[:, 1:].copy()}
+    return pickle.dumps(batch, protocol=protocol)
 
 
+PICKLES = {name.removesuffix(".bin"): pickled(content) for name, content in (BATCHES | TEST_BATCH).items()}
 OFFICIAL_ARCHIVE = archive({**BATCHES, **TEST_BATCH}, "gz")
+PYTHON_ARCHIVE = archive(PICKLES, "gz", "cifar-10-batches-py")
 SUBSET_ARCHIVE = archive(SMALL, "xz")
 
 
 @pytest.fixture(autouse=True)
 def small_editions(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both editions, with made-up content of 20 + 3 and 4 + 2 images."""
-    official = edition(
-        "CIFAR-10",
-        known("cifar-10-binary.tar.gz", OFFICIAL_ARCHIVE, "md5"),
-        {**BATCHES, **TEST_BATCH},
-        "md5",
-    )
-    subset = edition(
-        "CIFAR-10 (JPEG subset)", known("cifar-10-subset.tar.xz", SUBSET_ARCHIVE, "sha256"), SMALL, "sha256"
-    )
+    """The official edition with made-up content of 20 + 3 images; and nothing can be downloaded."""
+    contents = {
+        "cifar-10-binary.tar.gz": OFFICIAL_ARCHIVE,
+        "cifar-10-python.tar.gz": PYTHON_ARCHIVE,
+        **BATCHES,
+        **TEST_BATCH,
+        **PICKLES,
+    }
+    official = Edition.of("CIFAR-10", *(known(name, content) for name, content in contents.items()))
     monkeypatch.setattr(_cifar, "OFFICIAL", official)
-    monkeypatch.setattr(_cifar, "EDITIONS", (official, subset))
+    monkeypatch.setattr(_cifar, "_download", no_download)
 
 
-def unpacked(root: Path, files: dict[str, bytes]) -> Path:
-    folder = root / FOLDER
+def no_download(split: str) -> None:
+    raise AssertionError("a download began")
+
+
+def declare(folder: Path, files: dict[str, bytes], note: str = "CIFAR-10 (JPEG subset)") -> None:
+    """A manifest that declares an edition."""
+    said = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
+    folder.mkdir(exist_ok=True)
+    text = json.dumps({"editions": [{"data": "cifar10", "edition": note, "files": said}]})
+    (folder / "isoplast-data.json").write_text(text)
+
+
+def unpacked(root: Path, files: dict[str, bytes], name: str = FOLDER) -> Path:
+    folder = root / name
     folder.mkdir(parents=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -82,7 +100,7 @@ def unpacked(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def pixels(inputs: np.ndarray) -> np.ndarray:
-    mean, std = (np.reshape(values, (1, 3, 1, 1)) for values in (_cifar.SOURCE.mean, _cifar.SOURCE.std))
+    mean, std = (np.reshape(values, (1, 3, 1, 1)) for values in (_cifar.Cifar10.mean, _cifar.Cifar10.std))
     return ((inputs * std + mean) * 255).round()
 
 
@@ -106,19 +124,53 @@ def test_reads_the_official_edition(tmp_path: Path, packed: bool, sub: str) -> N
     assert np.array_equal(pixels(test.inputs.numpy()), images(*TEST_BATCH.values()))
 
 
+@pytest.mark.parametrize("sub", [".", "cifar10"])
 @pytest.mark.parametrize("packed", [True, False])
-def test_reads_the_subset(tmp_path: Path, packed: bool) -> None:
+def test_reads_the_python_version_that_torchvision_leaves(tmp_path: Path, packed: bool, sub: str) -> None:
+    root = tmp_path / sub
+    root.mkdir(exist_ok=True)
+    if packed:
+        (root / "cifar-10-python.tar.gz").write_bytes(PYTHON_ARCHIVE)
+    else:
+        unpacked(root, PICKLES, "cifar-10-batches-py")
+    python = [load_data("cifar10", split=split, root=tmp_path) for split in ("train", "test")]
+    unpacked(root, {**BATCHES, **TEST_BATCH})
+    binary = [load_data("cifar10", split=split, root=tmp_path) for split in ("train", "test")]
+    assert [one.fingerprint for one in python] == [one.fingerprint for one in binary]
+
+
+@pytest.mark.parametrize("where", ["beside the files", "in the cache"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_reads_an_edition_that_a_manifest_declares(
+    tmp_path: Path, cache: Path, packed: bool, where: str
+) -> None:
     if packed:
         (tmp_path / "cifar-10-subset.tar.xz").write_bytes(SUBSET_ARCHIVE)
+        files = {"cifar-10-subset.tar.xz": SUBSET_ARCHIVE}
     else:
         unpacked(tmp_path, SMALL)
+        files = SMALL
+    declare(cache if where == "in the cache" else tmp_path, files)
     train, test = load_data("cifar10", root=tmp_path), load_data("cifar10", split="test", root=tmp_path)
     assert train.note == test.note == "CIFAR-10 (JPEG subset)"
     assert np.array_equal(pixels(train.inputs.numpy()), images(SMALL["data_batch_1.bin"]))
     assert np.array_equal(pixels(test.inputs.numpy()), images(SMALL["test_batch.bin"]))
 
 
-def test_folder_before_official_before_subset(tmp_path: Path) -> None:
+def test_an_edition_of_pickles_in_order(tmp_path: Path) -> None:
+    """Ten and more batches are joined in the order of their numbers, in any protocol of pickle."""
+    files = {f"data_batch_{n}": pickled(records(1, n), protocol=2 + n % 4) for n in range(1, 13)}
+    files["test_batch"] = pickled(records(1, 99))
+    packed = archive(files, "gz", "cifar-10-batches-py")
+    (tmp_path / "cifar-10-mine.tar.gz").write_bytes(packed)
+    declare(tmp_path, {"cifar-10-mine.tar.gz": packed}, "mine")
+    train = load_data("cifar10", root=tmp_path)
+    assert np.array_equal(pixels(train.inputs.numpy()), images(*(records(1, n) for n in range(1, 13))))
+    assert train.note == "mine"
+
+
+def test_folder_before_official_before_declared(tmp_path: Path) -> None:
+    declare(tmp_path, {"cifar-10-subset.tar.xz": SUBSET_ARCHIVE, **SMALL})
     (tmp_path / "cifar-10-subset.tar.xz").write_bytes(SUBSET_ARCHIVE)
     assert len(load_data("cifar10", root=tmp_path).inputs) == 4
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(OFFICIAL_ARCHIVE)
@@ -132,10 +184,10 @@ def refused(root: Path, path: Path) -> str:
     with pytest.raises(IsoplastError) as error:
         load_data("cifar10", root=root)
     message = str(error.value)
-    assert "\n" not in message
-    assert str(path) in message
+    assert message.isprintable()
+    assert path.name in message
     assert "delete" in message
-    assert "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz" in message
+    assert "isoplast-data.json" in message
     return message
 
 
@@ -144,6 +196,7 @@ def refused(root: Path, path: Path) -> str:
     [("cifar-10-binary.tar.gz", OFFICIAL_ARCHIVE), ("cifar-10-subset.tar.xz", SUBSET_ARCHIVE)],
 )
 def test_damaged_archive(tmp_path: Path, name: str, content: bytes) -> None:
+    declare(tmp_path, {"cifar-10-subset.tar.xz": SUBSET_ARCHIVE})
     path = tmp_path / name
     path.write_bytes(content[:-100])
     assert f"truncated, {len(content) - 100:,} of {len(content):,} bytes" in refused(tmp_path, path)
@@ -156,22 +209,83 @@ def test_damaged_archive(tmp_path: Path, name: str, content: bytes) -> None:
 
 
 def test_archive_of_unknown_content_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A complete, well-formed archive of other images: refused by its hash, before anything is unpacked."""
+    """A complete, well-formed archive of other images: refused before anything is unpacked."""
 
     def opened(*args: object, **kwargs: object) -> None:
         raise AssertionError("unpacked before it was verified")
 
-    path = tmp_path / "cifar-10-binary.tar.gz"
-    path.write_bytes(archive({name: records(30, 9) for name in BATCHES}, "gz"))
+    other = archive({name: records(30, 9) for name in BATCHES}, "gz")
     monkeypatch.setattr(tarfile, "open", opened)
-    assert "wrong hash md5:" in refused(tmp_path, path)
+    for name, expected in (("cifar-10-binary.tar.gz", "wrong size"), ("cifar-10-own.tar.gz", "no known")):
+        path = tmp_path / name
+        path.write_bytes(other)
+        message = refused(tmp_path, path)
+        assert expected in message
+        path.unlink()
+    assert hashlib.sha256(other).hexdigest() in message  # what a manifest would say
+
+
+def test_a_file_larger_than_any_known_one_is_not_even_read(tmp_path: Path) -> None:
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    with path.open("wb") as file:
+        file.truncate(1 << 42)
+    assert "wrong size, 4,398,046,511,104 bytes" in refused(tmp_path, path)
+
+
+@pytest.mark.parametrize("name", ["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz", *_cifar.FOLDERS])
+def test_a_link_to_nowhere_does_not_start_a_download(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(tmp_path / "gone")
+    assert "No such file" in refused(tmp_path, tmp_path / name)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    os.mkfifo(path)  # reading it would wait for ever
+    assert "it is no file" in refused(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[",
+        "{}",
+        "[]",
+        '{"editions": {}}',
+        '{"editions": [{}]}',
+        '{"editions": [{"data": "cifar10", "edition": "a", "files": []}]}',
+        '{"editions": [{"data": "cifar10", "edition": "a", "files": {"b": "sha256:0"}}]}',
+        '{"editions": [{"data": "cifar10", "edition": "a", "files": {"b": {"bytes": 1.5, "sha256": "0"}}}]}',
+        '{"editions": [{"data": "cifar10", "edition": "a", "files": {"b": {"bytes": 1, "sha256": "0x"}}}]}',
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    unpacked(tmp_path, {**BATCHES, **TEST_BATCH})
+    (tmp_path / "isoplast-data.json").write_text(content)
+    with pytest.raises(IsoplastError, match=r"isoplast-data\.json") as error:
+        load_data("cifar10", root=tmp_path)
+    assert str(error.value).isprintable()
+
+
+def test_a_manifest_of_other_data_changes_nothing(tmp_path: Path) -> None:
+    unpacked(tmp_path, {**BATCHES, **TEST_BATCH})
+    text = (tmp_path / "isoplast-data.json").write_text
+    text('{"editions": [{"data": "mnist", "edition": "a", "files": {}}]}')
+    assert load_data("cifar10", root=tmp_path).note == "CIFAR-10"
 
 
 def test_unknown_folder(tmp_path: Path) -> None:
+    declare(tmp_path, SMALL)
     folder = unpacked(tmp_path, {"data_batch_1.bin": records(4, 99)})
     message = refused(tmp_path, folder / "data_batch_1.bin")
     assert "wrong hash" in message
     assert " or sha256:" in message  # both known editions are named
+
+
+def test_unknown_folder_of_pickles(tmp_path: Path) -> None:
+    """Never unpickled: its hash is unknown."""
+    folder = unpacked(tmp_path, {"data_batch_1": b"cos\nsystem\n(S'touch owned'\ntR."}, "cifar-10-batches-py")
+    assert "truncated" in refused(tmp_path, folder / "data_batch_1")
 
 
 def test_folder_with_a_truncated_first_file(tmp_path: Path) -> None:
@@ -191,41 +305,80 @@ def test_folder_with_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_folder_that_mixes_editions(tmp_path: Path) -> None:
+    declare(tmp_path, SMALL)
     folder = unpacked(tmp_path, {**BATCHES, "data_batch_2.bin": SMALL["data_batch_1.bin"]})
     assert "wrong hash" in refused(tmp_path, folder / "data_batch_2.bin")
 
 
-def with_known_content(monkeypatch: pytest.MonkeyPatch, root: Path, content: bytes) -> Path:
-    """A folder whose only batch has a known hash, whatever it holds."""
-    files = {"data_batch_1.bin": content}
-    only = edition("made up", known("none.tar.gz", b"", "md5"), files, "md5")
-    only.splits["test"] = only.splits["train"]
-    monkeypatch.setattr(_cifar, "EDITIONS", (only,))
-    return unpacked(root, files) / "data_batch_1.bin"
-
-
-def test_label_above_nine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_label_above_nine(tmp_path: Path) -> None:
     content = bytearray(records(4, 1))
     content[2 * 3073] = 10
-    path = with_known_content(monkeypatch, tmp_path, bytes(content))
-    with pytest.raises(IsoplastError, match=rf"{path}: label 10 of image 2 is outside 0\.\.9"):
-        load_data("cifar10", root=tmp_path)
+    for files, folder in (
+        ({"data_batch_1.bin": bytes(content)}, FOLDER),
+        ({"data_batch_1": pickled(bytes(content))}, "cifar-10-batches-py"),
+    ):
+        root = tmp_path / folder
+        root.mkdir()
+        declare(root, files)
+        unpacked(root, files, folder)
+        with pytest.raises(IsoplastError, match=r"data_batch_1\S*: label 10 of image 2 is outside 0\.\.9"):
+            load_data("cifar10", root=root)
 
 
 @pytest.mark.parametrize("content", [records(4, 1)[:-1], b""])
-def test_no_whole_number_of_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    path = with_known_content(monkeypatch, tmp_path, content)
+def test_no_whole_number_of_records(tmp_path: Path, content: bytes) -> None:
+    declare(tmp_path, {"data_batch_1.bin": content})
+    path = unpacked(tmp_path, {"data_batch_1.bin": content}) / "data_batch_1.bin"
     assert "no whole number of 3073-byte records" in refused(tmp_path, path)
 
 
-def test_label_in_an_archive_is_named_with_its_member(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Owned:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch owned",)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        Owned(),
+        {b"data": Owned(), b"labels": [0]},
+        {b"data": np.zeros((1, 3072), np.float32), b"labels": [0]},
+        {b"data": np.zeros((1, 3071), np.uint8), b"labels": [0]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]},
+        {b"data": np.zeros((1, 3072), np.uint8), b"labels": ["a"]},
+        {b"data": np.array([None]), b"labels": [0]},
+        {b"data": np.zeros((0, 3072), np.uint8), b"labels": []},
+        {b"labels": [0]},
+        {b"\xff": 0},
+        [1, 2],
+    ],
+    ids=lambda batch: str(batch)[:20],
+)
+def test_a_declared_pickle_that_is_no_batch(
+    tmp_path: Path, batch: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = {"data_batch_1.bin": b"\x0b" + records(1, 1)[1:]}
-    packed = archive(files, "gz")
-    only = edition("made up", known("cifar-10-binary.tar.gz", packed, "md5"), files, "md5")
-    monkeypatch.setattr(_cifar, "EDITIONS", (only,))
-    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(packed)
-    expected = r"cifar-10-binary\.tar\.gz:cifar-10-batches-bin/data_batch_1\.bin: label 11 of image 0"
-    with pytest.raises(IsoplastError, match=expected):
+    """Even of a declared hash nothing is executed."""
+    monkeypatch.chdir(tmp_path)
+    files = {"data_batch_1": pickle.dumps(batch)}
+    declare(tmp_path, files)
+    path = unpacked(tmp_path, files, "cifar-10-batches-py") / "data_batch_1"
+    assert "no batch of CIFAR-10" in refused(tmp_path, path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_label_in_an_archive_is_named_with_its_member(tmp_path: Path) -> None:
+    packed = archive({"data_batch_1.bin": b"\x0b" + records(1, 1)[1:]}, "gz")
+    declare(tmp_path, {"cifar-10-own.tar.gz": packed})
+    (tmp_path / "cifar-10-own.tar.gz").write_bytes(packed)
+    with pytest.raises(IsoplastError, match=r"cifar-10-own\.tar\.gz:data_batch_1\.bin: label 11 of image 0"):
         load_data("cifar10", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"no archive", archive({"other.bin": b"1"}, "gz"), archive(SMALL, "gz")[:-200]]
+)
+def test_a_declared_archive_without_batches(tmp_path: Path, content: bytes) -> None:
+    declare(tmp_path, {"cifar-10-own.tar.gz": content})
+    path = tmp_path / "cifar-10-own.tar.gz"
+    path.write_bytes(content)
+    refused(tmp_path, path)

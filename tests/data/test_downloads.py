@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from isoplast._core.errors import IsoplastError
-from isoplast.data import _cifar, _files, _mnist
-from isoplast.data._files import KnownFile, download
-from isoplast.streams import load_data
+from isoplast.data import _cifar, _download, _mnist, load_data
+from isoplast.data._download import download
+from isoplast.data._editions import Edition
+from isoplast.data._files import KnownFile
 
 CONTENT = {
     "train-images-idx3-ubyte": struct.pack(">4I", 0x803, 2, 1, 3) + bytes(range(6)),
@@ -31,14 +34,16 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, content in CONTENT.items():
         (folder / f"{name}.gz").write_bytes(gzip.compress(content))
         files.append(KnownFile(name, len(content), f"sha256:{hashlib.sha256(content).hexdigest()}"))
-    monkeypatch.setitem(_mnist.FILES, "train", (files[0], files[1]))
+    monkeypatch.setattr(_mnist, "OFFICIAL", Edition.of("MNIST", *files))
     monkeypatch.setattr(_mnist, "URL", f"{folder.as_uri()}/")
     monkeypatch.setattr(_cifar, "URL", f"{folder.as_uri()}/")
     return folder
 
 
 def kept(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.rglob("*") if path.is_file())
+    """All files in the cache but the empty ones that processes lock while they download."""
+    locks = [path for path in cache.rglob("*.lock") if not path.stat().st_size]
+    return sorted(path.name for path in cache.rglob("*") if path.is_file() and path not in locks)
 
 
 def test_downloads_once_and_says_so(cache: Path, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +102,7 @@ def test_an_interruption_leaves_nothing_behind(
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_files, "_show", interrupt)
+    monkeypatch.setattr(_download, "_show", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_data("mnist")
     assert kept(cache) == []
@@ -109,14 +114,14 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, cache: Path, site: Path)
         load_data("mnist")
 
 
-def test_many_at_once_all_succeed(tmp_path: Path) -> None:
-    """Each writes under a name of its own: whoever renames last leaves the same complete file."""
+def test_many_at_once_all_succeed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One fetches it, the others wait and read what it fetched."""
     source, target = tmp_path / "source", tmp_path / "cache" / "target"
     source.write_bytes(bytes(3_000_000))
     results: list[bytes] = []
 
     def fetch() -> None:
-        results.append(download(source.as_uri(), target, lambda data: None))
+        results.append(download(source.as_uri(), target, 3_000_000, lambda data: None))
 
     threads = [threading.Thread(target=fetch) for _ in range(8)]
     for thread in threads:
@@ -126,10 +131,46 @@ def test_many_at_once_all_succeed(tmp_path: Path) -> None:
     assert len(results) == 8
     assert target.read_bytes() == source.read_bytes()
     assert kept(target.parent) == ["target"]
+    assert capsys.readouterr().err.count("isoplast: downloading") == 1
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from isoplast.data import _download
+
+def show(done, total):
+    print("began", flush=True)
+    time.sleep(600)
+
+_download._show = show
+_download.download(sys.argv[1], Path(sys.argv[2]), 3_000_000, lambda data: None)
+"""
+
+
+def test_what_a_killed_download_left_aside_is_removed(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "cache" / "target"
+    source.write_bytes(bytes(3_000_000))
+    words = [sys.executable, "-c", KILLED, source.as_uri(), str(target)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "began\n"
+        process.kill()
+    (left,) = kept(target.parent)
+    assert left.endswith(".part")
+    (target.parent / "target2.1234.part").touch()  # of another file, which may be downloading now
+    download(source.as_uri(), target, 3_000_000, lambda data: None)
+    assert kept(target.parent) == ["target", "target2.1234.part"]
+
+
+def test_an_answer_that_does_not_end_is_not_kept(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "cache" / "target"
+    source.write_bytes(bytes(5_000_000))
+    with pytest.raises(IsoplastError, match="longer than 3,000,000 bytes; nothing of it was kept"):
+        download(source.as_uri(), target, 3_000_000, lambda data: None)
+    assert kept(target.parent) == []
 
 
 def test_official_addresses() -> None:
     assert _mnist.URL.startswith("https://")
-    assert (
-        _cifar.URL + _cifar.OFFICIAL.archive.name == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-    )
+    assert _cifar.URL + _cifar.BINARY.name == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from isoplast._core.errors import IsoplastError
-from isoplast.data import _mnist
+from isoplast.data import _mnist, load_data
+from isoplast.data._editions import Edition
 from isoplast.data._files import KnownFile
-from isoplast.streams import load_data
 
 IMAGES = np.arange(6 * 4 * 5, dtype=np.uint8).reshape(6, 4, 5)
 LABELS = np.array([3, 1, 4, 1, 5, 9], dtype=np.uint8)
@@ -28,21 +30,32 @@ def known(name: str, content: bytes) -> KnownFile:
     return KnownFile(name, len(content), f"sha256:{hashlib.sha256(content).hexdigest()}")
 
 
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+
+
+def official(images: bytes, labels: bytes) -> Edition:
+    return Edition.of("MNIST", known(NAMES[0], images), known(NAMES[1], labels))
+
+
 def install(
     monkeypatch: pytest.MonkeyPatch, folder: Path, images: bytes, labels: bytes, packed: bool = True
 ) -> tuple[Path, Path]:
     """Writes the two train files and makes their hashes the known ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
-    monkeypatch.setitem(_mnist.FILES, "train", (known(names[0], images), known(names[1], labels)))
-    paths = tuple(folder / (f"{name}.gz" if packed else name) for name in names)
+    monkeypatch.setattr(_mnist, "OFFICIAL", official(images, labels))
+    monkeypatch.setattr(_mnist, "download", no_download)
+    paths = tuple(folder / (f"{name}.gz" if packed else name) for name in NAMES)
     for path, content in zip(paths, (images, labels), strict=True):
         path.write_bytes(gzip.compress(content) if packed else content)
     return paths[0], paths[1]
 
 
+def no_download(*args: object) -> None:
+    raise AssertionError("a download began")
+
+
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("folder", ["mnist", "MNIST/raw", "."])
+@pytest.mark.parametrize("folder", ["mnist", "MNIST/raw", "raw", "MNIST", "mnist/raw", "."])
 def test_reads_the_official_layout(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, packed: bool, folder: str
 ) -> None:
@@ -53,6 +66,76 @@ def test_reads_the_official_layout(
     assert data.note == "MNIST"
     pixels = (data.inputs[:, 0].numpy() * 0.3081 + 0.1307) * 255
     assert np.array_equal(pixels.round(), IMAGES)
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+@pytest.mark.parametrize(
+    "form", ["{dotted}{end}", "{name}{end}", "{name}/{name}", "{dotted}/{dotted}", "{dotted}/{name}"]
+)
+def test_reads_the_other_usual_names(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, form: str, end: str
+) -> None:
+    """With a dot, as many sites write them, or each in a folder of its own, as Kaggle unpacks them."""
+    for path in install(monkeypatch, tmp_path, idx(IMAGES), idx(LABELS), packed=False):
+        name = path.name
+        place = tmp_path / form.format(name=name, dotted=name.replace("-idx", ".idx"), end=end)
+        content = path.read_bytes()
+        path.unlink()
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(gzip.compress(content) if place.suffix == ".gz" else content)
+    data = load_data("mnist", root=tmp_path)
+    assert data.targets.tolist() == LABELS.tolist()
+
+
+def test_an_edition_that_a_manifest_declares(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tmp_path, idx(255 - IMAGES), idx(LABELS))
+    monkeypatch.setattr(_mnist, "OFFICIAL", official(idx(IMAGES), idx(LABELS)))
+    refused(tmp_path, tmp_path / f"{NAMES[0]}.gz")
+    said = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in zip(NAMES, (idx(255 - IMAGES), idx(LABELS)), strict=True)
+    }
+    manifest = tmp_path / "isoplast-data.json"
+    entry = {"data": "mnist", "edition": "Inverted MNIST", "files": said}
+    manifest.write_text(json.dumps({"editions": [entry]}))
+    data = load_data("mnist", root=tmp_path)
+    assert data.note == "Inverted MNIST"
+    # Its images with labels of the same bytes as the official ones, but none declared: not mixed.
+    del said[NAMES[1]]
+    manifest.write_text(json.dumps({"editions": [entry]}))
+    with pytest.raises(IsoplastError, match="declares no train-labels-idx1-ubyte"):
+        load_data("mnist", root=tmp_path)
+
+
+def test_a_gzip_file_of_gigabytes_is_not_unpacked(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, _ = install(monkeypatch, tmp_path, idx(IMAGES), idx(LABELS))
+    images.write_bytes(gzip.compress(bytes(1 << 25)))
+    tracemalloc.start()
+    assert "unpacks to more than 136 bytes" in refused(tmp_path, images)
+    with images.open("wb") as file:
+        file.truncate(1 << 42)  # not even read
+    assert "wrong size, 4,398,046,511,104 bytes" in refused(tmp_path, images)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", [NAMES[0], f"{NAMES[0]}.gz", "train-images.idx3-ubyte"])
+def test_a_link_to_nowhere_does_not_start_a_download(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for path in install(monkeypatch, tmp_path, idx(IMAGES), idx(LABELS)):
+        path.unlink()
+    (tmp_path / name).symlink_to("gone")
+    assert "a link to gone: cannot be read (No such file or directory)" in refused(tmp_path, tmp_path / name)
+
+
+def test_more_labels_than_images(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, labels = install(monkeypatch, tmp_path, idx(IMAGES), idx(np.append(LABELS, np.uint8(1))))
+    assert "7 labels for 6 images" in refused(tmp_path, labels)
 
 
 def test_search_order(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

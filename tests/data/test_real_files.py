@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from isoplast.streams import load_data
+from isoplast.data import load_data
 
 CIFAR_NAMES = ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar-10-subset.tar.xz")
 
 
 @pytest.fixture
-def folder() -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of ISOPLAST_DATA; the subset of CIFAR-10 that may lie there is declared in the cache."""
     named = os.environ.get("ISOPLAST_DATA")
     if not named:
         pytest.skip("ISOPLAST_DATA is not set: no real data files to read")
+    monkeypatch.setenv("ISOPLAST_CACHE", str(tmp_path))
+    shutil.copy(Path(__file__).with_name("isoplast-data.json"), tmp_path)
     return Path(named)
 
 

@@ -115,3 +115,46 @@ def test_wrong_arguments_are_named():
         size, steps, probes = arguments
         with pytest.raises(IsoplastError, match=name):
             lanczos(lambda v: v, size, steps=steps, probes=probes)
+
+
+def test_a_matrix_that_is_not_symmetric_is_refused():
+    """Its Ritz values would look like any others: a part of 1 % is enough."""
+    a = symmetric(torch.linspace(1, 3, 40, dtype=torch.float64))
+    skew = torch.randn(40, 40, dtype=torch.float64)
+    for matrix in (a + 0.01 * (skew - skew.T), torch.randn(40, 40, dtype=torch.float64)):
+        with pytest.raises(IsoplastError, match="not those of a symmetric matrix") as caught:
+            lanczos(matrix.mv, 40, steps=5)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_is_no_asymmetry(dtype):
+    """Eigenvalues over 12 decades, products in the precision of the weights."""
+    a = symmetric(torch.logspace(0, -12, 60, dtype=torch.float64)).to(dtype)
+    found = lanczos(
+        lambda v: (a @ v.to(dtype)).float(),
+        60,
+        steps=40,
+        dtype=torch.float32,
+        rounding=torch.finfo(dtype).eps,
+    )
+    assert abs(found.largest.value - 1) < 60 * torch.finfo(dtype).eps  # a row of 60 rounded entries
+
+
+def test_an_early_end_is_that_of_fewer_steps():
+    a = symmetric(torch.linspace(-1, 1, 300, dtype=torch.float64) ** 3)
+    seen = []
+
+    def until(values, residuals):
+        seen.append(len(values))
+        return float(residuals[0]) < 1e-3
+
+    found = lanczos(lambda v: a @ v, 300, steps=200, until=until)
+    steps = found.values.shape[1]
+    assert seen == list(range(1, steps + 1))
+    assert 5 < steps < 100
+    assert float(found.residuals[0, 0]) < 1e-3
+    again = lanczos(lambda v: a @ v, 300, steps=steps)
+    assert torch.equal(found.values, again.values)
+    with pytest.raises(IsoplastError, match="probes=2 and until"):
+        lanczos(lambda v: a @ v, 300, steps=5, probes=2, until=until)

@@ -48,11 +48,24 @@ def test_no_example_is_forgotten():
     tested = {
         "dead_relu_revival.py",
         "existing_optimizer.py",
-        "healthy_and_ill.py",
+        "healthy_and_collapsed.py",
         "lipschitz_fit.py",
         "one_line_fix.py",
+        "own_loop.py",
     }
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
+
+
+@pytest.mark.parametrize("method", ["redo+layernorm", "adamo", "adam"])
+def test_own_loop(method):
+    said = output_of("own_loop.py", method)
+    left = [float(percent) for percent in re.findall(r"task \d: ([\d.]+)% of the variance", said)]
+    assert len(left) == 5
+    assert max(left) < 20  # 0.5 to 3.3
+
+
+def test_own_data():
+    assert "score" in output_of("bring_your_own/own_data.py")
 
 
 @pytest.mark.parametrize(("arguments", "lowest", "highest"), [((), 0, 50), (("--fixed",), 90, 100)])
@@ -127,15 +140,15 @@ def check_the_barrier(planted: str) -> None:
     assert table[-1][5] > table[-1][4], "bias decay did not lift the biases over the barrier"
 
 
-def test_healthy_and_ill():
+def test_healthy_and_collapsed():
     pytest.importorskip("sklearn", reason="the digits come with the extra 'bench'")
-    text = output_of("healthy_and_ill.py", "--tasks", "10")
+    text = output_of("healthy_and_collapsed.py", "--tasks", "10")
     lines = re.findall(r"^  (\w+) +((?:(?:[-\d.e+]+|inf|nan) *){4})$", text, re.MULTILINE)
     table = {name: [float(value) for value in values.split()] for name, values in lines}
     assert len(lines) > 90
     assert all(len(row) == 4 for row in table.values())
-    _, once, ill, healthy = table["learned"]
-    assert ill < 0.2 < min(once, healthy)  # 0.00, 0.61 and 0.73
+    _, once, collapsed, healthy = table["learned"]
+    assert collapsed < 0.2 < min(once, healthy)  # 0.00, 0.61 and 0.73
     assert table["dead"][2] > 0.3 > table["dead"][3]  # 0.55 and 0.03
     assert table["initial_loss"][1] > 1.5 * table["initial_loss"][0]  # 5.8 and 2.4: sure of old labels
 

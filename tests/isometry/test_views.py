@@ -84,6 +84,11 @@ def test_is_matrix(tensor, batch_dims, expected):
         ((8, 2, 3, 3), 2, 0, [(2, 4, 18)]),
         ((5, 12, 4), 3, 1, [(5, 3, 4, 4)]),
         ((5, 12, 4), (8, 4), 1, [(5, 8, 4), (5, 4, 4)]),
+        ((4, 12), -1, 0, [(12, 4)]),
+        ((4, 12), -3, 0, [(3, 4, 4)]),
+        ((4, 12), (-8, -2, -2), 0, [(8, 4), (2, 4), (2, 4)]),
+        ((5, 4, 12), -3, 1, [(5, 3, 4, 4)]),
+        ((5, 4, 12), (-8, -4), 1, [(5, 8, 4), (5, 4, 4)]),
     ],
 )
 def test_split(shape, split, batch_dims, expected):
@@ -91,10 +96,10 @@ def test_split(shape, split, batch_dims, expected):
     views = matrix_views(tensor, split=split, batch_dims=batch_dims)
     assert [tuple(v.shape) for v in views] == expected
     assert views[0].data_ptr() == tensor.data_ptr()
-    assert torch.equal(join_matrices(views).view(shape), tensor)
+    assert torch.equal(join_matrices(views, tensor, split=split), tensor)
 
 
-@pytest.mark.parametrize("split", [5, 0, -1, (8, 3), (12, 0), (), (13, -1)])
+@pytest.mark.parametrize("split", [5, 0, -3, (8, 3), (12, 0), (), (13, -1), (-12, 0), (-2, -1)])
 def test_splits_that_do_not_fit(split):
     with pytest.raises(ValueError, match="split"):
         matrix_views(torch.zeros(12, 4), split=split)
@@ -105,6 +110,14 @@ LAYOUTS = {
     "tied strides": (normal(20, 40).mT, {}),
     "fused": (normal(60, 20), {"split": 3}),
     "grouped queries": (normal(60, 20), {"split": (40, 10, 10)}),
+    "stored as (in, out)": (normal(20, 40), {"split": -1}),
+    "fused, stored as (in, out)": (normal(20, 60), {"split": -3}),
+    "grouped queries, stored as (in, out)": (normal(20, 60), {"split": (-40, -10, -10)}),
+    "experts, stored as (in, out)": (normal(3, 10, 20), {"batch_dims": 1, "split": -2}),
+    "channels last, by columns": (
+        normal(16, 4, 3, 3).to(memory_format=torch.channels_last),
+        {"split": -2},
+    ),
     "kernel": (normal(16, 4, 3, 3), {}),
     "channels last": (normal(16, 4, 3, 3).to(memory_format=torch.channels_last), {}),
     "channels last, groups": (normal(16, 4, 3, 3).to(memory_format=torch.channels_last), {"split": 2}),

@@ -33,6 +33,7 @@ RARE, OFTEN = 50, 7
 BUSY: dict[str, dict[str, Any]] = {
     "cbp": {"replacement_rate": 0.02, "maturity": 5},
     "snr": {"threshold": 1},
+    "swr": {"fraction": 0.05},
 }
 
 

@@ -7,8 +7,9 @@ import functools
 import io
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from contract_runs import busy, different, example, started, step, train, values
@@ -171,10 +172,11 @@ def test_every_method_goes_on_from_a_file_to_the_same_bits(name: str) -> None:
 
 
 def test_two_trainings_that_one_state_was_loaded_into_share_nothing() -> None:
-    run = started("l2init")
+    name = "hare-tortoise+l2init"
+    run = started(name)
     train(run, 5)
     state = run.state_dict()
-    twins = [started("l2init") for _ in range(2)]
+    twins = [started(name) for _ in range(2)]
     for twin in twins:
         twin.load_state_dict(state)
     parts = ("model", "optimizer", "method")
@@ -318,6 +320,51 @@ def test_a_compiled_network_may_take_the_place_of_the_network() -> None:
     assert different(ends[0]["model"], ends[1]["model"]) == []
 
 
+class Several(nn.Module):
+    """Takes positional or keyword inputs, and returns a named tuple."""
+
+    class Found(NamedTuple):
+        mean: Tensor
+        spread: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.join = nn.Linear(3, 8), nn.Linear(2, 8), nn.Linear(16, 8)
+        self.activations = nn.ModuleList(nn.ReLU() for _ in range(3))
+        self.mean, self.spread = nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, left: Tensor, right: Tensor) -> Found:
+        both = [self.activations[0](self.left(left)), self.activations[1](self.right(right))]
+        hidden = self.activations[2](self.join(torch.cat(both, -1)))
+        return self.Found(self.mean(hidden), self.spread(hidden))
+
+
+@pytest.mark.parametrize("kind", [dict, None], ids=["dict", "tuple"])
+@pytest.mark.parametrize(
+    "name", ["redo", "c-chain", "cbp+c-chain", "plasticity-injection", "l2er", "feature-norm", "head-reset"]
+)
+def test_a_network_may_take_several_inputs_and_return_several_outputs(name: str, kind: Any) -> None:
+    torch.manual_seed(0)
+    run = training(name, Several(), lr=1e-2, **busy(name))
+    left, right = torch.randn(8, 3), torch.randn(8, 2)
+    inputs = (left, right) if kind is None else kind(left=left, right=right)
+
+    def loss() -> Tensor:
+        found = run.model(left, right)
+        return sum(tensor.square().mean() for tensor in found)
+
+    losses = [run.step(loss, inputs=inputs) for _ in range(15)]
+    run.new_task(inputs, loss)
+    losses += [run.step(loss, inputs=inputs) for _ in range(15)]
+    assert losses[14] < losses[0]
+    assert torch.stack(losses).isfinite().all()
+    file = io.BytesIO()
+    torch.save(run.state_dict(), file)
+    file.seek(0)
+    again = training(name, Several(), lr=1e-2, **busy(name))
+    again.load_state_dict(torch.load(file, weights_only=True))
+
+
 # --- tasks ----------------------------------------------------------------------------------------------
 
 
@@ -409,6 +456,18 @@ def test_what_is_no_network_or_has_no_shape_yet_is_refused() -> None:
     training("l2init", lazy).step(lambda: lazy(torch.ones(1, 2)).sum())
     with pytest.raises(IsoplastError, match=r"method adam with lr -1: Invalid learning rate"):
         training("adam", nn.Linear(2, 2), lr=-1)
+    with pytest.raises(IsoplastError, match="lr is 'fast': give a number"):
+        training("adam", nn.Linear(2, 2), lr="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, torch.tensor])
+def test_a_learning_rate_from_a_sweep_is_a_plain_number_in_checkpoints(kind: Callable[[float], Any]) -> None:
+    run = training("adamo+redo", started("adam").model, lr=kind(0.5))
+    file = io.BytesIO()
+    torch.save(run.state_dict(), file)
+    file.seek(0)
+    groups = torch.load(file, weights_only=True)["optimizer"]["param_groups"]
+    assert {(type(group["lr"]), group["lr"]) for group in groups} == {(float, 0.5)}
 
 
 def test_a_step_of_ones_own_that_never_calls_the_closure_is_refused() -> None:

@@ -355,3 +355,16 @@ def test_convolutions_as_operators(groups, stride):
     optimizer.step()
     expected = torch.cat([operator_step(kernel, 0.01, stride) for kernel in before.chunk(groups)])
     torch.testing.assert_close(conv.weight.detach(), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_the_report_counts_what_can_move(frozen: int) -> None:
+    """A frozen matrix never moves, whatever its group says, and counts only among all parameters."""
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))
+    for layer in list(model)[: 2 * frozen]:
+        layer.requires_grad_(False)
+    report = AdamO(model.parameters(), lr=1e-2).report()
+    kept = [layer.weight for layer in list(model)[::2][frozen:]]
+    assert report.parameters_kept == sum(weight.numel() for weight in kept)
+    assert [one.shape for one in report.kept] == [tuple(weight.shape) for weight in kept]
+    assert report.parameters == sum(p.numel() for p in model.parameters())

@@ -154,7 +154,13 @@ LAYERS: dict[str, tuple[nn.Module, dict[str, tuple[str, bool, Any]]]] = {
         {"bias": ("bias", False, 1), "weight_orig": ("parametrised", False, 1)},
     ),
     "a matrix of one's own": (Named(mixing=torch.ones(4, 4)), {"mixing": ("matrix", True, 1)}),
-    "a stack of one's own": (Named(experts=torch.ones(3, 4, 4)), {"experts": ("other", False, 1)}),
+    "a matrix of one's own, unnamed": (Named(scores=torch.ones(4, 4)), {"scores": ("other", False, 1)}),
+    "a stack of one's own": (Named(weights=torch.ones(3, 4, 4)), {"weights": ("other", False, 1)}),
+    "experts": (Named(experts=torch.ones(3, 4, 4)), {"experts": ("matrix", True, 1)}),
+    "cells": (
+        nn.GRUCell(5, 4, bias=False),
+        {"weight_ih": ("matrix", True, 3), "weight_hh": ("matrix", True, 3)},
+    ),
     "a vector of one's own": (Named(gain=torch.ones(4)), {"gain": ("vector", False, 1)}),
     "a bias of one's own": (Named(bias_table=torch.ones(4, 4)), {"bias_table": ("bias", False, 1)}),
     "positions": (Named(pos_embed=torch.ones(1, 5, 4)), {"pos_embed": ("other", False, 1)}),
@@ -171,13 +177,14 @@ def test_every_kind_of_layer(module, expected):
 
 
 def test_reasons_say_what_to_do():
-    found = decisions(last(Named(experts=torch.ones(3, 4, 4))))
-    assert "batch_dims={'it.experts': 1}" in found["it.experts"].reason
+    found = decisions(last(Named(weights=torch.ones(3, 4, 4), scores=torch.ones(4, 4))))
+    assert "batch_dims={'it.weights': 1}" in found["it.weights"].reason
+    assert "split={'it.scores': 1}" in found["it.scores"].reason
     assert decisions(last(nn.Linear(5, 1)))["it.weight"].reason == "one side of the matrix is 1"
     assert "not real floating" in decisions(last(LAYERS["complex"][0]))["it.mixing"].reason
 
 
-@pytest.mark.parametrize("name", ["qkv", "c_attn", "query_key_value", "in_proj", "attn_QKV_fused"])
+@pytest.mark.parametrize("name", ["qkv", "c_attn", "in_proj", "attn_QKV_fused", "Wqkv", "to_qkv"])
 def test_linear_layers_named_like_fused_projections(name):
     found = decisions(last(nn.ModuleDict({name: nn.Linear(4, 12)})))
     assert found[f"it.{name}.weight"].split == 3
@@ -246,10 +253,10 @@ def test_heads_of_attention_written_by_hand():
 
 
 def test_stacks_of_matrices():
-    model = last(Named(experts=torch.ones(3, 4, 5)))
-    groups = param_groups(model, batch_dims={"*experts": 1})
-    assert groups.decisions[0].isometric
-    assert AdamO(groups).report().matrices == 4
+    for name, said in (("experts", {}), ("weights", {"*weights": 1})):
+        groups = param_groups(last(Named(**{name: torch.ones(3, 4, 5)})), batch_dims=said)
+        assert groups.decisions[0].isometric
+        assert AdamO(groups).report().matrices == 4
 
 
 def test_tied_weights_are_left_alone():
@@ -290,9 +297,16 @@ def test_weights_that_are_orthogonal_by_construction():
         AdamO(layer.parameters())
 
 
-def test_head_is_the_last_linear_layer():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Conv1d(4, 4, 1))
-    assert [d.role for d in decisions(model).values()] == ["matrix", "bias", "head", "bias", "matrix", "bias"]
+@pytest.mark.parametrize("layers", ["ccl", "llc", "cc", "ll"])
+def test_head_is_the_last_layer_of_a_chain(layers):
+    made = [nn.Linear(4, 4) if kind == "l" else nn.Conv1d(4, 4, 1) for kind in layers]
+    roles = [d.role for name, d in decisions(nn.Sequential(*made), head=0.0).items() if "weight" in name]
+    assert roles == ["matrix"] * (len(layers) - 1) + ["head"]
+
+
+def test_a_head_that_is_not_there_is_refused():
+    with pytest.raises(IsoplastError, match=r"head=0 was asked for, and Sequential has no linear layer"):
+        param_groups(nn.Sequential(nn.Embedding(9, 4), nn.LayerNorm(4)), head=0.0)
 
 
 @pytest.mark.parametrize("head", [None, 0.0, 0.25])

@@ -13,7 +13,7 @@ LAYERS = ["layers.0", "layers.1", "layers.2", "head"]
 UNITS = ["activations.0", "activations.1", "activations.2"]
 TASKS = 24
 STEPS = 500
-ADAMO = {"method": "adamo", "hyper": (("isometry", 1e-2),)}
+ADAMO = {"method": {"name": "adamo", "isometry": 1e-2}}
 
 Curve = Callable[[int], float]
 
@@ -30,20 +30,21 @@ def rescued(task: int) -> float:
     return collapsing(task) if task < 12 else min(0.36 + 0.07 * (task - 12), 0.94)
 
 
-ARMS: dict[str, tuple[dict[str, Any], Curve]] = {
+METHODS: dict[str, tuple[dict[str, Any], Curve]] = {
     "Adam": ({"method": "adam"}, collapsing),
     "AdamW": ({"method": "adamw"}, lambda task: collapsing(task) - 0.01),
     "AdamO": (ADAMO, staying),
     "Adam, then AdamO from task 12 (rescue)": (
-        {"method": "adam", "switch": Switch(12, "adamo", (("isometry", 1e-2),))},
+        {"method": "adam", "switch": Switch(12, {"name": "adamo", "isometry": 1e-2})},
         rescued,
     ),
 }
 
 
 def specification(label: str, seed: int, tasks: int = TASKS, **changes: Any) -> Run:
-    settings = ARMS[label][0] if label in ARMS else {"method": "adam"}
-    return Run(**({"lr": 3e-3, "tasks": tasks, "seed": seed, "label": label} | settings | changes))
+    settings = METHODS[label][0] if label in METHODS else {"method": "adam"}
+    given = {"lr": 3e-3, "tasks": tasks, "seed": seed, "label": label} | settings | changes
+    return Run.from_mapping(given)
 
 
 def row(run: Run, task: int, curve: Curve) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def row(run: Run, task: int, curve: Curve) -> dict[str, Any]:
         "method_active": run.make_method(task).name,
         "steps": 0 if task < 0 else STEPS,
         "seconds": 0.5,
+        "primary": "accuracy",
         "chance": 0.1,
         "accuracy": accuracy,
         "loss": 1 - accuracy,
@@ -119,11 +121,11 @@ def write_run(
 
 
 def write_study(
-    parent: Path, labels: Iterable[str] = ARMS, seeds: int = 2, tasks: int = TASKS, **changes: Any
+    parent: Path, labels: Iterable[str] = METHODS, seeds: int = 2, tasks: int = TASKS, **changes: Any
 ) -> Path:
-    """Write a study of these arms and return its directory; arms whose name is not in ARMS run Adam."""
+    """Write a study of these methods and return its directory; names that are not in METHODS run Adam."""
     runs = [specification(label, seed, tasks, **changes) for seed in range(seeds) for label in labels]
     for run in runs:
-        write_run(parent, run, ARMS[run.label][1] if run.label in ARMS else collapsing)
-    Study("made-up", "Every number is known.", tuple(runs), "name: made-up\n").describe(parent)
+        write_run(parent, run, METHODS[run.label][1] if run.label in METHODS else collapsing)
+    Study("made-up", runs, "Every number is known.", "name: made-up\n").describe(parent)
     return parent

@@ -52,14 +52,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_all_arms_are_drawn_in_every_figure_without_a_complaint(
+def test_all_methods_are_drawn_in_every_figure_without_a_complaint(
     page: browser.Page, report: Path, dark: bool
 ) -> None:
     page.show(report, dark=dark)
     assert page.complaints() == []
     assert page.requests() == [report.resolve().as_uri()]
-    for name in ("accuracy", "sigma_max", "sigma_min", "dead", "dormant"):
-        assert page.evaluate(lines_drawn(f"figure-{name}")) == len(synthetic.ARMS)
+    for name in ("score", "sigma_max", "sigma_min", "dead", "dormant"):
+        assert page.evaluate(lines_drawn(f"figure-{name}")) == len(synthetic.METHODS)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     paper = page.evaluate("document.querySelector('.plot .main-svg').style.background")
     assert background == ("rgb(13, 15, 18)" if dark else "rgb(245, 246, 248)")
@@ -73,12 +73,12 @@ def test_the_theme_can_change_while_the_page_is_open(page: browser.Page, report:
     assert page.complaints() == []
 
 
-def test_an_arm_can_be_hidden_and_a_layer_picked(page: browser.Page, report: Path) -> None:
+def test_a_method_can_be_hidden_and_a_layer_picked(page: browser.Page, report: Path) -> None:
     page.show(report)
-    page.evaluate("document.querySelector('button.arm').click()")
-    for name in ("accuracy", "sigma_min", "dormant"):
-        page.wait(f"{lines_drawn(f'figure-{name}')} === {len(synthetic.ARMS) - 1}")
-    assert page.evaluate("document.querySelectorAll('button.arm[aria-pressed=false]').length") == 4
+    page.evaluate("document.querySelector('button.curve').click()")
+    for name in ("score", "sigma_min", "dormant"):
+        page.wait(f"{lines_drawn(f'figure-{name}')} === {len(synthetic.METHODS) - 1}")
+    assert page.evaluate("document.querySelectorAll('button.curve[aria-pressed=false]').length") == 4
     shown = """document.querySelector('[data-figure="figure-dead"]').data.find((t) => t.visible && t.name)"""
     last = f"{shown}.y.at(-1)"
     before = page.evaluate(last)
@@ -90,10 +90,9 @@ def test_an_arm_can_be_hidden_and_a_layer_picked(page: browser.Page, report: Pat
     assert page.complaints() == []
 
 
-@pytest.mark.parametrize("phone", [False, True])
-def test_it_is_readable_on_a_phone_as_on_a_desk(page: browser.Page, report: Path, phone: bool) -> None:
-    width = 375 if phone else 1280
-    page.show(report, width=width, phone=phone)
+@pytest.mark.parametrize("width", [375, 768, 1040, 1280])
+def test_it_is_readable_at_every_width(page: browser.Page, report: Path, width: int) -> None:
+    page.show(report, width=width, phone=width == 375)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(SMALLEST_FONT) >= 12
     widest = page.evaluate(
@@ -101,6 +100,38 @@ def test_it_is_readable_on_a_phone_as_on_a_desk(page: browser.Page, report: Path
     )
     assert 0.8 * min(width, 1120) <= widest <= width
     assert page.complaints() == []
+
+
+# How many of the cells that are displayed reach beyond their section, and the height of names in lines.
+CUT_OFF = """[...document.querySelectorAll('.cards tbody :is(th, td)')].filter((cell) => {
+  const [own, around] = [cell, cell.closest('section')].map((part) => part.getBoundingClientRect());
+  return cell.getClientRects().length && (own.right > around.right + 1 || own.left < around.left - 1);
+}).length"""
+NAME_LINES = """Math.max(...[...document.querySelectorAll('.cards tbody th')].map(
+  (cell) => cell.getClientRects()[0].height / parseFloat(getComputedStyle(cell).lineHeight)))"""
+
+
+@pytest.mark.parametrize("width", [375, 600, 768, 900, 1041, 1280])
+def test_tables_are_neither_cut_off_nor_squeezed(page: browser.Page, dozen: Path, width: int) -> None:
+    page.show(dozen, width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(CUT_OFF) == 0
+    assert page.evaluate(NAME_LINES) < 6.5
+    heading = "(h => h.getClientRects()[0].height / parseFloat(getComputedStyle(h).lineHeight))"
+    lines = page.evaluate(f"{heading}(document.querySelector('h1'))")
+    assert lines < (6.5 if width == 375 else 3.5)
+
+
+@pytest.fixture(scope="module")
+def dozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve methods, some of them with long names."""
+    folder = tmp_path_factory.mktemp("dozen")
+    for index in range(12):
+        name = f"AdamO + LayerNorm, isometry 0.0{index}, lr 0.003" if index % 3 else f"Adam {index}"
+        settings = {"method": "adamo+layernorm"} if index % 3 else {"method": "adam"}
+        run = synthetic.specification(name, 0, tasks=4, lr=1e-3 * (index + 1), **settings)
+        synthetic.write_run(folder, run, synthetic.staying if index % 2 else synthetic.collapsing)
+    return write_report(folder)
 
 
 def test_without_scripts_a_still_picture_is_shown(page: browser.Page, report: Path) -> None:

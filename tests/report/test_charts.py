@@ -11,7 +11,7 @@ import pytest
 import synthetic
 
 from isoplast._core.errors import IsoplastError
-from isoplast.report import accuracy_chart, arms, sweep_chart
+from isoplast.report import method_runs, score_chart, sweep_chart
 from isoplast.study import load_study
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -35,9 +35,9 @@ def texts(svg: str) -> list[str]:
     return [node.text or "" for node in parsed(svg).iter(f"{SVG}text")]
 
 
-def test_accuracy_chart_has_every_arm_its_chance_line_and_its_change_of_method(tmp_path: Path) -> None:
-    svg = accuracy_chart(arms(load_study(synthetic.write_study(tmp_path))), title="A < B")
-    assert {"A < B", "chance 0.1", "Adam → AdamO", *synthetic.ARMS} <= set(texts(svg))
+def test_accuracy_chart_has_every_method_its_chance_line_and_its_change_of_method(tmp_path: Path) -> None:
+    svg = score_chart(method_runs(load_study(synthetic.write_study(tmp_path))), title="A < B")
+    assert {"A < B", "chance 0.1", "Adam → AdamO", *synthetic.METHODS} <= set(texts(svg))
     drawn = curves(svg)
     assert [len(curve) for curve in drawn] == [24] * 4
     assert sum("band" in node.get("class", "") for node in parsed(svg).iter(f"{SVG}path")) == 4
@@ -47,18 +47,18 @@ def test_accuracy_chart_has_every_arm_its_chance_line_and_its_change_of_method(t
 
 
 def test_charts_are_styled_for_both_themes_and_load_nothing(tmp_path: Path) -> None:
-    svg = accuracy_chart(arms(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=1))))
+    svg = score_chart(method_runs(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=1))))
     assert "@media(prefers-color-scheme:dark)" in svg
     assert re.findall(r"https?://[^\"]+", svg) == ["http://www.w3.org/2000/svg"]
 
 
 def test_the_legend_wraps_and_the_drawing_grows(tmp_path: Path) -> None:
-    short = accuracy_chart(arms(load_study(synthetic.write_study(tmp_path / "a", ["Adam"], 1, 2))))
-    names = [f"an arm with quite a long name {index}" for index in range(4)]
+    short = score_chart(method_runs(load_study(synthetic.write_study(tmp_path / "a", ["Adam"], 1, 2))))
+    names = [f"a result with quite a long name {index}" for index in range(4)]
     for index, name in enumerate(names):
         run = synthetic.specification(name, 0, tasks=2, lr=1e-3 * (index + 1))
         synthetic.write_run(tmp_path / "b", run, synthetic.staying)
-    long = accuracy_chart(arms(load_study(tmp_path / "b")))
+    long = score_chart(method_runs(load_study(tmp_path / "b")))
     height = [int(parsed(svg).get("viewBox", "").split()[3]) for svg in (short, long)]
     assert height[1] - height[0] == 24
     assert set(names) <= set(texts(long))
@@ -73,12 +73,11 @@ def test_sweep_chart_has_a_line_per_learning_rate_and_the_others_as_levels(tmp_p
                     seed,
                     2,
                     lr=lr,
-                    method="adamo",
-                    hyper=(("isometry", strength),),
+                    method={"name": "adamo", "isometry": strength},
                 )
                 synthetic.write_run(tmp_path, run, lambda task, strength=strength: 0.5 + strength)  # type: ignore[misc]
     synthetic.write_run(tmp_path, synthetic.specification("Adam", 0, 2), lambda task: 0.3)
-    svg = sweep_chart(arms(load_study(tmp_path)))
+    svg = sweep_chart(method_runs(load_study(tmp_path)))
     assert {"lr 0.001", "lr 0.003", "Adam", "0.001", "0.01", "0.1"} <= set(texts(svg))
     low, high = curves(svg)
     assert len(low) == len(high) == 3
@@ -90,6 +89,6 @@ def test_sweep_chart_has_a_line_per_learning_rate_and_the_others_as_levels(tmp_p
 
 
 def test_a_sweep_of_nothing_is_refused(tmp_path: Path) -> None:
-    found = arms(load_study(synthetic.write_study(tmp_path, ["Adam"], 1, 1)))
+    found = method_runs(load_study(synthetic.write_study(tmp_path, ["Adam"], 1, 1)))
     with pytest.raises(IsoplastError, match="'isometry' above 0"):
         sweep_chart(found)

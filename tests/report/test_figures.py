@@ -8,24 +8,26 @@ import numpy as np
 import pytest
 import synthetic
 
-from isoplast.report.data._arms import Arm, arms
+from isoplast.report.data._method_runs import MethodRuns, method_runs
 from isoplast.report.figures import _plotly as figures
 from isoplast.study import load_study
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[Arm]:
-    return arms(load_study(synthetic.write_study(tmp_path_factory.mktemp("study"))))
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[MethodRuns]:
+    return method_runs(load_study(synthetic.write_study(tmp_path_factory.mktemp("study"))))
 
 
 def lines(figure: object, view: str = figures.ALL) -> list[object]:
     return [trace for trace in figure.data if trace.mode == "lines+markers" and trace.meta["view"] == view]  # type: ignore[attr-defined]
 
 
-def test_accuracy_has_a_line_and_a_band_per_arm_with_its_own_dash_and_marker(found: list[Arm]) -> None:
-    figure = figures.accuracy_figure(found)
+def test_accuracy_has_a_line_and_a_band_per_method_in_its_own_look(
+    found: list[MethodRuns],
+) -> None:
+    figure = figures.score_figure(found)
     drawn = lines(figure)
-    assert [trace.name for trace in drawn] == list(synthetic.ARMS)
+    assert [trace.name for trace in drawn] == list(synthetic.METHODS)
     assert drawn[0].x[0] == 1
     assert drawn[0].y[:3] == pytest.approx((0.915, 0.835, 0.755))
     assert len({(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in drawn}) == 4
@@ -37,14 +39,16 @@ def test_accuracy_has_a_line_and_a_band_per_arm_with_its_own_dash_and_marker(fou
     assert bands[0].y[-1] == pytest.approx(0.91)  # the way back
 
 
-def test_chance_and_the_change_of_method_are_marked(found: list[Arm]) -> None:
-    figure = figures.accuracy_figure(found)
+def test_chance_and_the_change_of_method_are_marked(found: list[MethodRuns]) -> None:
+    figure = figures.score_figure(found)
     assert {note.text for note in figure.layout.annotations} == {"chance 0.1", "Adam → AdamO"}
     assert sorted(shape.y0 for shape in figure.layout.shapes if shape.y0 == shape.y1) == [0.1]
     assert [shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1] == [12.5]
 
 
-def test_singular_values_are_the_extremes_over_matrices_and_each_matrix_by_name(found: list[Arm]) -> None:
+def test_singular_values_are_the_extremes_over_matrices_and_each_matrix_by_name(
+    found: list[MethodRuns],
+) -> None:
     largest = figures.singular_value_figure(found, "sigma_max")
     smallest = figures.singular_value_figure(found, "sigma_min")
     adam = found[0]
@@ -61,7 +65,7 @@ def test_singular_values_are_the_extremes_over_matrices_and_each_matrix_by_name(
     assert all(trace.visible == (trace.meta["view"] == figures.ALL) for trace in largest.data)
 
 
-def test_log_axes_are_labelled_in_plain_numbers(found: list[Arm]) -> None:
+def test_log_axes_are_labelled_in_plain_numbers(found: list[MethodRuns]) -> None:
     axis = figures.singular_value_figure(found, "sigma_min").layout.yaxis
     low, high = axis.range
     inside = [
@@ -72,12 +76,12 @@ def test_log_axes_are_labelled_in_plain_numbers(found: list[Arm]) -> None:
 
 
 def test_singular_values_of_zero_stay_on_the_axis(tmp_path: Path) -> None:
-    (arm,) = arms(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=2)))
-    arm.per_layer["sigma_min"][:] = 0.0
-    assert set(lines(figures.singular_value_figure([arm], "sigma_min"))[0].y) == {1e-10}
+    (result,) = method_runs(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=2)))
+    result.per_layer["sigma_min"][:] = 0.0
+    assert set(lines(figures.singular_value_figure([result], "sigma_min"))[0].y) == {1e-10}
 
 
-def test_dead_units_are_the_mean_over_layers(found: list[Arm]) -> None:
+def test_dead_units_are_the_mean_over_layers(found: list[MethodRuns]) -> None:
     figure = figures.unit_figure(found, "dead")
     expected = found[0].per_layer["dead"][:, -1].mean()
     assert lines(figure)[0].y[-1] == pytest.approx(expected, rel=1e-3)
@@ -86,7 +90,7 @@ def test_dead_units_are_the_mean_over_layers(found: list[Arm]) -> None:
     )
 
 
-def test_the_probe_is_drawn_on_a_linear_axis_with_room_below_zero(found: list[Arm]) -> None:
+def test_the_probe_is_drawn_on_a_linear_axis_with_room_below_zero(found: list[MethodRuns]) -> None:
     figure = figures.probe_figure(found, "plasticity_learned")
     expected = found[0].probes["plasticity_learned"].mean(0)
     assert expected.min() < 0 < expected.max()
@@ -94,18 +98,18 @@ def test_the_probe_is_drawn_on_a_linear_axis_with_room_below_zero(found: list[Ar
     assert lines(figure)[0].x[0] == 0  # the untrained network
     assert figure.layout.yaxis.type != "log"
     assert figure.layout.yaxis.range[0] < expected.min()
-    assert figure.layout.yaxis.range[1] > max(arm.probes["plasticity_learned"].max() for arm in found)
+    assert figure.layout.yaxis.range[1] > max(result.probes["plasticity_learned"].max() for result in found)
 
 
 def test_infinite_condition_numbers_are_drawn_above_all_finite_ones(tmp_path: Path) -> None:
-    found = arms(load_study(synthetic.write_study(tmp_path, ["Adam", "AdamO"], seeds=1, tasks=12)))
+    found = method_runs(load_study(synthetic.write_study(tmp_path, ["Adam", "AdamO"], seeds=1, tasks=12)))
     values = found[0].probes["ntk_condition_number"][0]
     assert np.isinf(values[-1])
     assert np.isfinite(values[:5]).all()
     figure = figures.probe_figure(found, "ntk_condition_number")
     finite = max(
-        arm.probes["ntk_condition_number"][np.isfinite(arm.probes["ntk_condition_number"])].max()
-        for arm in found
+        result.probes["ntk_condition_number"][np.isfinite(result.probes["ntk_condition_number"])].max()
+        for result in found
     )
     drawn = lines(figure)[0].y
     assert len(drawn) == 13  # none is left out
@@ -117,21 +121,21 @@ def test_infinite_condition_numbers_are_drawn_above_all_finite_ones(tmp_path: Pa
 
 
 def test_where_every_condition_number_is_infinite_or_none_is_there_is_a_figure(tmp_path: Path) -> None:
-    (arm,) = arms(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=2)))
+    (result,) = method_runs(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=2)))
     assert "infinite" not in {
-        note.text for note in figures.probe_figure([arm], "jacobian_condition_number").layout.annotations
+        note.text for note in figures.probe_figure([result], "jacobian_condition_number").layout.annotations
     }
-    arm.probes["ntk_condition_number"][:] = np.inf
-    figure = figures.probe_figure([arm], "ntk_condition_number")
+    result.probes["ntk_condition_number"][:] = np.inf
+    figure = figures.probe_figure([result], "ntk_condition_number")
     assert len(set(lines(figure)[0].y)) == 1
-    assert figures.last_values([arm], "ntk_condition_number") == "After the last task, Adam: infinite."
+    assert figures.last_values([result], "ntk_condition_number") == "After the last task, Adam: infinite."
 
 
 def test_one_seed_has_no_band(tmp_path: Path) -> None:
-    found = arms(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=1)))
-    assert [trace.mode for trace in figures.accuracy_figure(found).data] == ["lines+markers"]
+    found = method_runs(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=1)))
+    assert [trace.mode for trace in figures.score_figure(found).data] == ["lines+markers"]
 
 
 def test_labels_are_text_not_markup(tmp_path: Path) -> None:
-    found = arms(load_study(synthetic.write_study(tmp_path, ["<b>&</b>"], seeds=1, tasks=1)))
-    assert figures.accuracy_figure(found).data[0].name == "&lt;b&gt;&amp;&lt;/b&gt;"
+    found = method_runs(load_study(synthetic.write_study(tmp_path, ["<b>&</b>"], seeds=1, tasks=1)))
+    assert figures.score_figure(found).data[0].name == "&lt;b&gt;&amp;&lt;/b&gt;"

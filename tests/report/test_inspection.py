@@ -23,7 +23,7 @@ BINARY = browser.find()
 
 
 @torch.no_grad()
-def ill(inputs: bool = True) -> Inspection:
+def critical(inputs: bool = True) -> Inspection:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
     model[2].bias.fill_(-100.0)
@@ -61,7 +61,7 @@ def figures_of(page: str) -> dict[str, dict]:
 
 
 def test_the_page_says_what_was_found_and_draws_it() -> None:
-    page = inspection_page("a<b>.pt", ["torch file <x>"], ill(), moments())
+    page = inspection_page("a<b>.pt", ["torch file <x>"], critical(), moments())
     tags = _Tags()
     tags.feed(page)
     assert tags.open == []
@@ -76,11 +76,11 @@ def test_the_page_says_what_was_found_and_draws_it() -> None:
 
 
 def test_what_nobody_measured_is_left_out() -> None:
-    page = inspection_page("x.pt", [], ill(inputs=False))
+    page = inspection_page("x.pt", [], critical(inputs=False))
     assert list(figures_of(page)) == ["layers", "spectrum"]
     assert "Dead units show on inputs only: none were given." in page
     silent = [Moment(one.name, one.largest, one.smallest, {}) for one in moments()]
-    assert list(figures_of(inspection_page("x.pt", [], ill(inputs=False), silent)))[-1] == "history"
+    assert list(figures_of(inspection_page("x.pt", [], critical(inputs=False), silent)))[-1] == "history"
 
 
 def test_a_healthy_network_says_so() -> None:
@@ -90,14 +90,14 @@ def test_a_healthy_network_says_so() -> None:
 
 
 def test_figures_hold_the_numbers() -> None:
-    found = ill()
+    found = critical()
     layers = figures.layers_figure(found.spectra)
     # four significant digits are drawn
     assert layers.data[0].y == pytest.approx([one.largest for one in found.spectra.values()], rel=1e-3)
     assert layers.data[2].y == pytest.approx([one.smallest for one in found.spectra.values()], rel=1e-3)
     spectrum = figures.spectrum_figure(found.spectra)
     assert [trace.visible for trace in spectrum.data] == [True, False, False]
-    assert spectrum.data[1].meta == {"arm": figures.LARGEST, "view": "2"}
+    assert spectrum.data[1].meta == {"curve": figures.LARGEST, "view": "2"}
     assert spectrum.data[1].y == pytest.approx(found.spectra["2"].singular_values.tolist(), rel=1e-3)
     assert found.activity is not None
     assert figures.units_figure(found.activity).data[0].y == (0.0, 1.0)
@@ -114,7 +114,7 @@ def test_long_spectra_are_thinned_but_keep_their_ends() -> None:
 
 def test_history_shows_the_worst_layer_and_each() -> None:
     history = figures.history_figure(moments())
-    of = {(trace.meta["arm"], trace.meta["view"]): trace.y for trace in history.data}
+    of = {(trace.meta["curve"], trace.meta["view"]): trace.y for trace in history.data}
     assert of[figures.LARGEST, "all"] == (2.0, 2.0, 3.0, 4.0)
     assert of[figures.LARGEST, "0"] == (1.0, 2.0, 3.0, 4.0)
     assert of[figures.SMALLEST, "all"] == (1e-10,) * 4  # zero has no place on a log axis
@@ -144,7 +144,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
 @pytest.mark.parametrize(("width", "dark"), [(1280, True), (375, False)])
 def test_in_a_browser(opened: browser.Page, tmp_path: Path, width: int, dark: bool) -> None:
     file = tmp_path / "x.html"
-    file.write_text(inspection_page("x.pt", ["a torch file"], ill(), moments()), encoding="utf-8")
+    file.write_text(inspection_page("x.pt", ["a torch file"], critical(), moments()), encoding="utf-8")
     opened.show(file, width=width, dark=dark, phone=width < 500)
     assert opened.complaints() == []
     assert opened.requests() == [file.resolve().as_uri()]

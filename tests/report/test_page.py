@@ -14,10 +14,10 @@ import pytest
 import synthetic
 
 from isoplast._core.errors import IsoplastError
-from isoplast.cli import _commands
+from isoplast.cli import _commands, _studies
 from isoplast.report import write_report
-from isoplast.report.data._arms import PROBES
-from isoplast.study import Run
+from isoplast.report.data._method_runs import PROBES
+from isoplast.study import Run, RunDirectory, read_rows
 
 
 class Elements(HTMLParser):
@@ -116,7 +116,7 @@ def test_an_infinite_condition_number_is_said_in_words(page: str) -> None:
 def test_figures_are_json_that_a_browser_can_read(page: str) -> None:
     data = dict(re.findall(r'<script type="application/json" id="([\w-]+)">(.*?)</script>', page, re.DOTALL))
     assert set(data) == {
-        "figure-accuracy",
+        "figure-score",
         "figure-sigma_max",
         "figure-sigma_min",
         "figure-dead",
@@ -125,7 +125,7 @@ def test_figures_are_json_that_a_browser_can_read(page: str) -> None:
         "colors",
     }
     figures = {name: json.loads(text) for name, text in data.items()}
-    assert len(figures["figure-accuracy"]["data"]) == 8
+    assert len(figures["figure-score"]["data"]) == 8
 
 
 def test_labels_cannot_become_markup(tmp_path: Path) -> None:
@@ -141,7 +141,8 @@ def test_labels_cannot_become_markup(tmp_path: Path) -> None:
 def test_a_single_run_gets_a_page_and_its_command_makes_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(tasks=2, samples=100, lr=1e-4, seed=3, hyper=(("isometry", 0.03), ("betas", (0.8, 0.99))))
+    method = {"name": "adamo", "isometry": 0.03, "betas": (0.8, 0.99)}
+    run = Run.from_mapping({"tasks": 2, "samples": 100, "lr": 1e-4, "seed": 3, "method": method})
     synthetic.write_run(tmp_path, run, synthetic.staying, threads=2)
     target = write_report(tmp_path / run.id, tmp_path / "pages" / "one.html")
     assert target == tmp_path / "pages" / "one.html"
@@ -152,7 +153,7 @@ def test_a_single_run_gets_a_page_and_its_command_makes_the_same_run(
         asked.append((chosen, threads))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_commands, "execute", execute)
+    monkeypatch.setattr(_studies, "execute", execute)
     with pytest.raises(KeyboardInterrupt):
         _commands.run_command(shlex.split(html.unescape(command))[1:])
     assert asked == [(run, 2)]
@@ -171,7 +172,7 @@ def test_a_damaged_file_is_one_clear_line(tmp_path: Path) -> None:
         file = next(study.rglob(name))
         whole = file.read_bytes()
         file.write_bytes(b"[")
-        with pytest.raises(IsoplastError, match=rf"{name} is damaged: delete \S+"):
+        with pytest.raises(IsoplastError, match=rf"{name} is damaged\b.*: delete \S+"):
             write_report(study)
         file.write_bytes(whole)
 
@@ -180,11 +181,10 @@ def test_one_seed_one_task_and_no_instruments(tmp_path: Path) -> None:
     run = synthetic.specification("Adam", 0, tasks=1)
     synthetic.write_run(tmp_path, run, synthetic.staying)
     metrics = tmp_path / run.id / "metrics.jsonl"
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    bare = [
-        {key: row[key] for key in ("task", "method_active", "steps", "accuracy", "chance")} for row in rows
-    ]
-    metrics.write_text("".join(json.dumps(row) + "\n" for row in bare))
+    kept = ("task", "method_active", "steps", "primary", "accuracy", "chance")
+    bare = [{key: row[key] for key in kept} for row in read_rows(metrics)]
+    metrics.unlink()
+    RunDirectory(metrics.parent).append(bare)
     words = Elements(write_report(tmp_path).read_text()).words
     assert "Adam reaches 0.88 on its one task (1 task, one seed; chance is 0.10)." in words
     assert "Singular values" not in words
@@ -209,7 +209,7 @@ def test_a_name_that_ends_in_svg_gets_the_main_figure(tmp_path: Path) -> None:
     for strength in (1e-3, 1e-2):
         synthetic.write_run(
             tmp_path / "sweep",
-            synthetic.specification("AdamO", 0, hyper=(("isometry", strength),)),
+            synthetic.specification("AdamO", 0, method={"name": "adamo", "isometry": strength}),
             synthetic.staying,
         )
     assert "isometry strength" in write_report(tmp_path / "sweep", tmp_path / "sweep.svg").read_text()

@@ -68,7 +68,7 @@ def test_the_first_four_colours_differ_for_everybody(theme: str, vision: str) ->
     assert min(np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2)) >= 15
 
 
-def test_two_arms_never_share_colour_dash_and_marker() -> None:
+def test_two_methods_never_share_colour_dash_and_marker() -> None:
     looks = [style(index) for index in range(168)]
     assert len(set(looks)) == 168
 

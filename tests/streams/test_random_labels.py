@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from isoplast.streams import Dataset, stream
+from isoplast.data import Dataset
+from isoplast.streams import stream
 
 RECORDED = {0: [3, 2, 4, 9, 0, 7, 5, 6, 0, 6, 6, 5], 23: [3, 6, 3, 4, 5, 6, 6, 9, 9, 9, 8, 3]}
 

@@ -1,144 +1,184 @@
-"""What every registered stream must keep. A new stream is tested by being registered."""
+"""Every registered stream keeps the contract, and the contract finds out those that do not."""
 
 from __future__ import annotations
 
-import random
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
 
 from isoplast._core.errors import IsoplastError
-from isoplast.streams import Dataset, Stream, Task, names, stream
+from isoplast.data import Dataset
+from isoplast.streams import STREAMS, Classification, Regression, Stream, Task, TaskSequence, problem, stream
+from isoplast.testing import check_stream, made_up_data
 
-TASKS = 6
-CLASSES = 10
-SAMPLES = 400
-
-every_stream = pytest.mark.parametrize("name", names())
+STREAM_NAMES = [name for name in STREAMS.names() if issubclass(STREAMS.find(name), Stream)]
 
 
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    """Balanced labels, images that are all different."""
-    generator = torch.Generator().manual_seed(0)
-    return Dataset(
-        name="made-up",
-        inputs=torch.randn(SAMPLES, 3, 4, 4, generator=generator),
-        targets=torch.arange(SAMPLES) % CLASSES,
-        classes=CLASSES,
-        note="made up",
-        fingerprint="0",
-    )
+@pytest.mark.parametrize("name", STREAM_NAMES)
+def test_every_stream_keeps_the_contract(name: str) -> None:
+    found = problem(name, tasks=6)
+    assert isinstance(found, Stream)
+    check_stream(found)
 
 
-def same(first: Task, second: Task) -> bool:
-    pairs = [(first.inputs, second.inputs), (first.targets, second.targets)]
-    if first.test_inputs is not None:
-        pairs += [(first.test_inputs, second.test_inputs), (first.test_targets, second.test_targets)]
-    return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
+@pytest.mark.parametrize("name", STREAM_NAMES)
+def test_does_not_depend_on_how_many_tasks_are_asked_for(name: str) -> None:
+    data = made_up_data()
+    short, long = (stream(name, data, seed=3, tasks=tasks) for tasks in (3, 8))
+    assert all(torch.equal(short.task(index).targets, long.task(index).targets) for index in range(3))
 
 
-def build(name: str, data: Dataset, seed: int = 3) -> Stream:
-    return stream(name, data, tasks=TASKS, seed=seed)
+@dataclass(frozen=True, kw_only=True)
+class Good(Stream):
+    tasks: int = 3
+
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        assert source.data is not None
+        labels = torch.from_numpy((source.bits(index, len(source.data.inputs)) % 10).astype("int64"))
+        return Task(index, source.data.inputs, labels)
 
 
-@every_stream
-def test_describes_itself(name: str, data: Dataset) -> None:
-    made = build(name, data)
-    assert (made.tasks, made.classes, made.input_shape) == (TASKS, CLASSES, (3, 4, 4))
+class FromTheGlobalGenerator(Good):
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        assert source.data is not None
+        return Task(index, source.data.inputs, torch.randint(10, (len(source.data.inputs),)))
 
 
-@every_stream
-def test_tasks_fit_the_description(name: str, data: Dataset) -> None:
-    made = build(name, data)
-    for index in range(TASKS):
-        task = made.task(index)
-        assert task.index == index
-        assert task.classes == made.classes
-        assert task.inputs.dtype == torch.float32
-        assert task.inputs.shape[1:] == made.input_shape
-        assert task.inputs.isfinite().all()
-        assert task.targets.dtype == torch.int64
-        assert task.targets.shape == task.inputs.shape[:1]
-        assert len(task.targets) > 0
-        assert task.targets.min() >= 0
-        assert task.targets.max() < made.classes
-        assert (task.test_inputs is None) == (task.test_targets is None)
+class DrawsWithoutUse(Good):
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        torch.rand(1)
+        return super().make_task(source, index)
 
 
-@every_stream
-def test_is_a_pure_function_of_seed_and_index(name: str, data: Dataset) -> None:
-    """Order of the calls, earlier calls and another instance make no difference: a run resumes anywhere."""
-    forward = [build(name, data).task(index) for index in range(TASKS)]
-    reused = build(name, data)
-    backward = {index: reused.task(index) for index in reversed(range(TASKS))}
-    assert all(same(forward[index], backward[index]) for index in range(TASKS))
-    assert same(reused.task(2), reused.task(2))
+class OneForAllSeeds(Good):
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        assert source.data is not None
+        return Task(index, source.data.inputs, (source.data.targets + index) % 10)
 
 
-@every_stream
-def test_does_not_depend_on_how_many_tasks_are_asked_for(name: str, data: Dataset) -> None:
-    longer = stream(name, data, tasks=TASKS + 5, seed=3)
-    assert all(same(build(name, data).task(index), longer.task(index)) for index in range(TASKS))
+class WrongIndex(Good):
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        made = super().make_task(source, index)
+        return Task(0, made.inputs, made.targets)
 
 
-@every_stream
-def test_tasks_differ_and_seeds_differ(name: str, data: Dataset) -> None:
-    made, other = build(name, data, seed=3), build(name, data, seed=4)
-    assert not same(made.task(0), made.task(1))
-    assert not all(same(made.task(index), other.task(index)) for index in range(TASKS))
+class WritesIntoTheData(Good):
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        assert source.data is not None
+        source.data.inputs.mul_(1.5)
+        return super().make_task(source, index)
 
 
-@every_stream
-def test_uses_every_class_about_equally_over_the_stream(name: str, data: Dataset) -> None:
-    made = build(name, data)
-    targets = torch.cat([made.task(index).targets for index in range(TASKS)])
-    shares = targets.bincount(minlength=CLASSES) / len(targets)
-    # Independent uniform labels have a share's standard error of sqrt(.1 * .9 / 2400) = .006; five of them.
-    assert shares.sub(1 / CLASSES).abs().max() < 0.03
+class WrongShape(Good):
+    def input_shape(self, data: Dataset | None) -> tuple[int, ...]:
+        return (5,)
 
 
-@every_stream
-def test_leaves_random_states_and_data_alone(name: str, data: Dataset) -> None:
-    inputs, targets = data.inputs.clone(), data.targets.clone()
-    torch_state, python_state = torch.get_rng_state(), random.getstate()
-    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global state is what is checked
-    build(name, data).task(1)
-    assert torch.equal(torch.get_rng_state(), torch_state)
-    assert random.getstate() == python_state
-    now = np.random.get_state(legacy=False)  # noqa: NPY002
-    assert now["state"]["pos"] == numpy_state["state"]["pos"]
-    assert np.array_equal(now["state"]["key"], numpy_state["state"]["key"])
-    assert torch.equal(data.inputs, inputs)
-    assert torch.equal(data.targets, targets)
+class HalfATestPart(Good):
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        made = super().make_task(source, index)
+        return Task(index, made.inputs, made.targets, test_inputs=made.inputs)
 
 
-@every_stream
-def test_does_not_depend_on_the_global_random_state(name: str, data: Dataset) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        first = build(name, data).task(1)
-        torch.manual_seed(2)
-        second = build(name, data).task(1)
-    assert same(first, second)
+class NotFinite(Good):
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        made = super().make_task(source, index)
+        return Task(index, made.inputs * float("nan"), made.targets)
 
 
-@every_stream
-@pytest.mark.parametrize("index", [-1, TASKS, 1000])
-def test_refuses_a_task_it_does_not_have(name: str, data: Dataset, index: int) -> None:
-    with pytest.raises(IsoplastError, match=rf"^task {index} of stream '{name}': it has tasks 0\.\.5$"):
-        build(name, data).task(index)
+class WrongClasses(Good):
+    def objective(self, data: Dataset | None) -> Classification:
+        return Classification(5)
 
 
-@every_stream
-def test_refuses_wrong_arguments(name: str, data: Dataset) -> None:
-    with pytest.raises(IsoplastError, match="tasks=0"):
-        stream(name, data, tasks=0, seed=0)
-    with pytest.raises(IsoplastError, match="seed=-1"):
-        stream(name, data, tasks=1, seed=-1)
+class WrongTargets(Good):
+    def objective(self, data: Dataset | None) -> Regression:
+        return Regression(1)
 
 
-def test_suggests_the_nearest_name(data: Dataset) -> None:
-    with pytest.raises(IsoplastError, match="unknown stream 'random-label': did you mean 'random-labels'"):
-        stream("random-label", data, tasks=1, seed=0)
+@dataclass(frozen=True, kw_only=True)
+class Remembers(Good):
+    calls: ClassVar[list[int]] = []
+
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        made = super().make_task(source, index)
+        self.calls.append(index)
+        return Task(index, made.inputs, (made.targets + len(self.calls)) % 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetsASetting(Good):
+    shift: int = field(default=0, compare=False)
+
+
+def test_a_good_stream_passes() -> None:
+    check_stream(Good())
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (FromTheGlobalGenerator(), "depends on what was asked for before"),
+        (DrawsWithoutUse(), "draws from a global generator"),
+        (OneForAllSeeds(), "seeds change nothing"),
+        (WrongIndex(), "says that it is task 0"),
+        (WritesIntoTheData(), "depends on what was asked for before|writes into the data"),
+        (WrongShape(), "the stream says"),
+        (HalfATestPart(), "half of a test part"),
+        (NotFinite(), "not finite"),
+        (WrongClasses(), "for 5 classes"),
+        (WrongTargets(), "give floating numbers"),
+        (Remembers(), "depends on what was asked for before"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Stream) else "",
+)
+def test_a_broken_stream_is_found_out(broken: Stream, message: str) -> None:
+    with pytest.raises((AssertionError, IsoplastError), match=message):
+        check_stream(broken)
+
+
+@pytest.mark.parametrize("index", [-1, 6, 1000])
+def test_refuses_a_task_it_does_not_have(index: int) -> None:
+    opened = stream("random-labels", made_up_data(), tasks=6)
+    with pytest.raises(
+        IsoplastError, match=rf"^task {index} of stream 'random-labels': it has tasks 0\.\.5$"
+    ):
+        opened.task(index)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("random-labels", {"tasks": 0}, "tasks of stream random-labels is 0: ask for at least 1"),
+        ("random-labels", {"tasks": 2.5}, "tasks of stream random-labels is 2.5: it must be a whole number"),
+        ("random-labels", {"seed": -1}, "seed=-1"),
+        (
+            "random-labels",
+            {"task": 1},
+            "unknown setting of stream random-labels 'task'",
+        ),
+        ("random-label", {}, "unknown stream 'random-label': did you mean 'random-labels'"),
+        ("nowhere_at_all:Stream", {}, "stream 'nowhere_at_all:Stream': nowhere_at_all cannot be imported"),
+        ("isoplast.streams:Nothing", {}, "isoplast.streams has no 'Nothing'"),
+        ("isoplast.data:Dataset", {}, "is the class Dataset: it must be a class derived from"),
+    ],
+)
+def test_refuses_wrong_arguments_in_one_line(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(IsoplastError, match=message) as caught:
+        stream(name, made_up_data(), **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_random_labels_need_classes() -> None:
+    numbers = Dataset(torch.zeros(4, 2), torch.zeros(4, 1), name="numbers")
+    with pytest.raises(
+        IsoplastError, match="stream random-labels draws classes, and data 'numbers' have none"
+    ):
+        stream("random-labels", numbers)
+
+
+def test_data_are_needed_where_they_are() -> None:
+    with pytest.raises(IsoplastError, match="stream random-labels needs data: name a data set"):
+        stream("random-labels")

@@ -15,10 +15,10 @@ from isoplast.study import Run, Switch
 
 EXAMPLES = [
     Run(),
-    Run(method="adam", samples=128, label="mine"),
-    Run(method="adamo", hyper=(("isometry", 0.03), ("isometry_every", 20), ("betas", (0.8, 0.99)))),
-    Run(method="adam", switch=Switch(12, "adamo", (("isometry_time", 1000.0),))),
-    Run(net_options=(("width", 32), ("activation", "maxmin"), ("normalization", "layernorm"))),
+    Run(method="adam", data={"name": "digits", "samples": 128}, label="mine"),
+    Run(method={"name": "adamo", "isometry": 0.03, "isometry_every": 20, "betas": (0.8, 0.99)}),
+    Run(method="adam", switch=Switch(12, {"name": "adamo", "isometry_time": 1000.0})),
+    Run(net={"name": "mlp", "width": 32, "activation": "maxmin", "normalization": "layernorm"}),
 ]
 
 
@@ -32,13 +32,13 @@ def test_yaml_round_trip_keeps_the_run_its_label_and_its_id(run: Run) -> None:
 
 @given(lr=st.floats(1e-300, 1e300), seed=st.integers(0, 2**63 - 1), isometry=st.floats(0, 1e300))
 def test_yaml_round_trip_keeps_every_bit_of_a_number(lr: float, seed: int, isometry: float) -> None:
-    run = Run(lr=lr, seed=seed, hyper=(("isometry", isometry),))
+    run = Run(lr=lr, seed=seed, method={"name": "adamo", "isometry": isometry})
     assert Run.from_yaml(run.to_yaml()) == run
 
 
 def test_equal_settings_are_equal_runs_however_they_are_written() -> None:
-    given_ = Run(method="adamo", hyper=(("weight_decay", 0), ("isometry", 0.01)), lr=1)
-    default = Run(method="adamo", hyper=(("isometry", 1e-2),), lr=1.0)
+    given_ = Run(method={"name": "adamo", "weight_decay": 0, "isometry": 0.01}, lr=1)
+    default = Run(method={"name": "adamo", "isometry": 1e-2}, lr=1.0)
     assert given_ == default
     assert given_.id == default.id
 
@@ -62,7 +62,13 @@ def test_labels_by_default() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"lr": 1e-4}, {"tasks": 3}, {"hyper": (("isometry", 1.0),)}, {"switch": Switch(1, "adam")}],
+    [
+        {"seed": 1},
+        {"lr": 1e-4},
+        {"stream": {"name": "random-labels", "tasks": 3}},
+        {"method": {"name": "adamo", "isometry": 1.0}},
+        {"switch": Switch(1, "adam")},
+    ],
 )
 def test_every_setting_changes_the_id(change: dict[str, object]) -> None:
     changed = dataclasses.replace(Run(), **change)  # type: ignore[arg-type]
@@ -89,10 +95,10 @@ def test_the_canonical_form_is_strict_json_without_the_label() -> None:
         ({"lr": math.inf}, "lr is inf"),
         ({"lr": -1e-3}, "lr is -0.001"),
         ({"lr": "fast"}, "lr is 'fast'"),
-        ({"epochs": 0}, "epochs is 0: it must be a whole number >= 1"),
-        ({"tasks": 2.5}, "tasks is 2.5"),
-        ({"batch_size": True}, "batch_size is True"),
-        ({"samples": -1}, "samples is -1"),
+        ({"epochs": 0}, "epochs of learner supervised is 0: it must be at least 1"),
+        ({"tasks": 2.5}, "tasks of stream random-labels is 2.5: it must be a whole number"),
+        ({"batch_size": True}, "batch_size of learner supervised is True"),
+        ({"samples": -1}, "samples=-1 of data 'digits': ask for at least 1"),
         ({"seed": -1}, "seed is -1: it must be a whole number >= 0"),
         ({"stream": "random-label"}, "unknown stream 'random-label': did you mean 'random-labels'?"),
         ({"data": "mnits"}, "unknown data set 'mnits': did you mean 'mnist'?"),
@@ -100,24 +106,36 @@ def test_the_canonical_form_is_strict_json_without_the_label() -> None:
         ({"method": "admo"}, "unknown method 'admo': did you mean 'adamo'?"),
         ({"device": "gpu"}, "device is 'gpu'"),
         (
-            {"hyper": (("isometri", 1.0),)},
+            {"method": {"name": "adamo", "isometri": 1.0}},
             "unknown setting of method adamo 'isometri': did you mean 'isometry'?",
         ),
-        ({"hyper": (("isometry", math.nan),)}, "isometry of method adamo is nan"),
-        ({"hyper": (("isometry", -1.0),)}, "isometry of method adamo is -1.0: it must not be negative"),
-        ({"hyper": (("betas", [0.9]),)}, r"betas of method adamo is \[0.9\]: it must be a list of 2"),
-        ({"hyper": (("betas", [0.9, 1.0]),)}, r"betas\[1\] of method adamo is 1.0"),
-        ({"hyper": (("isometry", 1.0), ("isometry_time", 9.0))}, "give one of them"),
-        ({"net_options": (("widht", 3),)}, "unknown setting of network mlp 'widht': did you mean 'width'?"),
-        ({"net_options": (("width", "big"),)}, "width of network mlp is 'big': it must be a whole number"),
-        ({"net_options": (("width", 0),)}, "width of network mlp is 0"),
+        ({"method": {"name": "adamo", "isometry": math.nan}}, "isometry of method adamo is nan"),
+        (
+            {"method": {"name": "adamo", "isometry": -1.0}},
+            "isometry of method adamo is -1.0: it must not be negative",
+        ),
+        (
+            {"method": {"name": "adamo", "betas": [0.9]}},
+            r"betas of method adamo is \[0.9\]: it must be a list of 2",
+        ),
+        ({"method": {"name": "adamo", "betas": [0.9, 1.0]}}, r"betas\[1\] of method adamo is 1.0"),
+        ({"method": {"name": "adamo", "isometry": 1.0, "isometry_time": 9.0}}, "give one of them"),
+        (
+            {"net": {"name": "mlp", "widht": 3}},
+            "unknown setting of network mlp 'widht': did you mean 'width'?",
+        ),
+        (
+            {"net": {"name": "mlp", "width": "big"}},
+            "width of network mlp is 'big': it must be a whole number",
+        ),
+        ({"net": {"name": "mlp", "width": 0}}, "width of network mlp is 0"),
         ({"label": 3}, "label is 3: it must be text"),
         ({"tasks": 3, "switch": Switch(3, "adam")}, "switch at task 3 of 3"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(settings: dict[str, object], message: str) -> None:
     with pytest.raises(IsoplastError, match=message) as caught:
-        Run(**settings)  # type: ignore[arg-type]
+        Run.from_mapping(settings)
     assert "\n" not in str(caught.value)
 
 
@@ -132,7 +150,12 @@ def test_a_switch_checks_itself() -> None:
     ("text", "message"),
     [
         ("{epoch: 3}", "unknown setting of a run 'epoch': did you mean 'epochs'?"),
-        ("{net: {width: 3}}", "give a name, or a mapping with 'name'"),
+        ("{net: [3]}", "give a name, or a mapping with 'name'"),
+        ("{tasks: 3, stream: {tasks: 3}}", "tasks is given twice, as tasks and as stream.tasks"),
+        ("{data: digits, stream: {data: mnist}}", "data is given twice"),
+        ("{instruments: [weight]}", "unknown instrument 'weight': did you mean 'weights'?"),
+        ("{hyper: {isometry: 1}}", "unknown setting of a run 'hyper'"),
+        ("{seed: 9223372036854775808}", "seed is 9223372036854775808: it must be below 2"),
         ("{method: 3}", "method is 3"),
         ("{switch: {task: 3}}", "give a mapping with 'task' and 'method'"),
         ("{switch: {task: 3, method: adam, lr: 1.0}}", "unknown setting of switch 'lr'"),
@@ -162,13 +185,36 @@ def test_merge_keys_are_merged_and_may_be_overridden() -> None:
     text = "method: &c {name: adamo, isometry: 0.5}\nswitch: {task: 1, method: {<<: *c, isometry: 0.25}}"
     run = Run.from_yaml(text)
     assert run.switch is not None
-    assert (dict(run.hyper)["isometry"], dict(run.switch.hyper)["isometry"]) == (0.5, 0.25)
+    strengths = [dict(part.settings)["isometry"] for part in (run.method, run.switch.method)]
+    assert strengths == [0.5, 0.25]
     with pytest.raises(IsoplastError, match="'lr' is given twice"):
         Run.from_yaml("{<<: {lr: 1.0}, lr: 2.0, lr: 3.0}")
 
 
 def test_a_method_object_is_made_for_every_task() -> None:
-    run = Run(method="adam", switch=Switch(2, "adamo", (("isometry", 0.5),)))
+    run = Run(method="adam", switch=Switch(2, {"name": "adamo", "isometry": 0.5}))
     assert [run.make_method(task).name for task in range(4)] == ["adam", "adam", "adamo", "adamo"]
-    options = run.switch.hyper if run.switch else ()
-    assert dict(options)["isometry"] == 0.5
+    assert run.switch is not None
+    assert dict(run.switch.method.settings)["isometry"] == 0.5
+
+
+def test_a_part_without_a_name_is_about_the_default_one() -> None:
+    assert Run.from_mapping({"net": {"width": 3}}).net == Run(net={"name": "mlp", "width": 3}).net
+
+
+def test_the_usual_settings_may_stand_beside_the_parts() -> None:
+    short = {"samples": 100, "tasks": 3, "epochs": 2, "batch_size": 5}
+    long = {"data": {"samples": 100}, "stream": {"tasks": 3}, "learner": {"epochs": 2, "batch_size": 5}}
+    nested = {**long, "stream": {"tasks": 3, "data": {"samples": 100}}}
+    del nested["data"]
+    assert Run.from_mapping(short) == Run.from_mapping(long) == Run.from_mapping(nested)
+
+
+def test_what_is_measured_is_part_of_the_identity() -> None:
+    assert Run(instruments=True) == Run()
+    assert Run(instruments=False).instruments == ()
+    some = Run(instruments=["ntk", "weights"])
+    assert some.instruments == ("weights", "ntk")
+    assert Run.from_yaml(some.to_yaml()) == some
+    assert Run.from_yaml(Run(instruments=False).to_yaml()).instruments == ()
+    assert len({Run().id, some.id, Run(instruments=False).id}) == 3

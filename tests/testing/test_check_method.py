@@ -270,18 +270,6 @@ class Chaotic(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class Talkative(Method):
-    """A method that refuses at length."""
-
-    name = "bad"
-    info = info()
-
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Refuse."""
-        raise IsoplastError("no,\nnot this one")
-
-
-@dataclasses.dataclass(frozen=True)
 class Blunt(Method):
     """A method that puts all modules into evaluation mode."""
 
@@ -314,7 +302,6 @@ class Blunt(Method):
         (Idle, r"does not train \['0.weight', "),
         (Strong, "is not adam at strength 0: other bits in "),
         (Chaotic, "goes on from a checkpoint to other bits"),
-        (Talkative, r"refuses in more than one line: 'no,\\nnot this one'"),
         (Blunt, "changes training and evaluation modes"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

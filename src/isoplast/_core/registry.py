@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from importlib import metadata
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from isoplast._core.errors import IsoplastError, unknown
 
@@ -32,7 +32,7 @@ class Registry(Generic[T]):
         ('Circle', ['circle'])
     """
 
-    def __init__(self, kind: str, base: type[T], group: str) -> None:
+    def __init__(self, kind: str, base: type[Any], group: str) -> None:
         self.kind = kind
         self.base = base
         self.group = group
@@ -84,8 +84,8 @@ class Registry(Generic[T]):
         where = f"{found.__module__}:{found.__qualname__}"
         if found.__module__ == "__main__" or "<locals>" in found.__qualname__:
             raise IsoplastError(
-                f"{self.kind} {found.__qualname__} is defined in {_place(found)}, where no other process finds "
-                "it: put it at the top of a module of its own"
+                f"{self.kind} {found.__qualname__} is defined in {_place(found)}, where no other process "
+                "finds it: put it at the top of a module of its own"
             )
         return where
 
@@ -98,7 +98,8 @@ class Registry(Generic[T]):
                 f"{self.kind} {name!r} is {_described(found)}: it must be a class derived from "
                 f"{self.base.__module__.split('._')[0]}.{self.base.__name__}"
             )
-        return cast("type[T]", found)
+        kind: Any = found
+        return kind  # type: ignore[no-any-return]
 
 
 def _imported(kind: str, reference: str) -> Any:
@@ -106,10 +107,10 @@ def _imported(kind: str, reference: str) -> Any:
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:  # whatever somebody's module raises when it is imported
+        reason = f"{type(error).__name__}: {error}"
         raise IsoplastError(
-            f"{kind} {reference!r}: {module or 'no module'} cannot be imported ({type(error).__name__}: {error}); "
-            "write package.module:Name, with the package on PYTHONPATH or in a folder that the study's 'path' "
-            "names"
+            f"{kind} {reference!r}: {module or 'no module'} cannot be imported ({reason}); write "
+            "package.module:Name, with the package on PYTHONPATH or in a folder that the study's 'path' names"
         ) from error
     for part in path.split("."):
         if not hasattr(found, part):

@@ -8,7 +8,11 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+from torch import Tensor
+
 from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.text import shown
 
 Settings: TypeAlias = tuple[tuple[str, Any], ...]
 """Names and values, sorted by name: the hashable form of a mapping of settings."""
@@ -23,7 +27,8 @@ _WORDS: dict[Any, str] = {
 
 
 def converted(cls: type, owner: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as the fields of a dataclass want them: 1 becomes 1.0 for a float, a list a tuple.
+    """The values as the fields of a dataclass want them: 1 becomes 1.0 for a float, a list a tuple, a
+    number of numpy or torch one of Python.
 
     So that equal settings are equal values however they were written, and a wrong one is found before
     anything starts.
@@ -43,6 +48,8 @@ def converted(cls: type, owner: str, values: Mapping[str, Any]) -> dict[str, Any
         ...     eps: float = 1e-8
         >>> converted(Adam, "method adam", {"eps": 1})
         {'eps': 1.0}
+        >>> converted(Adam, "method adam", {"eps": np.logspace(-8, -6, 3)[1]})
+        {'eps': 1e-07}
     """
     hints = get_type_hints(cls)
     known = [field.name for field in dataclasses.fields(cls) if field.init]
@@ -60,7 +67,7 @@ def check_fields(instance: Any, owner: str) -> None:
         object.__setattr__(instance, name, value)
 
 
-def options(instance: Any) -> Settings:
+def settings_of(instance: Any) -> Settings:
     """All settings of a dataclass instance in canonical form.
 
     A setting that is None by default and None here is left out, so that a new optional setting does not
@@ -77,13 +84,31 @@ def takes_list(cls: type, name: str) -> bool:
     return any(get_origin(choice) is tuple for choice in _choices(get_type_hints(cls).get(name)))
 
 
+def plain(value: Any) -> Any:
+    """A number or vector of numpy or torch as Python writes it; anything else as it is.
+
+    So that what came out of a sweep (`np.logspace`, a scheduler) is hashed, compared and saved like the
+    number that somebody typed.
+
+    Example:
+        >>> plain(np.float64(0.5)), plain(np.bool_(True)), plain(np.arange(2)), plain("word")
+        (0.5, True, [0, 1], 'word')
+    """
+    if isinstance(value, np.generic | np.ndarray) and value.ndim <= 1:
+        return float(value) if isinstance(value, np.longdouble) else value.tolist()
+    if isinstance(value, Tensor) and value.ndim <= 1 and not value.is_meta:
+        return value.detach().tolist()
+    return value
+
+
 def _convert(value: Any, hint: Any, what: str) -> Any:
+    value = plain(value)
     for choice in _choices(hint):
         fits, result = _fit(value, choice)
         if fits:
             return result
     wanted = " or ".join(_describe(choice) for choice in _choices(hint) if choice is not type(None))
-    raise IsoplastError(f"{what} is {value!r}: it must be {wanted}")
+    raise IsoplastError(f"{what} is {shown(value)}: it must be {wanted}")
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
@@ -91,8 +116,10 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
+    value = plain(value)
     if get_origin(kind) is Literal:
-        return value in get_args(kind), value
+        # 1 equals True and 1.0 for Python, but they are three settings.
+        return any(value == one and type(value) is type(one) for one in get_args(kind)), value
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         if not isinstance(value, list | tuple) or len(value) != len(kinds):
@@ -100,9 +127,18 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
         fits = [_fit(item, item_kind) for item, item_kind in zip(value, kinds, strict=True)]
         return all(good for good, _ in fits), tuple(item for _, item in fits)
     if kind is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return number, float(value) if number else value
+        return _fit_float(value)
     return type(value) is kind, value
+
+
+def _fit_float(value: Any) -> tuple[bool, Any]:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False, value
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False, value
+    return math.isfinite(number), number
 
 
 def _describe(kind: Any) -> str:

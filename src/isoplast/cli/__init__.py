@@ -1,4 +1,4 @@
-"""The command line: `isoplast demo | run | study | report | methods | inspect | repair | lens`."""
+"""The command line: `isoplast demo | run | study | report | methods | inspect | repair | spectra`."""
 
 from isoplast.cli._main import main
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 from rich.text import Text
 
-from isoplast.study import Display, Outcome, Run
+from isoplast.study import Display, Outcome, Run, metric
 from isoplast.study import Progress as Place
 
 
@@ -81,8 +81,8 @@ class _Live(_Lines):
         self.bars[run] = self.progress.add_task(escape(_name(run)), total=run.tasks, note="starting")
 
     def progressed(self, run: Run, progress: Place) -> None:
-        place = progress.task + progress.epoch / run.epochs
-        known = "" if progress.accuracy is None else f"accuracy {progress.accuracy:.2f}"
+        place = progress.task + progress.done
+        known = "" if progress.score is None else f"{metric(progress.primary).label} {progress.score:.2f}"
         self.progress.update(self.bars[run], completed=int(place), note=known)
 
     def ended(self, outcome: Outcome) -> None:

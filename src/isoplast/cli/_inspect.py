@@ -1,4 +1,4 @@
-"""`isoplast inspect` and `isoplast repair`: a look into a checkpoint, and the acute cure."""
+"""`isoplast inspect` and `isoplast repair`: a look into a checkpoint, and its repair."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from torch import Tensor, nn
 
-from isoplast import streams
 from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
-from isoplast.diagnostics import Inspection, Moment, format_number, repair_, text_table, weight_spectra
+from isoplast._core.text import text_table
+from isoplast.diagnostics import Inspection, Moment, format_number, repair_, weight_spectra
 from isoplast.diagnostics import inspect as inspect_model
 from isoplast.model import (
     Checkpoint,
@@ -27,7 +27,7 @@ from isoplast.model import (
     read_tensor,
     write_checkpoint,
 )
-from isoplast.study import FORMAT, RunDirectory, Trainer, read_rows, strict_json
+from isoplast.study import RunDirectory, foreign_parts, open_run, read_rows, strict_json
 
 _WIDTH = 79
 _SHOWN = 8  # findings of one kind
@@ -45,7 +45,7 @@ def inspect(file: _File, *, inputs: _Path = None, json: _Flag = False, html: _Pa
 
     Code in a pickle is never run: only tensors are read.
 
-    Exit status: 0 healthy, perhaps with warnings; 1 ill; 2 wrong input.
+    Exit status: 0 healthy, perhaps with warnings; 1 critical; 2 wrong input.
 
     Args:
         file: A .safetensors or torch file, a run of isoplast, or a directory of checkpoints, which shows
@@ -55,29 +55,29 @@ def inspect(file: _File, *, inputs: _Path = None, json: _Flag = False, html: _Pa
         json: Print the numbers as JSON.
         html: Write a page with plots there.
     """
-    with _opened(file) as patient:
-        found = _inspected(patient, inputs)
+    with _opened(file) as opened:
+        found = _inspected(opened, inputs)
     if html is not None:
         from isoplast.report import inspection_page  # brings plotly
 
-        page = inspection_page(str(file), patient.about, found, patient.moments)
+        page = inspection_page(str(file), opened.about, found, opened.moments)
         try:
             write_whole(html, page.encode())
         except OSError as error:  # no illness: status 1 would say so
             raise IsoplastError(f"{html} cannot be written: {error.strerror or error}") from error
     if json:
-        print(json_format.dumps(_as_json(file, found, patient.moments), indent=1, allow_nan=False))
+        print(json_format.dumps(_as_json(file, found, opened.moments), indent=1, allow_nan=False))
     else:
-        print(_as_text(file, patient, found))
+        print(_as_text(file, opened, found))
         if html is not None:
             print(f"page: {html}")
     return 0 if found.healthy else 1
 
 
 def repair(file: _File, *, out: _Out, inputs: _Path = None, layers: _Layers = "critical") -> int:
-    """Cure a checkpoint at once, and write it to a new file of the same layout.
+    """Repair a checkpoint, and write it to a new file of the same layout.
 
-    Ill layers get the nearest weights with all singular values 1.
+    Critical layers get the nearest weights with all singular values 1.
 
     Biases that keep units dead for good are set to zero.
 
@@ -85,22 +85,22 @@ def repair(file: _File, *, out: _Out, inputs: _Path = None, layers: _Layers = "c
         file: The checkpoint, or the directory of a run.
         out: The new file; it must not exist yet.
         inputs: As for `isoplast inspect`.
-        layers: Those that `isoplast inspect` finds ill, or all.
+        layers: Those that `isoplast inspect` finds critical, or all.
     """
     if out.exists():
         raise IsoplastError(f"{out} exists: choose another name, nothing is overwritten")
-    with _opened(file) as patient:
-        if patient.moments and patient.run is None:
+    with _opened(file) as opened:
+        if opened.moments and opened.run is None:
             raise IsoplastError(f"{file} holds several checkpoints: repair one of them")
-        data = _inputs(patient, inputs)
-        repaired = repair_(patient.trained, data, layers=layers)
-        if repaired.layers and isinstance(patient.trained, nn.Module):
-            for name, value in patient.trained.state_dict().items():
+        data = _inputs(opened, inputs)
+        repaired = repair_(opened.trained, data, layers=layers)
+        if repaired.layers and isinstance(opened.trained, nn.Module):
+            for name, value in opened.trained.state_dict().items():
                 if isinstance(value, Tensor):
-                    patient.checkpoint.state[name].copy_(value)
+                    opened.checkpoint.state[name].copy_(value)
     print(repaired)
     if repaired.layers:
-        write_checkpoint(patient.checkpoint, out)
+        write_checkpoint(opened.checkpoint, out)
         print(f"written: {out}")
     else:
         print("nothing is written; --layers all repairs every layer anyway")
@@ -108,7 +108,7 @@ def repair(file: _File, *, out: _Out, inputs: _Path = None, layers: _Layers = "c
 
 
 @dataclass(frozen=True)
-class _Patient:
+class _Opened:
     """What a command works on.
 
     Attributes:
@@ -133,18 +133,18 @@ class _Patient:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[_Patient]:
+def _opened(path: Path) -> Iterator[_Opened]:
     if path.is_dir() and (path / "study.yaml").exists():
         raise IsoplastError(f"{path} is a study: inspect one of its runs, or see `isoplast report {path}`")
     directory = path if path.is_dir() else path.parent
     if (directory / "spec.yaml").exists() and (path.is_dir() or path.name == "checkpoint.pt"):
-        with _opened_run(directory) as patient:
-            yield patient
+        with _opened_run(directory) as opened:
+            yield opened
     elif path.is_dir() and not is_sharded(path):
         yield _opened_history(path)
     else:
         checkpoint = read_checkpoint(path)
-        yield _Patient(checkpoint, checkpoint.state, checkpoint.state, about=(_layout(checkpoint),))
+        yield _Opened(checkpoint, checkpoint.state, checkpoint.state, about=(_layout(checkpoint),))
 
 
 def _layout(checkpoint: Checkpoint) -> str:
@@ -154,7 +154,7 @@ def _layout(checkpoint: Checkpoint) -> str:
     return f"{kind}, {len(checkpoint.tensors)} tensors with {count:,} numbers{where}"
 
 
-def _opened_history(directory: Path) -> _Patient:
+def _opened_history(directory: Path) -> _Opened:
     found = checkpoint_history(directory)
     moments = []
     for name, path in found:
@@ -164,7 +164,7 @@ def _opened_history(directory: Path) -> _Patient:
             initial = checkpoint.state
     about = f"{len(found)} checkpoints, from {found[0][0]} to {found[-1][0]}, which is judged"
     start = initial if len(found) > 1 and _alike(initial, checkpoint.state) else None
-    return _Patient(
+    return _Opened(
         checkpoint, checkpoint.state, checkpoint.state, None, None, start, tuple(moments),
         (about, _layout(checkpoint)),
     )  # fmt: skip
@@ -191,28 +191,35 @@ def _moment(name: str, checkpoint: Checkpoint) -> Moment:
 
 
 @contextlib.contextmanager
-def _opened_run(path: Path) -> Iterator[_Patient]:
+def _opened_run(path: Path) -> Iterator[_Opened]:
     directory = RunDirectory(path)
-    run = directory.read_spec()
-    if not directory.checkpoint.exists():
-        raise IsoplastError(f"{path} has no checkpoint yet: no task of the run is finished")
-    checkpoint = read_checkpoint(directory.checkpoint)
-    if not isinstance(checkpoint.contents, dict) or checkpoint.contents.get("format") != FORMAT:
-        raise IsoplastError(
-            f"{directory.checkpoint} is of another version: copy it elsewhere and inspect the copy"
+    settings = directory.read_settings()
+    foreign = foreign_parts(settings)
+    if foreign:  # looking at results runs nobody's code
+        if not directory.checkpoint.exists():
+            raise IsoplastError(f"{path} has no checkpoint yet: no task of the run is finished")
+        checkpoint = read_checkpoint(directory.checkpoint)
+        about = (
+            f"run: {settings.get('label', path.name)}; weights alone: {', '.join(foreign)} is not imported"
         )
-    done = int(checkpoint.contents["next_task"])
-    data = streams.load_data(run.data, samples=run.samples)
-    stream = streams.stream(run.stream, data, tasks=run.tasks, seed=run.seed)
-    trainer = Trainer(run, stream.input_shape, stream.classes, task=done)
-    trainer.restore(checkpoint.contents["trainer"])
-    inputs = stream.task(max(done - 1, 0)).inputs[:_SAMPLES].to(trainer.device)
-    about = (
-        f"run: {run.label} on {run.stream} of {run.data}, seed {run.seed}, after {done} of {run.tasks} tasks",
+        yield _Opened(
+            checkpoint, checkpoint.state, checkpoint.state, run=path.name, moments=_recorded(directory),
+            about=(about,),
+        )  # fmt: skip
+        return
+    opened = open_run(path)
+    checkpoint = read_checkpoint(directory.checkpoint)
+    run, inputs = opened.run, opened.inputs[:_SAMPLES]
+    data = f" of {run.data.name}" if run.data else ""
+    about_run = (
+        f"run: {run.label} on {run.stream.name}{data}, seed {run.seed}, "
+        f"after {opened.finished} of {run.tasks} tasks",
         f"inputs: {len(inputs)} of its last task",
     )
-    with trainer.training.evaluated() as model:
-        yield _Patient(checkpoint, model, trainer.model, inputs, run.id, None, _recorded(directory), about)
+    with opened.evaluated() as network:
+        yield _Opened(
+            checkpoint, network, opened.network, inputs, run.id, None, _recorded(directory), about_run
+        )
 
 
 def _recorded(directory: RunDirectory) -> tuple[Moment, ...]:
@@ -220,36 +227,39 @@ def _recorded(directory: RunDirectory) -> tuple[Moment, ...]:
     return tuple(
         Moment(
             "untrained" if row["task"] < 0 else f"task {row['task']}",
-            dict(zip(row["layers"], map(float, row["sigma_max"]), strict=True)),
-            dict(zip(row["layers"], map(float, row["sigma_min"]), strict=True)),
-            dict(zip(row["units"], map(float, row["dead"]), strict=True)),
+            _by_name(row, "layers", "sigma_max"),
+            _by_name(row, "layers", "sigma_min"),
+            _by_name(row, "units", "dead"),
         )
         for row in read_rows(directory.metrics)
+        if "layers" in row  # a run may have measured the scores alone
     )
 
 
-def _inputs(patient: _Patient, given: Path | None) -> Tensor | None:
+def _by_name(row: Mapping[str, Any], names: str, metric: str) -> dict[str, float]:
+    return dict(zip(row.get(names, ()), map(float, row.get(metric, ())), strict=True))
+
+
+def _inputs(opened: _Opened, given: Path | None) -> Tensor | None:
     if given is None:
-        return patient.inputs
+        return opened.inputs
     inputs = read_tensor(given)
-    model = patient.model
-    weights = (
-        list(model.parameters()) if isinstance(model, nn.Module) else patient.checkpoint.tensors.values()
-    )
+    model = opened.model
+    weights = list(model.parameters()) if isinstance(model, nn.Module) else opened.checkpoint.tensors.values()
     kinds = [weight.dtype for weight in weights if weight.is_floating_point()]
     return inputs.to(kinds[0]) if inputs.is_floating_point() and kinds else inputs
 
 
-def _inspected(patient: _Patient, given: Path | None) -> Inspection:
-    return inspect_model(patient.model, _inputs(patient, given), initial=patient.initial)
+def _inspected(opened: _Opened, given: Path | None) -> Inspection:
+    return inspect_model(opened.model, _inputs(opened, given), initial=opened.initial)
 
 
-def _as_text(file: Path, patient: _Patient, found: Inspection) -> str:
-    parts = [str(file), *patient.about, "", _weights(found)]
+def _as_text(file: Path, opened: _Opened, found: Inspection) -> str:
+    parts = [str(file), *opened.about, "", _weights(found)]
     if found.activity is not None:
         parts += ["", str(found.activity)]
-    if patient.moments:
-        parts += ["", _history(patient.moments)]
+    if opened.moments:
+        parts += ["", _history(opened.moments)]
     if found.assumption:
         parts += ["", found.assumption]
     return "\n".join([*parts, "", *_findings(found), _verdict(found)])
@@ -310,9 +320,9 @@ def _short(name: str, width: int) -> str:
 
 def _verdict(found: Inspection) -> str:
     if found.broken:
-        return "verdict: ill. Nothing repairs lost numbers: restore an earlier checkpoint."
+        return "verdict: critical. Nothing repairs lost numbers: restore an earlier checkpoint."
     if not found.healthy:
-        return "verdict: ill. `isoplast repair` cures it at once, AdamO keeps it healthy."
+        return "verdict: critical. `isoplast repair` repairs it once, AdamO prevents a relapse."
     warnings = sum(finding.severity == "warning" for finding in found.findings)
     said = f", with {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
     unseen = "" if found.activity is not None else "; dead units show with --inputs only"

@@ -1,4 +1,4 @@
-"""`isoplast lens`: every remedy measured, and the page that says what it holds."""
+"""`isoplast spectra`: every method measured, and the page that says what it holds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from isoplast._core.files import write_whole
 from isoplast.report import histograms, readings, spectra_page
 from isoplast.study import load_runs, load_study
 
-PAGE = "remedies-through-isometry.md"
+PAGE = "methods-through-isometry.md"
 
 
-def write_lens(directory: Path, out: Path | None = None) -> Path:
-    """Write the page of a finished lens study and its figure beside it.
+def write_spectra(directory: Path, out: Path | None = None) -> Path:
+    """Write the page of a finished spectra study and its figure beside it.
 
     Args:
         directory: the results of the study.
-        out: the page; by default `remedies-through-isometry.md` in that directory. The figure has its name
+        out: the page; by default `methods-through-isometry.md` in that directory. The figure has its name
             with .svg.
 
     Returns:
@@ -44,5 +44,5 @@ def write_lens(directory: Path, out: Path | None = None) -> Path:
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(figure, histograms(found).encode())
-    write_whole(target, spectra_page(found, figure, "isoplast lens", scope).encode())
+    write_whole(target, spectra_page(found, figure, "isoplast spectra", scope).encode())
     return target

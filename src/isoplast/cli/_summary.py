@@ -1,4 +1,4 @@
-"""A study in a few numbers per arm."""
+"""A study in a few numbers per method: those of the report's results table."""
 
 from __future__ import annotations
 
@@ -7,51 +7,50 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from isoplast._core.text import escaped
+
 if TYPE_CHECKING:
     import polars as pl
 
-
-def summary(frame: pl.DataFrame) -> pl.DataFrame:
-    """First, worst and last task of every arm.
-
-    Args:
-        frame: what `load_study` returns.
-
-    Returns:
-        One row per arm (label, stream, data) in the frame's order: `seeds` (with a finished task), `tasks`
-        (finished by all of these), and as means over the seeds the accuracies `first`, `worst` (of each
-        seed's worst task) and `last`.
-    """
-    import polars as pl
-
-    arm = ["label", "stream", "data"]
-    trained = frame.filter(pl.col("task") >= 0).sort("task", maintain_order=True)
-    seeds = trained.group_by(*arm, "run_id", maintain_order=True).agg(
-        tasks=pl.len(),
-        first=pl.col("accuracy").first(),
-        worst=pl.col("accuracy").min(),
-        last=pl.col("accuracy").last(),
-    )
-    table = seeds.group_by(arm, maintain_order=True).agg(
-        pl.len().alias("seeds"), pl.col("tasks").min(), pl.col("first", "worst", "last").mean()
-    )
-    order = frame.select(arm).unique(maintain_order=True)
-    return order.join(table, on=arm, how="inner", maintain_order="left")
+    from isoplast.report import MethodRuns
 
 
 def summary_table(frame: pl.DataFrame) -> Table:
-    """The summary for a terminal."""
-    found = summary(frame)
-    several = found.select("stream", "data").n_unique() > 1
-    table = Table(title="Accuracy, mean over seeds", title_justify="left")
-    table.add_column("arm")
+    """First, worst and last task of every method, as means over seeds, for a terminal.
+
+    Args:
+        frame: what `load_study` returns, with at least one finished task.
+    """
+    from isoplast.report import method_runs, scores
+
+    found = method_runs(frame)
+    several = len({_problem(result) for result in found}) > 1
+    labels = dict.fromkeys(result.metric.label for result in found)
+    table = Table(title=f"{', '.join(labels).capitalize()}, mean over seeds", title_justify="left")
+    table.add_column("method")
     if several:
         table.add_column("stream")
     for name in ("seeds", "tasks", "first task", "worst", "last task"):
         table.add_column(name, justify="right")
-    for row in found.iter_rows(named=True):
-        where = [f"{row['stream']}, {row['data']}"] if several else []
-        counts = [str(row["seeds"]), str(row["tasks"])]
-        scores = [f"{row[name]:.2f}" for name in ("first", "worst", "last")]
-        table.add_row(Text(row["label"]), *where, *counts, *scores)
+    for result in found:
+        reached = scores(result)
+        where = [_problem(result)] if several else []
+        counts = [str(len(result.seeds)), str(len(reached.curve))]
+        values = [f"{one.mean:.3f}" for one in (reached.first, reached.worst, reached.last)]
+        table.add_row(Text(escaped(result.label)), *map(Text, where), *counts, *values)
     return table
+
+
+def summary_line(frame: pl.DataFrame) -> str:
+    """The same of a single run, in one line."""
+    from isoplast.report import method_runs, scores
+
+    (result, *_) = method_runs(frame)
+    reached = scores(result)
+    first, worst, last = (f"{one.mean:.3f}" for one in (reached.first, reached.worst, reached.last))
+    return f"{result.metric.label}: first task {first}, worst {worst}, last {last}"
+
+
+def _problem(result: MethodRuns) -> str:
+    names = [result.settings.get(name) for name in ("stream", "data")]
+    return escaped(", ".join(str(name) for name in names if name))

@@ -1,10 +1,39 @@
-"""Data sets: official files, read and verified.
+"""Data sets: official files, read and verified, and arrays of one's own.
 
 Example:
     >>> load_data("digits", samples=1280).classes
     10
+    >>> data_spec("cifar10", samples=1000)
+    Cifar10(samples=1000)
 """
 
-from isoplast.data._load import Dataset, data_names, load_data
+from isoplast.data._cifar import Cifar10
+from isoplast.data._dataset import Dataset
+from isoplast.data._digits import Digits
+from isoplast.data._file import File, save_data
+from isoplast.data._mnist import Mnist
+from isoplast.data._spec import (
+    DATA,
+    DataSpec,
+    data_names,
+    data_reference,
+    data_spec,
+    load_data,
+    register_data,
+)
 
-__all__ = ["Dataset", "data_names", "load_data"]
+__all__ = [
+    "DATA",
+    "Cifar10",
+    "DataSpec",
+    "Dataset",
+    "Digits",
+    "File",
+    "Mnist",
+    "data_names",
+    "data_reference",
+    "data_spec",
+    "load_data",
+    "register_data",
+    "save_data",
+]

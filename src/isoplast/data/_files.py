@@ -1,34 +1,22 @@
-"""Finding, verifying and downloading the files of a data set.
+"""Finding and verifying the files of a data set.
 
 A file is used only when its hash is known: whatever is parsed has been verified first, on the very bytes
-that are parsed. Nothing here falls back silently from a damaged file to another one.
+that are parsed. Nothing here falls back silently from a damaged file, or a link to nowhere, to another one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
-import sys
-import urllib.request
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+import stat
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from isoplast._core.errors import IsoplastError
 
 DATA_VARIABLE = "ISOPLAST_DATA"
 CACHE_VARIABLE = "ISOPLAST_CACHE"
-
-# The remedy when a download is not what was asked for.
-REFUSED = (
-    f"nothing of it was kept; try again later, or put the file into the folder that {DATA_VARIABLE} names"
-)
-
-_BLOCK = 1 << 20  # bytes per read of a download: 1 MiB, about 170 progress steps for CIFAR-10
-_TIMEOUT = 60.0  # seconds without a byte before a download is given up
 
 
 @dataclass(frozen=True)
@@ -36,9 +24,10 @@ class KnownFile:
     """A file whose content is known.
 
     Args:
-        name: the official file name.
+        name: its file name.
         size: its length in bytes.
-        digest: "sha256:..." where the project computed it, "md5:..." where that is what was published.
+        digest: "sha256:..." where the project or a manifest says it, "md5:..." where that is what was
+            published.
     """
 
     name: str
@@ -47,7 +36,7 @@ class KnownFile:
 
     def matches(self, data: bytes) -> bool:
         """Whether `data` is this file, to the bit."""
-        return digest(data, self.digest.partition(":")[0]) == self.digest
+        return len(data) == self.size and digest(data, self.digest.partition(":")[0]) == self.digest
 
 
 def digest(data: bytes, algorithm: str) -> str:
@@ -55,30 +44,62 @@ def digest(data: bytes, algorithm: str) -> str:
     return f"{algorithm}:{hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()}"
 
 
-def identify(data: bytes, candidates: Sequence[KnownFile], where: str, remedy: str) -> KnownFile:
+def identify(data: bytes, candidates: Sequence[KnownFile], where: str, advice: str) -> KnownFile:
     """Which of the known files `data` is.
 
     Args:
         data: the whole file.
         candidates: at least one known file.
         where: the file as the message names it.
-        remedy: what to do about a damaged file.
+        advice: what to do about a damaged file.
 
     Raises:
-        IsoplastError: it is none of them; says whether it is too short.
+        IsoplastError: it is none of them; says whether its length or its hash is wrong.
     """
     for known in candidates:
         if known.matches(data):
             return known
-    size = min(known.size for known in candidates)
-    if len(data) < size:
-        raise IsoplastError(f"{where}: truncated, {len(data):,} of {size:,} bytes; {remedy}")
-    found = digest(data, candidates[0].digest.partition(":")[0])
-    expected = " or ".join(known.digest for known in candidates)
-    raise IsoplastError(f"{where}: wrong hash {found}, expected {expected}; {remedy}")
+    same = [known for known in candidates if known.size == len(data)]
+    if not same:
+        raise _wrong_size(len(data), candidates, where, advice)
+    found = digest(data, same[0].digest.partition(":")[0])
+    expected = " or ".join(_short(known.digest) for known in same)
+    raise IsoplastError(f"{where}: wrong hash {_short(found)}, expected {expected}; {advice}")
 
 
-def read_bytes(path: Path, remedy: str) -> bytes:
+def _short(digest: str) -> str:
+    return f"{digest[:19]}..."
+
+
+def read_known(path: Path, candidates: Sequence[KnownFile], advice: str) -> tuple[bytes, KnownFile]:
+    """The bytes of a file, and which of the known ones it is. A file of another size is not even read.
+
+    Raises:
+        IsoplastError: it cannot be read, or is none of them.
+    """
+    size = file_size(path, advice)
+    if size not in {known.size for known in candidates}:
+        raise _wrong_size(size, candidates, str(path), advice)
+    data = read_bytes(path, advice)
+    return data, identify(data, candidates, str(path), advice)
+
+
+def file_size(path: Path, advice: str) -> int:
+    """The size of a file in bytes.
+
+    Raises:
+        IsoplastError: it cannot be read, or is no file.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error.strerror, advice) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise _unreadable(path, "it is no file", advice)
+    return found.st_size
+
+
+def read_bytes(path: Path, advice: str) -> bytes:
     """The whole file.
 
     Raises:
@@ -87,7 +108,20 @@ def read_bytes(path: Path, remedy: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise IsoplastError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+        raise _unreadable(path, error.strerror, advice) from None
+
+
+def _unreadable(path: Path, reason: str | None, advice: str) -> IsoplastError:
+    where = f"{path}, a link to {os.readlink(path)}" if path.is_symlink() else str(path)
+    return IsoplastError(f"{where}: cannot be read ({reason}); {advice}")
+
+
+def _wrong_size(size: int, candidates: Sequence[KnownFile], where: str, advice: str) -> IsoplastError:
+    sizes = sorted({known.size for known in candidates})
+    if size < sizes[0]:
+        return IsoplastError(f"{where}: truncated, {size:,} of {sizes[0]:,} bytes; {advice}")
+    expected = " or ".join(f"{known:,}" for known in sizes)
+    return IsoplastError(f"{where}: wrong size, {size:,} bytes, expected {expected}; {advice}")
 
 
 def cache_folder() -> Path:
@@ -112,64 +146,11 @@ def places(root: Path | None) -> list[Path]:
     return [folder for _, folder in chosen] + [cache_folder()]
 
 
-def first_existing(paths: Iterable[Path]) -> Path | None:
-    """The first of the paths that exists."""
-    return next((path for path in paths if path.exists()), None)
+def lies_there(path: Path) -> bool:
+    """Whether something of that name lies there, be it a link to nowhere: that is no reason to download."""
+    return os.path.lexists(path)
 
 
-def download(url: str, target: Path, verify: Callable[[bytes], object]) -> bytes:
-    """Fetches a file to `target`, so that `target` only ever exists complete and verified.
-
-    The file is written aside under a name of its own and renamed at the end: several processes may fetch the
-    same file at once, and an interruption leaves nothing behind.
-
-    Args:
-        url: the official address.
-        target: where the file will lie.
-        verify: raises IsoplastError when the bytes are not the expected ones.
-
-    Returns:
-        The verified bytes.
-
-    Raises:
-        IsoplastError: the download failed, or `verify` refused it.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            with part.open("xb") as out:
-                data = _fetch(url, target, out)
-            verify(data)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-    except (OSError, http.client.HTTPException) as error:
-        raise IsoplastError(
-            f"cannot download {url} to {target} ({error}); "
-            f"fetch it by hand and put it there, or into the folder that {DATA_VARIABLE} names"
-        ) from error
-    return data
-
-
-def _fetch(url: str, target: Path, out: BinaryIO) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "isoplast"})
-    print(f"isoplast: downloading {url} to {target}", file=sys.stderr)
-    blocks: list[bytes] = []
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-        total = int(response.headers.get("Content-Length") or 0)
-        done = 0
-        while block := response.read(_BLOCK):
-            out.write(block)
-            blocks.append(block)
-            done += len(block)
-            _show(done, total)
-    return b"".join(blocks)
-
-
-def _show(done: int, total: int) -> None:
-    # A log file gets the line above only; a terminal sees one line that counts up.
-    if sys.stderr.isatty():
-        size = f" of {total / 1e6:.1f}" if total else ""
-        end = "\n" if done == total else ""
-        print(f"\r  {done / 1e6:.1f}{size} MB", end=end, file=sys.stderr, flush=True)
+def first_there(paths: Iterable[Path]) -> Path | None:
+    """The first of the paths where something lies."""
+    return next(filter(lies_there, paths), None)

@@ -1,6 +1,6 @@
 """Instruments: what a network's weights, Jacobians and activity say about its plasticity."""
 
-from isoplast.diagnostics._result import format_number, text_table
+from isoplast.diagnostics._result import format_number
 from isoplast.diagnostics.activity._activity import Activity, LayerActivity, activity
 from isoplast.diagnostics.health._diagnose import Diagnosis, diagnose
 from isoplast.diagnostics.health._findings import Finding
@@ -63,7 +63,6 @@ __all__ = [
     "ntk",
     "plasticity",
     "repair_",
-    "text_table",
     "update_ratio",
     "weight_spectra",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from isoplast._core.errors import IsoplastError
+from isoplast.isometry import effective_rank
 
 Product = Callable[[Tensor], Tensor]
 
@@ -67,6 +68,11 @@ class Ritz:
         found = self.size * terms.sum(1)
         return Estimate(float(found.mean()), _standard_error(found))
 
+    def effective_rank(self) -> float:
+        """Estimate of the exponential of the entropy of the absolute eigenvalues over their sum."""
+        counts = self.size * self.weights / len(self.values)
+        return float(effective_rank(self.values.abs().flatten(), counts.flatten()))
+
     def density(self, points: Tensor, width: float) -> Tensor:
         """Spectral density, smoothed by Gaussians, at each of the points; it integrates to one.
 
@@ -88,6 +94,8 @@ def lanczos(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
     probes: int = 1,
+    rounding: float | None = None,
+    until: Callable[[Tensor, Tensor], bool] | None = None,
 ) -> Ritz:
     r"""Ritz values and quadrature weights of a symmetric operator A.
 
@@ -109,12 +117,16 @@ def lanczos(
         device: of the vectors.
         probes: independent starting vectors, >= 1: one for extreme eigenvalues, several for densities
             and traces with an error.
+        rounding: relative error of the products; None for that of `dtype`.
+        until: stops the iteration of the single probe early; asked after every step for the Ritz values,
+            descending, and their residuals so far.
 
     Returns:
         The Ritz values; all NaN where a product is not finite.
 
     Raises:
-        IsoplastError: for a size, steps or probes below 1.
+        IsoplastError: for a size, steps or probes below 1, and where the products show by more than
+            rounding that A is not symmetric.
 
     Example:
         >>> found = lanczos(lambda v: torch.tensor([3.0, 2.0, 1.0]).double() * v, 3, steps=3)
@@ -129,7 +141,10 @@ def lanczos(
         if value < 1:
             raise IsoplastError(f"lanczos with {name}={value}: it must be at least 1")
     source = _Source(size, generator, dtype, device)
-    rows = [_one_probe(matvec, min(steps, size), source) for _ in range(probes)]
+    rounding = torch.finfo(dtype).eps if rounding is None else rounding
+    if until is not None and probes != 1:
+        raise IsoplastError(f"lanczos with probes={probes} and until: an early end is for one probe")
+    rows = [_one_probe(matvec, min(steps, size), source, rounding, until) for _ in range(probes)]
     values, weights, residuals = (torch.stack(column) for column in zip(*rows, strict=True))
     return Ritz(values, weights, residuals, size)
 
@@ -155,7 +170,13 @@ class _Source:
         return draw.to(self.device)
 
 
-def _one_probe(matvec: Product, steps: int, source: _Source) -> tuple[Tensor, Tensor, Tensor]:
+def _one_probe(
+    matvec: Product,
+    steps: int,
+    source: _Source,
+    rounding: float,
+    until: Callable[[Tensor, Tensor], bool] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return values, weights and residuals of one starting vector."""
     basis = torch.empty(steps, source.size, dtype=source.dtype, device=source.device)
     start = source.normal()
@@ -164,24 +185,54 @@ def _one_probe(matvec: Product, steps: int, source: _Source) -> tuple[Tensor, Te
     beside = torch.zeros(steps, dtype=torch.float64)
     # Below this share of the operator's size a remainder is rounding.
     closed = 10 * torch.finfo(source.dtype).eps
+    scale = 0.0
     for step in range(steps):
         vector = matvec(basis[step])
         diagonal[step] = (vector.double() * basis[step].double()).sum()
+        scale = max(scale, float(torch.linalg.vector_norm(vector, dtype=torch.float64)))
+        if step:
+            _check_symmetry(basis[:step] @ vector, float(beside[step - 1]), 10 * rounding**0.5 * scale)
         vector = orthogonalized(vector, basis[: step + 1])
         beside[step] = vector.double().norm()
         if not torch.isfinite(diagonal[step] + beside[step]):
             nothing = torch.full((steps,), torch.nan, dtype=torch.float64)
             return nothing, nothing, nothing
+        gone = beside[step] <= closed * diagonal.abs().max()
+        if gone or step + 1 == source.size:
+            beside[step] = 0.0
+        if until is not None:
+            values, _, residuals = _ritz(diagonal[: step + 1], beside[: step + 1])
+            if until(values, residuals):
+                steps = step + 1
         if step + 1 == steps:
             break
-        if beside[step] <= closed * diagonal.abs().max():
-            beside[step] = 0.0
+        if gone:
             vector = orthogonalized(source.normal(), basis[: step + 1])
         basis[step + 1] = vector / vector.norm()
+    return _ritz(diagonal[:steps], beside[:steps])
+
+
+def _ritz(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values, weights and residuals of a tridiagonal matrix and the remainder of its last vector."""
     matrix = torch.diag(diagonal) + torch.diag(beside[:-1], 1) + torch.diag(beside[:-1], -1)
     values, vectors = torch.linalg.eigh(matrix)
-    residuals = beside[-1] * vectors[-1].abs() if steps < source.size else torch.zeros_like(values)
+    residuals = beside[-1] * vectors[-1].abs()
     return values.flip(0), (vectors[0] ** 2).flip(0), residuals.flip(0)
+
+
+def _check_symmetry(along: Tensor, remainder: float, allowed: float) -> None:
+    """Of a symmetric A, q_i^T A q_k = (A q_i)^T q_k is 0 for i < k - 1, and the last remainder for i = k - 1.
+
+    Raises:
+        IsoplastError: where it is not.
+    """
+    difference = along.double()
+    difference[-1] -= remainder
+    if float(difference.abs().max()) > allowed:
+        raise IsoplastError(
+            "the products are not those of a symmetric matrix: an operation of the model or of the loss has "
+            "a backward pass that is not its derivative (a straight-through estimator, say)"
+        )
 
 
 def orthogonalized(vector: Tensor, basis: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
-from isoplast._core.errors import unknown
+from isoplast._core.errors import IsoplastError, unknown
 
 V = TypeVar("V")
 
@@ -59,36 +59,15 @@ def format_number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows as aligned text: the first column to the left, the numbers to the right.
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line; of one that is not ours its kind as well.
 
     Example:
-        >>> print(table(("layer", "max"), [("head", "1.2")]))
-        layer  max
-        head   1.2
+        >>> reason_of(IsoplastError("no inputs")), reason_of(KeyError("logits"))
+        ('no inputs', "KeyError: 'logits'")
     """
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for row in [header, *rows]:
-        cells = [row[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def layer_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80) -> str:
-    """A table whose first column, names of layers, loses its beginning where a line would be too long.
-
-    Example:
-        >>> print(layer_table(("layer", "max"), [("blocks.0.attention.query", "1.2")], width=20))
-        layer            max
-        ...ention.query  1.2
-    """
-    others = max(map(len, text_table(("", *header[1:]), [("", *row[1:]) for row in rows]).splitlines()))
-    room = max(width - others, 8)
-    names = [row[0] if len(row[0]) <= room else f"...{row[0][3 - room :]}" for row in rows]
-    return text_table(header, [(name, *row[1:]) for name, row in zip(names, rows, strict=True)])
+    text = str(error).strip().partition("\n")[0]
+    return text if isinstance(error, IsoplastError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def wrapped(text: str, width: int = 80) -> str:

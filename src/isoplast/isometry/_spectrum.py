@@ -95,13 +95,15 @@ def spectrum(matrix: Tensor) -> Spectrum:
     )
 
 
-def effective_rank(values: Tensor) -> Tensor:
+def effective_rank(values: Tensor, multiplicity: Tensor | None = None) -> Tensor:
     r"""The entropy rank of the singular values.
 
-    .. math:: \exp\Bigl(-\sum_i p_i \log p_i\Bigr), \qquad p_i = \sigma_i / \textstyle\sum_j \sigma_j
+    .. math:: \exp\Bigl(-\sum_i m_i p_i \log p_i\Bigr), \qquad p_i = \sigma_i / \textstyle\sum_j m_j \sigma_j
 
     Args:
         values: singular values, shape (..., k), >= 0.
+        multiplicity: how often each value counts, shape like the values, >= 0: the weights of a quadrature
+            times the size of the matrix, say; None for once.
 
     Returns:
         Shape (...), between 1 and k; 0 if all values are zero.
@@ -113,17 +115,20 @@ def effective_rank(values: Tensor) -> Tensor:
     Reference:
         Roy and Vetterli, "The effective rank", EUSIPCO 2007.
     """
-    return _entropy_rank(values)
+    ones = torch.ones_like(values) if multiplicity is None else multiplicity
+    total = (ones * values).sum(-1, keepdim=True)
+    rank = torch.exp((ones * torch.special.entr(_or_zero(values, total))).sum(-1))
+    return torch.where(total[..., 0] == 0, 0.0, rank)
 
 
-def effective_rank_energy(values: Tensor) -> Tensor:
+def effective_rank_energy(values: Tensor, multiplicity: Tensor | None = None) -> Tensor:
     r"""The entropy rank of the squared singular values, :math:`p_i = \sigma_i^2 / \sum_j \sigma_j^2`.
 
     The same name "effective rank" is used for both in the literature; this one weighs large
     singular values more and is never above :func:`effective_rank`.
 
     Args:
-        values: singular values, shape (..., k), >= 0.
+        values, multiplicity: as for :func:`effective_rank`.
 
     Returns:
         Shape (...), between 1 and k; 0 if all values are zero.
@@ -132,7 +137,7 @@ def effective_rank_energy(values: Tensor) -> Tensor:
         >>> effective_rank_energy(torch.tensor([2.0, 1.0]))  # p = (0.8, 0.2)
         tensor(1.6493)
     """
-    return _entropy_rank(values.square())
+    return effective_rank(values.square(), multiplicity)
 
 
 def stable_rank(values: Tensor) -> Tensor:
@@ -153,13 +158,6 @@ def stable_rank(values: Tensor) -> Tensor:
     """
     energy = values.square()
     return _or_zero(energy.sum(-1), energy.amax(-1))
-
-
-def _entropy_rank(weights: Tensor) -> Tensor:
-    total = weights.sum(-1, keepdim=True)
-    p = _or_zero(weights, total)
-    rank = torch.exp(torch.special.entr(p).sum(-1))
-    return torch.where(total[..., 0] == 0, 0.0, rank)
 
 
 def _or_zero(numerator: Tensor, denominator: Tensor) -> Tensor:

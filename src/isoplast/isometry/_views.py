@@ -69,39 +69,52 @@ def matrix_view(tensor: Tensor, *, batch_dims: int = 0) -> Tensor:
 
 
 def matrix_views(tensor: Tensor, *, batch_dims: int = 0, split: Split = 1) -> tuple[Tensor, ...]:
-    r"""The matrices a parameter is made of, when its rows hold several of them.
+    r"""The matrices a parameter is made of, when its rows or columns hold several of them.
 
     A fused q, k, v projection of shape (3 d, d) is three matrices (``split=3``); with grouped
     queries the row counts differ (``split=(512, 128, 128)``); a convolution with g groups is g
-    matrices (``split=g``), since no group sees the inputs of another.
+    matrices (``split=g``), since no group sees the inputs of another. GPT-2 stores its weights as
+    (in, out): there the blocks are columns, which negative numbers count (``split=-3``), and every
+    matrix is seen as (out, in) again; ``split=-1`` is one such matrix.
 
     Args:
-        tensor: shape (\*batch, out, ...).
+        tensor: shape (\*batch, out, ...), or (\*batch, in, out) for a negative split.
         batch_dims: number of leading batch dimensions, >= 0.
-        split: number of equal row blocks, or their row counts.
+        split: number of equal row blocks, or their row counts; all of them negative for columns.
 
     Returns:
         One stack of shape (\*batch, split, out / split, rest) for equal blocks, one tensor of shape
         (\*batch, rows, rest) per block otherwise.
 
     Raises:
-        ValueError: if the rows cannot be split as asked.
+        ValueError: if the rows or columns cannot be split as asked.
 
     Example:
         >>> [v.shape for v in matrix_views(torch.zeros(12, 4), split=3)]
         [torch.Size([3, 4, 4])]
+        >>> [v.shape for v in matrix_views(torch.zeros(4, 10), split=(-6, -2, -2))]
+        [torch.Size([6, 4]), torch.Size([2, 4]), torch.Size([2, 4])]
     """
     view = matrix_view(tensor, batch_dims=batch_dims)
+    line = "row"
+    if is_by_columns(split):
+        view, line = view.mT, "column"
+        split = -split if isinstance(split, int) else [-count for count in split]
     rows = view.shape[-2]
     if isinstance(split, int):
         if split == 1:
             return (view,)
         if split < 1 or rows % split:
-            raise ValueError(f"{rows} rows cannot be split into {split} equal blocks")
+            raise ValueError(f"{rows} {line}s cannot be split into {split} equal blocks")
         return (view.reshape(*view.shape[:-2], split, rows // split, view.shape[-1]),)
     if sum(split) != rows or min(split, default=0) < 1:
-        raise ValueError(f"split={tuple(split)} must be positive row counts that add up to {rows}")
+        raise ValueError(f"split={tuple(split)} must be positive {line} counts that add up to {rows}")
     return torch.split(view, list(split), dim=-2)
+
+
+def is_by_columns(split: Split) -> bool:
+    """Whether a split counts columns of a weight stored as (in, out)."""
+    return split < 0 if isinstance(split, int) else bool(split) and max(split) < 0
 
 
 @torch.no_grad()
@@ -123,9 +136,19 @@ def edit_matrices_(
     for view in views:
         edit_(view)
     if views[0].data_ptr() != tensor.data_ptr():  # the strides allowed no view: these are copies
-        tensor.copy_(join_matrices(views).view(tensor.shape))
+        tensor.copy_(join_matrices(views, tensor, split=split))
 
 
-def join_matrices(views: Sequence[Tensor]) -> Tensor:
-    """The inverse of :func:`matrix_views`, up to the parameter's own shape."""
-    return views[0] if len(views) == 1 else torch.cat(list(views), dim=-2)
+def join_matrices(views: Sequence[Tensor], like: Tensor, *, split: Split = 1) -> Tensor:
+    """The inverse of :func:`matrix_views`: one tensor of the parameter's shape.
+
+    Args:
+        views: the matrices of a parameter, or others of their shapes.
+        like: the parameter.
+        split: as there.
+    """
+    whole = views[0] if len(views) == 1 else torch.cat(list(views), dim=-2)
+    if is_by_columns(split):
+        stacked = isinstance(split, int) and split != -1
+        whole = (whole.flatten(-3, -2) if stacked else whole).mT
+    return whole.reshape(like.shape)

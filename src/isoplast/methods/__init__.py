@@ -18,6 +18,7 @@ from isoplast.methods._protocol import (
     TaskMethod,
 )
 from isoplast.methods._registry import METHODS, get, names, register
+from isoplast.methods._train_step import train_step
 from isoplast.methods._training import Training, training
 from isoplast.methods.architecture.activations import (
     AdaLin,
@@ -64,7 +65,7 @@ from isoplast.methods.resets.redo import ReDo
 from isoplast.methods.resets.snr import SelfNormalizedResets
 from isoplast.methods.resets.swr import SelectiveWeights
 from isoplast.methods.resets.whole_resets import FullReset, HeadReset, LastLayersReset, OptimizerReset
-from isoplast.model import UnitGroup, Units, declare_units, head_name, trace_units
+from isoplast.model import UnitGroup, Units, declare_units, head_name, head_names, trace_units
 
 __all__ = [
     "CLAIMS",
@@ -135,8 +136,10 @@ __all__ = [
     "declare_units",
     "get",
     "head_name",
+    "head_names",
     "names",
     "register",
     "trace_units",
+    "train_step",
     "training",
 ]

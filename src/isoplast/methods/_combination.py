@@ -36,7 +36,7 @@ _FIGHTS = (
         frozenset({"newton-schulz", "spectral-norm"}),
         "{other} computes the weights that parseval would hold from other parameters",
     ),
-    ("c-chain", _JUMPS, "c-chain would pull the network back to what it said before {other} changed it"),
+    ("c-chain", _JUMPS, "c-chain would pull the network back to its outputs from before {other}"),
     ("hare-tortoise", _JUMPS, "the hare goes back to an average over the weights that {other} has changed"),
     (
         "schedule-free",

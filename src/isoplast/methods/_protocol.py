@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from isoplast._core.errors import IsoplastError
-from isoplast._core.settings import Settings, check_fields, options
+from isoplast._core.settings import Settings, check_fields, settings_of
 
 Inputs: TypeAlias = Any
 """What a model takes: a tensor, a tuple of positional or a mapping of keyword arguments."""
@@ -31,7 +31,7 @@ Loss: TypeAlias = Callable[[], Tensor | Iterable[Tensor]]
 
 Family = Literal["isometry", "initial state", "resets", "optimizers", "architecture", "churn"]
 Spectrum = Literal["all", "mean square", "largest", "activations", "none"]
-"""What of the singular values of the weights a method controls: the claim that `isoplast lens` measures."""
+"""What of the singular values a method controls: the claim that `isoplast spectra` measures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +123,6 @@ class Method:
     Attributes:
         name: what `get` calls it.
         info: its metadata.
-        cannot_take: names of the networks of `isoplast.nn.build` that its `prepare` refuses as they come,
-            with an error that says what would work.
         state: tensors and numbers (also in nested dicts and lists) to be saved with a checkpoint.
         handles: hooks on the model, which `release` removes. A hook acts in training mode only, and is an
             object of a class with `__call__`, so that a copy of the model gets a copy of it.
@@ -132,7 +130,6 @@ class Method:
 
     name: ClassVar[str]
     info: ClassVar[MethodInfo]
-    cannot_take: ClassVar[tuple[str, ...]] = ()
     state: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
     handles: list[RemovableHandle] = dataclasses.field(
         default_factory=list, init=False, repr=False, compare=False
@@ -149,7 +146,7 @@ class Method:
 
     def settings(self) -> Settings:
         """Return all settings in canonical form: `get(name, **dict(settings))` is this method."""
-        return options(self)
+        return settings_of(self)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return the network to train: the model itself, or one with another architecture.

@@ -38,7 +38,7 @@ def training(
     Args:
         method: a name as `get` takes it ("redo", "adamo+layernorm", "package.module:Name"), or a method.
         model: any network; the method may change its layers, so use `.model` of what is returned.
-        lr: the learning rate, > 0.
+        lr: the learning rate, >= 0.
         clip_norm: what the norm of all gradients together is clipped to, > 0; None leaves them alone.
         device: where the network goes when the method has prepared it, so that a seed means the same weights
             on every device; None leaves it where it is.
@@ -63,15 +63,19 @@ def training(
     shapeless = next((name for name, tensor in tensors(model).items() if is_lazy(tensor)), None)
     if shapeless is not None:
         raise IsoplastError(f"{shapeless} is not initialised yet: run one batch through the model first")
+    try:
+        rate = float(lr)  # a number of numpy's would be in every checkpoint of the optimizer
+    except (TypeError, ValueError):
+        raise IsoplastError(f"lr is {lr!r}: give a number") from None
     chosen = get(method, **settings)
     _refuse_used(chosen)
     prepared = chosen.prepare(model)
     prepared = prepared if device is None else prepared.to(device)
     try:
-        optimizer = chosen.optimizer(prepared, lr)
+        optimizer = chosen.optimizer(prepared, rate)
     except ValueError as error:  # a combination of settings that only the optimizer can judge
         reason = str(error).partition("\n")[0]
-        raise IsoplastError(f"method {chosen.name} with lr {lr}: {reason}") from error
+        raise IsoplastError(f"method {chosen.name} with lr {rate:g}: {reason}") from error
     return Training(chosen, prepared, optimizer, clip_norm=clip_norm)
 
 

@@ -10,37 +10,34 @@ from isoplast.model._checkpoint import (
     write_checkpoint,
 )
 from isoplast.model._clone import clone, copy_optimizer, freshly_made, parameter_pairs, redrawn
+from isoplast.model._functional import (
+    applied,
+    dense,
+    one_tensor,
+    outputs,
+    parameter_names,
+    refuse_made_late,
+    replaced,
+    run,
+)
 from isoplast.model._kernels import differentiable_kernels
 from isoplast.model._matrices import Matrix, clean_name, matrices_of_module, matrices_of_state
 from isoplast.model._parameters import Decision, decide
 from isoplast.model._preserve_state import (
-    outputs,
     preserve_state,
     refuse_batch_statistics,
     refuse_scripted,
-    run,
+    refuse_unready,
     unwrap,
 )
 from isoplast.model._reconstructed import ReconstructedMLP, has_normalisation, reconstruct, silent_units
-from isoplast.model._recording import FUNCTIONS, ActivationRecorder
+from isoplast.model._recording import ActivationRecorder
+from isoplast.model._sharded import refuse_flattened, refuse_sharded, sharded_names, whole
 from isoplast.model.units._graph import graph_of
-from isoplast.model.units._groups import (
-    BATCH_NORMS,
-    LAYERS,
-    NORMS,
-    Probe,
-    Slot,
-    UnitGroup,
-    Units,
-    feature_dim,
-)
-from isoplast.model.units._units import declare_units, head_name, trace_units
+from isoplast.model.units._groups import Probe, Slot, UnitGroup, Units, feature_dim
+from isoplast.model.units._units import declare_units, head_name, head_names, trace_units
 
 __all__ = [
-    "BATCH_NORMS",
-    "FUNCTIONS",
-    "LAYERS",
-    "NORMS",
     "ActivationRecorder",
     "Checkpoint",
     "Decision",
@@ -50,23 +47,28 @@ __all__ = [
     "Slot",
     "UnitGroup",
     "Units",
+    "applied",
     "checkpoint_history",
     "clean_name",
     "clone",
     "copy_optimizer",
     "decide",
     "declare_units",
+    "dense",
     "differentiable_kernels",
     "feature_dim",
     "freshly_made",
     "graph_of",
     "has_normalisation",
     "head_name",
+    "head_names",
     "is_sharded",
     "matrices_of_module",
     "matrices_of_state",
     "non_finite_names",
+    "one_tensor",
     "outputs",
+    "parameter_names",
     "parameter_pairs",
     "preserve_state",
     "read_checkpoint",
@@ -74,14 +76,21 @@ __all__ = [
     "reconstruct",
     "redrawn",
     "refuse_batch_statistics",
+    "refuse_flattened",
+    "refuse_made_late",
     "refuse_non_finite",
     "refuse_scripted",
+    "refuse_sharded",
+    "refuse_unready",
+    "replaced",
     "run",
     "sample_count",
+    "sharded_names",
     "silent_units",
     "take_samples",
     "trace_units",
     "unwrap",
     "usable",
+    "whole",
     "write_checkpoint",
 ]

@@ -1,4 +1,4 @@
-"""Batches of samples in whatever form a model takes them: a tensor, a tuple or a dict of tensors."""
+"""Batches of samples in whatever form a model takes them: a tensor, a tuple or a mapping of tensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from isoplast._core.errors import IsoplastError
+from isoplast.model._sharded import whole
 
 
 def sample_count(samples: Any, what: str = "inputs") -> int:
@@ -19,7 +20,7 @@ def sample_count(samples: Any, what: str = "inputs") -> int:
     """
     sizes = {len(tensor) if tensor.ndim else 0 for tensor in _tensors(samples)}
     if len(sizes) != 1 or 0 in sizes:
-        found = ", ".join(map(str, sorted(sizes))) or "none"
+        found = ", ".join(map(str, sorted(sizes))) or f"none in {type(samples).__name__}"
         raise IsoplastError(
             f"the {what} must be tensors with the same number of samples, at least one, along the first "
             f"dimension: found {found}"
@@ -28,10 +29,10 @@ def sample_count(samples: Any, what: str = "inputs") -> int:
 
 
 def take_samples(samples: Any, rows: Tensor | slice) -> Any:
-    """The samples of the given rows, in the form of all samples."""
+    """The samples of the given rows, in the form of all samples; of any mapping as a dict."""
     if isinstance(samples, Tensor):
         return samples[rows.to(samples.device) if isinstance(rows, Tensor) else rows]
-    if isinstance(samples, dict):
+    if isinstance(samples, Mapping):
         return {key: take_samples(value, rows) for key, value in samples.items()}
     if isinstance(samples, tuple):
         return tuple(take_samples(value, rows) for value in samples)
@@ -39,11 +40,11 @@ def take_samples(samples: Any, rows: Tensor | slice) -> Any:
 
 
 def usable(samples: Any) -> Any:
-    """The samples without history, and as normal tensors where they were made in inference mode."""
+    """The samples without history, any mapping as a dict, tensors of inference mode as normal ones."""
     if isinstance(samples, Tensor):
         with torch.inference_mode(False):
             return samples.clone() if samples.is_inference() else samples.detach()
-    if isinstance(samples, dict):
+    if isinstance(samples, Mapping):
         return {key: usable(value) for key, value in samples.items()}
     if isinstance(samples, tuple):
         return tuple(usable(value) for value in samples)
@@ -51,7 +52,7 @@ def usable(samples: Any) -> Any:
 
 
 def refuse_non_finite(samples: Any) -> None:
-    """Refuse inputs that are no numbers: all that follows from them would look like an ill network.
+    """Refuse inputs that are no numbers: all that follows from them would look like a collapsed network.
 
     Raises:
         IsoplastError: for a NaN or an infinity among them.
@@ -74,6 +75,7 @@ def non_finite_names(state: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _sound(tensor: Tensor) -> bool:
+    tensor = whole(tensor)
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.values()
     if tensor.dtype.itemsize == 1:  # few operations know numbers of 8 bits
@@ -91,5 +93,7 @@ def is_mask(tensor: Tensor) -> bool:
 def _tensors(samples: Any) -> list[Tensor]:
     if isinstance(samples, Tensor):
         return [samples]
-    parts = samples.values() if isinstance(samples, dict) else samples if isinstance(samples, tuple) else ()
+    parts = (
+        samples.values() if isinstance(samples, Mapping) else samples if isinstance(samples, tuple) else ()
+    )
     return [tensor for part in parts for tensor in _tensors(part)]

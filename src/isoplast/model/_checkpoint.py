@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import io
-import json
 import re
-import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
+from isoplast._core.arrays import SUFFIXES as ARRAYS
+from isoplast._core.arrays import read_arrays, read_safetensors, safetensors
 from isoplast._core.errors import IsoplastError
-from isoplast._core.files import write_whole
+from isoplast._core.files import read_json, write_whole
+from isoplast.model._torch_file import REMEDY, read_torch_file
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 # What trainers write beside the weights.
 _BESIDE = ("optimizer", "scheduler", "rng_state", "training_args", "scaler", "random_states")
 _MODEL_WORDS = ("model", "state_dict", "model_state_dict", "module", "net", "network")
-_DEPTH = 6  # of nested mappings: no trainer nests deeper, and a hostile file may nest for ever
-_REMEDY = "save model.state_dict() by torch.save, or as .safetensors"
+_DEPTH = 6  # of nested mappings: no trainer nests deeper
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Open a safetensors file, a torch file, or a directory that holds one network in several files.
 
-    A torch file is read with ``weights_only=True``: a pickle that holds code is refused, never run. Among
-    nested mappings the one with the most tensors is taken for the network's.
+    Nothing in a file is run: a pickle that holds Python objects is refused. Sizes are checked before anything
+    is allocated, and every number against the checksum of the file. Among nested mappings the one with the
+    most tensors is taken for the network's.
 
     Args:
         path: the file.
@@ -70,16 +71,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise IsoplastError(f"there is no file {path}")
     if _is_safetensors(path):
-        state, metadata = _read_safetensors(path)
+        state, metadata = read_safetensors(path)
         _check(path, state)
         return Checkpoint(path, state, (), state, metadata)
-    contents = _read_torch(path)
+    contents = read_torch_file(path)
     where, state = _network(path, contents)
     return Checkpoint(path, state, where, contents, None)
 
 
 def read_tensor(path: Path) -> Tensor:
-    """Open a file that holds one batch of inputs: .npy, .safetensors or a torch file.
+    """Open a file that holds one batch of inputs: .npy, .npz, .safetensors or a torch file.
 
     Args:
         path: the file; where it holds several tensors the one called "inputs" counts.
@@ -92,25 +93,17 @@ def read_tensor(path: Path) -> Tensor:
     """
     if not path.is_file():
         raise IsoplastError(f"there is no file {path}")
-    found = _read_array(path) if path.suffix == ".npy" else _read_any(path)
+    found: Any = read_arrays(path) if path.suffix in ARRAYS else _read_any(path)
     if isinstance(found, dict):
         tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         found = next(iter(tensors.values())) if len(tensors) == 1 else tensors.get("inputs")
-    if not isinstance(found, Tensor) or found.ndim < 2:
+    if not isinstance(found, Tensor) or found.ndim < 2 or found.is_meta or found.layout != torch.strided:
         raise IsoplastError(f'{path} holds no batch of inputs: save one tensor (n, ...), or name it "inputs"')
     return found.float() if found.dtype == torch.float64 else found
 
 
-def _read_array(path: Path) -> Tensor:
-    try:
-        return torch.from_numpy(numpy.load(path, allow_pickle=False))
-    except (ValueError, EOFError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise IsoplastError(f"{path} is no array of numbers: {reason}") from None
-
-
 def _read_any(path: Path) -> Any:
-    return _read_safetensors(path)[0] if _is_safetensors(path) else _read_torch(path)
+    return read_safetensors(path)[0] if _is_safetensors(path) else read_torch_file(path)
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -128,10 +121,13 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         raise IsoplastError(f"{checkpoint.path} is a network in several files: save it as one file first")
     if checkpoint.metadata is None:
         buffer = io.BytesIO()
-        torch.save(checkpoint.contents, buffer)
+        try:
+            torch.save(checkpoint.contents, buffer)
+        except RecursionError:
+            raise IsoplastError(f"{checkpoint.path} nests its values too deep to be written again") from None
         contents = buffer.getvalue()
     else:
-        contents = _safetensors().torch.save(checkpoint.state, checkpoint.metadata or None)
+        contents = safetensors().torch.save(checkpoint.state, checkpoint.metadata or None)
     write_whole(path, contents)
 
 
@@ -174,39 +170,24 @@ def _files(directory: Path) -> list[Path]:
 
 def _is_safetensors(path: Path) -> bool:
     """An eight-byte length of the header, then the header, which is JSON."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        first = file.read(1)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            first = file.read(1)
+    except OSError as error:
+        raise IsoplastError(f"{path} cannot be read: {error.strerror}") from None
     return path.suffix == ".safetensors" or (first == b"{" and length <= path.stat().st_size)
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors
-        import safetensors.torch
-    except ModuleNotFoundError:
-        raise IsoplastError('safetensors is not installed: pip install "isoplast[bench]"') from None
-    return safetensors
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    package = _safetensors()
-    try:
-        with package.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except package.SafetensorError as error:
-        reason = str(error).partition("\n")[0]
-        raise IsoplastError(f"{path} is truncated or damaged: {reason}") from None
 
 
 def _read_shards(directory: Path) -> Checkpoint:
     found = sorted(directory.glob("*.index.json"))
     if not found:
         raise IsoplastError(f"{directory} is a directory: name one of the checkpoints in it")
-    try:
-        names = sorted({str(name) for name in json.loads(found[0].read_bytes())["weight_map"].values()})
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise IsoplastError(f"{found[0]} is damaged: it names no files of weights") from None
+    index = read_json(found[0])
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise IsoplastError(f"{found[0]} is damaged: it names no files of weights")
+    names = sorted(set(files.values()))
     state: dict[str, Any] = {}
     for name in names:
         # An index may name any path; only files beside it belong to it.
@@ -216,41 +197,13 @@ def _read_shards(directory: Path) -> Checkpoint:
     return Checkpoint(directory, state, (), state, None)
 
 
-def _read_torch(path: Path) -> Any:
-    with path.open("rb") as file:
-        magic = file.read(2)
-    if not magic.startswith((b"PK", b"\x80")):
-        raise IsoplastError(f"{path} is no checkpoint: neither a torch nor a safetensors file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes let an unpickler raise nearly anything
-        raise IsoplastError(f"{path} {_reason(str(error), magic)}") from None
-
-
-def _reason(error: str, magic: bytes) -> str:
-    if "TorchScript" in error:
-        return f"is a TorchScript program, which would have to be run: {_REMEDY}"
-    named = re.search(r"GLOBAL ([\w.]+)", error)
-    if named:
-        return f"holds the Python object {named[1]}, which isoplast does not load: {_REMEDY}"
-    if magic == b"PK":
-        return f"is truncated or damaged: {_first_words(error)}"
-    return "is truncated or damaged, or holds Python objects, which isoplast does not load"
-
-
-def _first_words(error: str) -> str:
-    return error.partition("\n")[0].partition(". ")[0].strip() or "it ends too early"
-
-
 def _network(path: Path, contents: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Where the network's mapping lies in a file, and the mapping."""
     ranked = [
         (_rank(where, mapping), -place, where) for place, (where, mapping) in enumerate(_mappings(contents))
     ]
     if not ranked:
-        raise IsoplastError(f"{path} holds {type(contents).__name__}, no weights by name: {_REMEDY}")
+        raise IsoplastError(f"{path} holds {type(contents).__name__}, no weights by name: {REMEDY}")
     where = max(ranked)[2]
     state = contents
     for key in where:
@@ -260,11 +213,16 @@ def _network(path: Path, contents: Any) -> tuple[tuple[str, ...], dict[str, Any]
     return where, named
 
 
-def _mappings(value: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    if isinstance(value, dict) and len(where) <= _DEPTH:
-        yield where, value
-        for key, item in value.items():
-            yield from _mappings(item, (*where, key))
+def _mappings(contents: Any) -> Iterator[tuple[tuple[Any, ...], dict[Any, Any]]]:
+    """All mappings inside mappings with the keys that lead to them, each once, the outermost first."""
+    waiting: deque[tuple[tuple[Any, ...], Any]] = deque([((), contents)])
+    seen: set[int] = set()
+    while waiting:
+        where, value = waiting.popleft()
+        if isinstance(value, dict) and id(value) not in seen and len(where) <= _DEPTH:
+            seen.add(id(value))
+            yield where, value
+            waiting.extend(((*where, key), item) for key, item in value.items() if isinstance(item, dict))
 
 
 def _rank(where: tuple[Any, ...], mapping: Mapping[Any, Any]) -> tuple[int, bool]:
@@ -274,7 +232,11 @@ def _rank(where: tuple[Any, ...], mapping: Mapping[Any, Any]) -> tuple[int, bool
 
 
 def _check(path: Path, state: Mapping[str, Any]) -> None:
-    matrices = [value for value in state.values() if isinstance(value, Tensor) and value.ndim > 1]
-    if not any(matrix.is_floating_point() for matrix in matrices):
-        names = ", ".join(map(str, list(state)[:4])) or "nothing"
-        raise IsoplastError(f"{path} holds no weight matrix (it holds {names}): {_REMEDY}")
+    matrices = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.ndim > 1}
+    for name, matrix in matrices.items():
+        if matrix.is_meta or matrix.layout != torch.strided:
+            kind = "no numbers (device meta)" if matrix.is_meta else f"its numbers as {matrix.layout}"
+            raise IsoplastError(f"{path}: {name} holds {kind}, which cannot be measured: {REMEDY}")
+    if not any(matrix.is_floating_point() for matrix in matrices.values()):
+        names = ", ".join(list(state)[:4]) or "nothing"
+        raise IsoplastError(f"{path} holds no weight matrix (it holds {names}): {REMEDY}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -11,17 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from isoplast._core import layer_kinds as kinds
 from isoplast._core.errors import IsoplastError
 from isoplast.isometry import Split, is_matrix, matrix_views
 
-_FUSED = re.compile(r"(qkv|c_attn|query_key_value|in_proj|to_kv)", re.IGNORECASE)
-_POSITIONAL = re.compile(r"(embed|token|pos_|position)", re.IGNORECASE)
-_PROJECTION = re.compile(r"(to_)?(q|k|v|query|key|value)(_proj|_lin)?$", re.IGNORECASE)
-_HEADS = ("num_heads", "heads", "n_heads", "n_head", "num_attention_heads")
-_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
-_KNOWN = (nn.Linear, nn.RNNBase, nn.MultiheadAttention, *_CONVOLUTIONS)
+_KNOWN = (*kinds.MAPS, *kinds.RECURRENT, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
@@ -35,10 +28,14 @@ class Decision:
             "isometric", "tied", "excluded" or "other".
         isometric: whether it is kept isometric.
         reason: why, in a few words.
-        split: number of equal row blocks, or their row counts.
+        split: number of equal row blocks, or their row counts; negative for columns, as in
+            :func:`isoplast.isometry.matrix_views`.
         batch_dims: leading dimensions that count matrices.
         strength: its own strength, or None for the one of the whole model.
         operator: the stride of a convolution that is to be isometric as an operator, else None.
+        parts: what the matrices in it are, in their order: ("q", "k", "v") of a fused projection, numbered
+            where each head is a matrix ("q0", "q1", ...), ("q",) of one that is not fused; () where nothing
+            says so.
     """
 
     name: str
@@ -50,6 +47,12 @@ class Decision:
     batch_dims: int = 0
     strength: float | None = None
     operator: int | None = None
+    parts: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """The keywords with which :func:`isoplast.isometry.matrix_views` finds its matrices."""
+        return {"batch_dims": self.batch_dims, "split": self.split}
 
 
 def decide(
@@ -71,75 +74,74 @@ def decide(
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
             raise IsoplastError(f"no parameter is named like {pattern!r}; names look like {names[0]!r}")
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    last = linear[-1] if linear else None
+    outputs = {found.layer: found.reason for found in kinds.heads(model)}
+    if head is not None and not outputs:
+        raise IsoplastError(
+            f"head={head:g} was asked for, and {type(model).__name__} has no linear layer or convolution: "
+            "leave head out"
+        )
+    asked = _Asked(model, outputs, head, split or {}, batch_dims or {}, per_head)
     decisions = []
     for p, found in owners.items():
         name, module = found[0]
-        wanted_split = _match(split, name, _heads(model, name, module) if per_head else None)
-        wanted_dims = _match(batch_dims, name, 0)
         if any(fnmatch(name, pattern) for pattern in exclude):
             decisions.append(Decision(name, p, "excluded", False, "named in exclude"))
         elif len(found) > 1:
             others = " and ".join(other for other, _ in found[1:])
             decisions.append(Decision(name, p, "tied", False, f"the same tensor as {others}"))
         else:
-            decisions.append(_decide(name, p, module, module is last, head, wanted_split, wanted_dims))
+            decisions.append(asked.decide(name, p, module))
     return decisions
 
 
-def _heads(model: nn.Module, name: str, module: nn.Module) -> int | None:
-    """The row blocks of a q, k or v projection when every head is a matrix of its own, or None."""
-    if isinstance(module, nn.MultiheadAttention):
-        return int(module.num_heads) * (3 if name.endswith("in_proj_weight") else 1)
-    owner, _, own = name.removesuffix(".weight").rpartition(".")
-    attention = model.get_submodule(owner)
-    heads = next((h for h in _HEADS if isinstance(getattr(attention, h, None), int)), None)
-    if heads is None or not isinstance(module, nn.Linear) or not name.endswith(".weight"):
-        return None
-    fused = _fused(own)
-    return int(getattr(attention, heads)) * fused if fused > 1 or _PROJECTION.match(own) else None
+@dataclass(frozen=True)
+class _Asked:
+    """A model and what its user said about it."""
+
+    model: nn.Module
+    outputs: Mapping[nn.Module, str]  # the output layers, with the reasons
+    head: float | None
+    split: Mapping[str, Split]
+    batch_dims: Mapping[str, int]
+    per_head: bool
+
+    def decide(self, name: str, p: Tensor, module: nn.Module) -> Decision:
+        """The decision about a parameter that stands for itself."""
+        if isinstance(p, UninitializedParameter):
+            raise IsoplastError(f"{name} is not initialised yet: run one batch through the model first")
+        split, dims = _match(self.split, name), _match(self.batch_dims, name)
+        said = split is not None or dims is not None
+        if dims is None:
+            dims = int(p.ndim == 3 and not isinstance(module, _KNOWN) and kinds.named_experts(name))
+        left_out = _left_out(name, p, module, dims, said)
+        if left_out is not None:
+            return Decision(name, p, left_out[0], False, left_out[1])
+        cut = kinds.cut_of_module(self.model, name, p, per_head=self.per_head)
+        blocks, parts = (cut.split, cut.parts) if split is None else (split, ())
+        try:
+            rows = [view.shape[-2] for view in matrix_views(p, batch_dims=dims, split=blocks)]
+        except ValueError as error:
+            raise IsoplastError(f"{name}: {error}") from None
+        if min(rows) < 2:
+            return Decision(name, p, "other", False, "its blocks are single rows, which have no spectrum")
+        reason = cut.reason if dims == 0 or said else f"{p.shape[0]} experts: a matrix each"
+        if module not in self.outputs:
+            return Decision(name, p, "matrix", True, reason, blocks, dims, parts=parts)
+        reason = self.outputs[module]
+        return Decision(name, p, "head", self.head != 0, reason, blocks, dims, self.head, parts=parts)
 
 
-def _fused(name: str) -> int:
-    """How many projections a linear layer of that name holds in its rows."""
-    if not _FUSED.search(name):
-        return 1
-    return 2 if "to_kv" in name.lower() else 3
+def _match(settings: Mapping[str, Any], name: str) -> Any:
+    return next((value for pattern, value in settings.items() if fnmatch(name, pattern)), None)
 
 
-def _match(settings: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
-    found = [value for pattern, value in (settings or {}).items() if fnmatch(name, pattern)]
-    return found[0] if found else otherwise
-
-
-def _decide(
-    name: str, p: Tensor, module: nn.Module, is_head: bool, head: float | None, split: Split | None, dims: int
-) -> Decision:
-    if isinstance(p, UninitializedParameter):
-        raise IsoplastError(f"{name} is not initialised yet: run one batch through the model first")
-    left_out = _left_out(name, p, module, dims)
-    if left_out is not None:
-        return Decision(name, p, left_out[0], False, left_out[1])
-    role, reason, natural = ("head", "last linear layer", 1) if is_head else _matrix(name, p, module)
-    blocks = natural if split is None else split
-    try:
-        rows = [view.shape[-2] for view in matrix_views(p, batch_dims=dims, split=blocks)]
-    except ValueError as error:
-        raise IsoplastError(f"{name}: {error}") from None
-    if min(rows) < 2:
-        return Decision(name, p, "other", False, "its blocks are single rows, which have no spectrum")
-    strength = head if is_head else None
-    return Decision(name, p, role, strength != 0, reason, blocks, dims, strength)
-
-
-def _left_out(name: str, p: Tensor, module: nn.Module, dims: int) -> tuple[str, str] | None:
-    """Role and reason of a parameter that is no matrix to keep, or None."""
-    leaf = name.rsplit(".", 1)[-1]
+def _left_out(name: str, p: Tensor, module: nn.Module, dims: int, said: bool) -> tuple[str, str] | None:
+    """Role and reason of a parameter that is no matrix to keep, or None; `said`: its user says it is one."""
+    leaf = name.rpartition(".")[2]
     kind = type(module).__name__
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    if kinds.is_embedding(module):
         return "embedding", "a table of vectors, not a map between layers"
-    if "norm" in kind.lower():
+    if kinds.is_normalisation(module):
         return "norm", f"scale or shift of {kind}"
     if isinstance(module, nn.utils.parametrize.ParametrizationList) or leaf in (
         "weight_g",
@@ -147,57 +149,32 @@ def _left_out(name: str, p: Tensor, module: nn.Module, dims: int) -> tuple[str, 
         "weight_orig",
     ):
         return "parametrised", "another rule makes the weight from it"
-    if getattr(p, "hard_isometry", False):
+    if kinds.is_orthogonal_by_construction(p):
         return "isometric", "orthogonal by construction: a penalty would fight it"
     if not is_matrix(p, batch_dims=dims):
         if p.ndim < 2:
             return "bias" if "bias" in leaf else "vector", "a vector has no spectrum"
-        return (
-            "other",
-            "one side of the matrix is 1" if p.is_floating_point() else f"{p.dtype} is not real floating",
-        )
-    if (
-        isinstance(module, _CONVOLUTIONS)
-        and module.groups > 1
-        and module.groups in (p.shape[0], module.in_channels)
-    ):
+        real = p.is_floating_point()
+        return "other", "one side of the matrix is 1" if real else f"{p.dtype} is not real floating"
+    if kinds.is_left_to_its_authors(p):
+        return "other", "its authors marked it as free of weight decay"
+    if kinds.is_depthwise(module):
         return "depthwise", "one filter per channel: no channel is mixed with another"
     if isinstance(module, nn.Bilinear):
         return "other", "a bilinear form is no matrix"
-    if not isinstance(module, _KNOWN):
-        if leaf.startswith("bias"):
-            return "bias", "a bias"
-        if _POSITIONAL.search(leaf):
-            return "embedding", f"named like an embedding in {kind}"
-        if p.ndim > 2 and dims == 0:
-            return (
-                "other",
-                f"{p.ndim}-d parameter of {kind}: say batch_dims={{{name!r}: {p.ndim - 2}}} if it is a stack",
-            )
+    return None if isinstance(module, _KNOWN) else _no_map(name, p, kind, dims, said)
+
+
+def _no_map(name: str, p: Tensor, kind: str, dims: int, said: bool) -> tuple[str, str] | None:
+    """The same for a parameter of a module that nobody knows: its name and shape alone speak."""
+    leaf = name.rpartition(".")[2]
+    if kinds.named_bias(leaf):
+        return "bias", "a bias"
+    if kinds.named_embedding(leaf) and not said:
+        return "embedding", f"named like an embedding in {kind}"
+    if p.ndim > 2 and dims == 0:
+        stack = f"batch_dims={{{name!r}: {p.ndim - 2}}}"
+        return "other", f"{p.ndim}-d parameter of {kind}: say {stack} if it is a stack"
+    if not kinds.named_map(leaf) and not said:
+        return "other", f"{p.ndim}-d parameter of {kind}: say split={{{name!r}: 1}} if it maps features"
     return None
-
-
-def _matrix(name: str, p: Tensor, module: nn.Module) -> tuple[str, str, int]:
-    """Role, reason and number of row blocks of a parameter that is kept isometric."""
-    if isinstance(module, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
-        return "matrix", "fused q, k, v: 3 matrices", 3
-    if isinstance(module, nn.RNNBase):
-        gates = 1 if "weight_hr" in name else _GATES[module.mode]  # weight_hr is LSTM's projection
-        return (
-            "matrix",
-            f"{gates} gates of {type(module).__name__}" if gates > 1 else "recurrent layer",
-            gates,
-        )
-    if isinstance(module, _CONVOLUTIONS):
-        out = f"kernel seen as {p.shape[0]} x {p[0].numel()}"
-        return (
-            ("matrix", f"{out}, {module.groups} groups", module.groups)
-            if module.groups > 1
-            else ("matrix", out, 1)
-        )
-    if isinstance(module, nn.Linear):
-        blocks = _fused(name)
-        if blocks > 1 and p.shape[0] % blocks == 0:
-            return "matrix", f"named like a fused projection: {blocks} matrices", blocks
-        return "matrix", "linear layer", 1
-    return "matrix", f"2-d parameter of {type(module).__name__}" if p.ndim == 2 else "stack of matrices", 1

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 from collections.abc import Iterator
-from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from isoplast._core.errors import IsoplastError
-from isoplast.nn import OrthogonalWeight
+from isoplast.model._functional import attributes_kept, replaced
+from isoplast.model._sharded import refuse_flattened, refuse_sharded, sharded_names, whole_parameter
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -26,21 +29,29 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def preserve_state(model: nn.Module, *, training: bool | None = False) -> Iterator[nn.Module]:
+def preserve_state(
+    model: nn.Module, *, training: bool | None = False, runs: bool = True
+) -> Iterator[nn.Module]:
     """Lend a network to a measurement, and give it back to the bit.
 
     Inside, autocast is off (the numbers are those of the weights' own precision), compiled parts run as they
     are written, and the network is in evaluation mode: BatchNorm uses its running statistics, dropout does
-    nothing. Afterwards each module's
-    own mode, every buffer, every gradient, `requires_grad` and the generators of the CPU and of the model's
-    devices are what they were. Hooks of the measurement are the measurement's own to remove.
+    nothing. Afterwards each module's own mode, attributes, children and hooks, every parameter, its gradient
+    and `requires_grad`, the contents of all buffers and other tensors that modules keep, and the global
+    random generators of Python, NumPy and torch (on the CPU and the model's devices) are what they were.
 
     Args:
         model: any module; a compiled or data-parallel one is unwrapped.
         training: False for evaluation mode, True for training mode, None to leave the modes alone.
+        runs: whether the measurement runs the network. Else weights sharded over processes are put together
+            for it; that is communication, so every process has to take part.
 
     Yields:
         The unwrapped module.
+
+    Raises:
+        IsoplastError: for parameters without values (those of lazy modules before their first batch, of the
+            meta device), and for sharded weights that cannot be measured this way; in one line.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
@@ -51,41 +62,84 @@ def preserve_state(model: nn.Module, *, training: bool | None = False) -> Iterat
         True
     """
     network = unwrap(model)
+    refuse_unready(network)
+    (refuse_sharded if runs else refuse_flattened)(network)
     modes = [(module, module.training) for module in network.modules()]
-    # Changing its mode makes an isometric layer forget the factor that its next optimizer step builds on.
-    isometric = [module for module in network.modules() if isinstance(module, OrthogonalWeight)]
-    factors = [(layer, layer._cache) for layer in isometric]
     parameters = [(parameter, parameter.grad, parameter.requires_grad) for parameter in network.parameters()]
-    # In evaluation mode too some modules write to buffers: counters, caches of keys and values.
-    buffers = [
-        (module._buffers, name, buffer, buffer.clone())
-        for module in network.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    devices = sorted({p.device.index or 0 for p in network.parameters() if p.device.type == "cuda"})
+    tensors = [(tensor, tensor.detach().clone()) for tensor in _kept_tensors(network)]
+    sharded = {} if runs else {name: network.get_parameter(name) for name in sharded_names(network)}
     try:
-        with torch.random.fork_rng(devices), no_autocast(), _eager(), torch.inference_mode(False):
+        with (
+            _generators_kept(network),
+            attributes_kept(network),
+            no_autocast(),
+            _eager(),
+            torch.inference_mode(False),
+            contextlib.ExitStack() as stack,
+        ):
             if training is not None:
                 network.train(training)
             for parameter, _, _ in parameters:
                 parameter.grad = None
+            if sharded:
+                gathered = {name: whole_parameter(parameter) for name, parameter in sharded.items()}
+                stack.enter_context(replaced(network, gathered))
             yield network
     finally:
         for module, mode in modes:
-            module.training = mode
-        for layer, factor in factors:
-            layer._cache = factor
+            if module.training != mode:  # of a scripted module, whose attributes are not in Python's hands
+                module.training = mode
         for parameter, gradient, required in parameters:
             parameter.grad = gradient
             if parameter.requires_grad != required:
                 parameter.requires_grad_(required)
         with torch.no_grad():
-            for owner, name, buffer, value in buffers:
-                owner[name] = buffer
+            for tensor, value in tensors:
                 # A write to what a pending backward pass has saved would break that.
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+
+
+def _kept_tensors(network: nn.Module) -> Iterator[Tensor]:
+    """What a forward pass may write to in place: counters, caches of keys and values, renormed tables."""
+    found = {}
+    for module in network.modules():
+        renormed = module._parameters.values() if getattr(module, "max_norm", None) is not None else ()
+        for value in [*module._buffers.values(), *vars(module).values(), *renormed]:
+            # Activations, which have a history, are made anew by each pass and not written to.
+            if isinstance(value, Tensor) and value.grad_fn is None and value.layout is torch.strided:
+                found[id(value)] = value
+    yield from (tensor for tensor in found.values() if not (tensor.is_meta or is_lazy(tensor)))
+
+
+@contextlib.contextmanager
+def _generators_kept(network: nn.Module) -> Iterator[None]:
+    """Put the global random generators, and those that modules hold, back afterwards."""
+    devices = sorted({p.device.index or 0 for p in network.parameters() if p.device.type == "cuda"})
+    values = (value for module in network.modules() for value in vars(module).values())
+    own = [(value, value.get_state()) for value in values if isinstance(value, torch.Generator)]
+    python, numbers = random.getstate(), numpy.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(numbers)  # noqa: NPY002
+        for generator, state in own:
+            generator.set_state(state)
+
+
+def refuse_unready(network: nn.Module) -> None:
+    """Refuse a network some of whose parameters have no values yet.
+
+    Raises:
+        IsoplastError: naming the first of them; in one line.
+    """
+    for name, parameter in network.named_parameters():
+        if is_lazy(parameter):
+            raise IsoplastError(f"{name} is not initialised yet: run one batch through the model first")
+        if parameter.is_meta:
+            raise IsoplastError(f"{name} is on the meta device, without values: load the weights first")
 
 
 def _eager() -> contextlib.AbstractContextManager[object]:
@@ -127,56 +181,3 @@ def no_autocast() -> Iterator[None]:
     """Switch autocast off on every kind of device."""
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
-
-
-def run(network: nn.Module, inputs: Any) -> Any:
-    """One forward pass, whatever the network returns.
-
-    Args:
-        network: any module.
-        inputs: what it takes: a tensor, a tuple of positional or a dict of keyword arguments.
-
-    Raises:
-        IsoplastError: for inputs that do not fit; in one line.
-    """
-    try:
-        if isinstance(inputs, tuple):
-            return network(*inputs)
-        if isinstance(inputs, dict):
-            return network(**inputs)
-        return network(inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise IsoplastError(
-            f"the inputs {_shape(inputs)} do not fit the model ({type(network).__name__}): {reason}"
-        ) from error
-
-
-def outputs(network: nn.Module, inputs: Any) -> Tensor:
-    """The outputs of a network as one tensor, with the shape (n, ...).
-
-    Args:
-        network: any module.
-        inputs: as for :func:`run`.
-
-    Raises:
-        IsoplastError: for inputs that do not fit, and for outputs that are no tensor; in one line.
-    """
-    found = run(network, inputs)
-    if not isinstance(found, Tensor):
-        found = getattr(found, "logits", found)
-    if not isinstance(found, Tensor):
-        raise IsoplastError(
-            f"the model returns {type(found).__name__}: wrap it in a module that returns one tensor"
-        )
-    return found
-
-
-def _shape(inputs: Any) -> str:
-    if isinstance(inputs, Tensor):
-        return f"of shape {tuple(inputs.shape)}"
-    if isinstance(inputs, dict):
-        return "{" + ", ".join(f"{key}: {_shape(value)}" for key, value in inputs.items()) + "}"
-    if isinstance(inputs, tuple):
-        return "(" + ", ".join(_shape(value) for value in inputs) + ")"
-    return f"of type {type(inputs).__name__}"

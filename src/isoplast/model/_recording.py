@@ -8,51 +8,16 @@ from fnmatch import fnmatch
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from isoplast._core import layer_kinds as kinds
 from isoplast._core.errors import unknown
+from isoplast.model._dataflow import Candidate, Dataflow, is_parameter, tensors
 from isoplast.model._matrices import clean_name
 
-# The functions behind the activation modules, with the kind of nonlinearity that each is.
-FUNCTIONS: dict[Any, str] = {
-    function: kind
-    for kind, functions in {
-        "relu": (F.relu, torch.relu, torch.relu_, F.relu_, Tensor.relu, Tensor.relu_),
-        "relu6": (F.relu6,),
-        "leaky_relu": (F.leaky_relu, F.leaky_relu_),
-        "prelu": (F.prelu, torch.prelu, Tensor.prelu),
-        "rrelu": (F.rrelu, torch.rrelu),
-        "gelu": (F.gelu,),
-        "silu": (F.silu,),
-        "mish": (F.mish,),
-        "elu": (F.elu, F.elu_),
-        "selu": (F.selu, torch.selu),
-        "celu": (F.celu, torch.celu),
-        "softplus": (F.softplus,),
-        "softsign": (F.softsign,),
-        "hardswish": (F.hardswish,),
-        "hardtanh": (F.hardtanh,),
-        "hardsigmoid": (F.hardsigmoid,),
-        "tanh": (F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_),
-        "sigmoid": (F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_),
-        "glu": (F.glu,),
-        "sdpa": (F.scaled_dot_product_attention,),
-        "attention": (F.multi_head_attention_forward,),
-    }.items()
-    for function in functions
-}
-_KINDS = {
-    nn.ReLU: "relu", nn.ReLU6: "relu6", nn.LeakyReLU: "leaky_relu", nn.PReLU: "prelu", nn.RReLU: "rrelu",
-    nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.Hardtanh: "hardtanh", nn.Hardsigmoid: "hardsigmoid",
-    nn.Softsign: "softsign", nn.MultiheadAttention: "attention",
-}  # fmt: skip
-_ACTIVATION_FILES = ("torch.nn.modules.activation", "isoplast.nn.layers._activations")
-_NOT_HIDDEN = (nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.Softmax2d)
-_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-_CLAMPS = (torch.clamp, Tensor.clamp, Tensor.clamp_, torch.clamp_min, Tensor.clamp_min, Tensor.clamp_min_)
+_CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_")
 _RECURRENT = {"RNN_RELU": "relu", "RNN_TANH": "tanh"}
 
 
@@ -65,12 +30,14 @@ class Observer(Protocol):
 class _Frame:
     """One running call of a module."""
 
-    def __init__(self, name: str, whole: str | None, single: bool) -> None:
+    def __init__(self, name: str, whole: str | None, single: bool, given: list[Tensor]) -> None:
         self.name = name
         self.whole = whole  # its kind, if its output is observed and nothing inside it
         self.single = single  # whether it has neither children nor parameters
+        self.given = given
         self.calls: dict[str, int] = {}
         self.inner: tuple[str, Tensor] | None = None  # what the last activation function in it returned
+        self.functions = 0  # how many functions of tensors were seen in it
 
 
 class ActivationRecorder(TorchFunctionMode):
@@ -78,13 +45,20 @@ class ActivationRecorder(TorchFunctionMode):
 
     A place is named after its module; a function after the module that calls it ("block.relu"). Where the
     same one runs twice in a call of its parent, the second is another place ("block.relu_1"). A module
-    without parameters and children that calls an activation function is itself the activation.
+    without parameters and children that calls an activation function is itself the activation, and so is
+    one that nobody knows, unless what it does is seen to be linear. A nonlinearity that is written out in
+    a forward method (torch.where, a product with a mask, an autograd.Function) is reported when a layer
+    reads what it made.
 
     Args:
         network: the network.
         observe: the observer.
         layers: None for activations, attention and recurrent layers; names or patterns of modules whose
             outputs are observed instead.
+
+    Attributes:
+        linear: names of linear layers and convolutions, in the order of their calls.
+        producers: by place, the one of them that ran last before it.
 
     Raises:
         IsoplastError: for a pattern that fits no module.
@@ -93,12 +67,14 @@ class ActivationRecorder(TorchFunctionMode):
     def __init__(self, network: nn.Module, observe: Observer, layers: Sequence[str] | None) -> None:
         super().__init__()
         self.observe = observe
-        self.linear: list[str] = []  # names of linear layers and convolutions, in the order of their calls
+        self.linear: list[str] = []
+        self.producers: dict[str, str] = {}
         self._network = network
         self._names = {module: clean_name(name) for name, module in network.named_modules()}
         self._chosen = None if layers is None else self._choose(layers)
         self._frames: list[_Frame] = []
         self._convolved = False  # whether the last linear map was a convolution
+        self._flow = Dataflow()
 
     def _choose(self, layers: Sequence[str]) -> set[str]:
         chosen: set[str] = set()
@@ -117,17 +93,24 @@ class ActivationRecorder(TorchFunctionMode):
             for module in self._names:
                 if isinstance(module, torch.jit.ScriptModule):
                     continue  # takes no hooks: what is scripted stays unseen
-                handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
+                handles.append(module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True))
                 handles.append(module.register_forward_hook(self._leave))
             with self:
                 yield
         finally:
+            self._flow = Dataflow()
             for handle in handles:
                 handle.remove()
 
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         single = not module._modules and not module._parameters
-        self._frames.append(_Frame(self._names[module], self._kind(module), single))
+        frame = _Frame(self._names[module], self._kind(module), single, tensors([args, kwargs]))
+        if self._chosen is None and not self._covered():
+            if frame.whole and not kinds.is_activation(module):
+                self._read(frame.given)
+            if single and self._flow.begun and not any(map(self._flow.of, frame.given)):
+                self._flow.start(frame.given)
+        self._frames.append(frame)
 
     def _kind(self, module: nn.Module) -> str | None:
         """The kind of a module that is observed as a whole, else None."""
@@ -135,22 +118,39 @@ class ActivationRecorder(TorchFunctionMode):
             return "output" if self._names[module] in self._chosen else None
         if isinstance(module, nn.RNNBase):
             return _RECURRENT.get(module.mode, module.mode.lower())
-        if type(module).__module__ not in _ACTIVATION_FILES or isinstance(module, _NOT_HIDDEN):
-            return None
-        return _KINDS.get(type(module), type(module).__name__.lower())
+        return kinds.activation_kind(module)
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         frame = self._frames.pop()
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        if isinstance(module, kinds.MAPS):
             self._convolved = not isinstance(module, nn.Linear)
             self.linear.append(frame.name)
         tensor = output[0] if isinstance(output, tuple | list) and output else output
         tensor = tensor.data if isinstance(tensor, nn.utils.rnn.PackedSequence) else tensor
-        kind = frame.whole
-        if kind is None and frame.inner is not None:
-            kind = frame.inner[0] if frame.inner[1] is tensor else type(module).__name__.lower()
-        if kind is not None and isinstance(tensor, Tensor) and not self._covered():
-            self._report(frame.name or kind, kind, tensor, _dimension(module))
+        if not isinstance(tensor, Tensor) or self._covered():
+            return
+        kind = frame.whole or self._hidden_kind(module, frame, tensor)
+        if kind is None:
+            return
+        if self._chosen is None and frame.whole and not kinds.is_activation(module):
+            self._flow.start(tensor, watched=True)
+        elif self._chosen is None:
+            self._flow.watch(tensor)
+        self._report(frame.name or kind, kind, tensor, _dimension(module))
+
+    def _hidden_kind(self, module: nn.Module, frame: _Frame, tensor: Tensor) -> str | None:
+        """The kind of a module that turned out to be an activation, else None."""
+        own = type(module).__name__.lower()
+        if self._chosen is not None:
+            return None
+        if frame.inner is not None:
+            return frame.inner[0] if frame.inner[1] is tensor else own
+        found = self._flow.of(tensor)
+        bent = found is not None and any(candidate.place is frame for candidate in found.pending)
+        # A kernel of one's own calls no function of torch.
+        kept = any(each is tensor for each in [*frame.given, *module.buffers()])
+        unseen = self._flow.begun and not frame.functions and not kept
+        return own if frame.single and (bent or unseen) and not _is_of_torch(module) else None
 
     def _covered(self) -> bool:
         """Whether what runs is part of something that is observed as a whole."""
@@ -160,34 +160,80 @@ class ActivationRecorder(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run the function, and report its output if it is an activation."""
-        output = func(*args, **(kwargs or {}))
-        if func is F.linear or func in _CONVOLUTIONS:
-            self._convolved = func is not F.linear
-            return output
-        kind = FUNCTIONS.get(func) or _clamped(func, args, kwargs or {})
-        if kind is None or not self._frames or self._chosen is not None or self._covered():
-            return output
-        tensor = output[0] if isinstance(output, tuple) else output
+        kwargs = kwargs or {}
+        name = kinds.function_name(func)
+        seen = bool(self._frames) and self._chosen is None and not self._covered()
+        if seen:
+            given = [*args, kwargs]
+            self._report_candidates(self._flow.overwritten(name, args))
+            if name in kinds.MAP_FUNCTIONS:
+                self._read(given)
+        output = func(*args, **kwargs)
+        if name == "linear" or name in kinds.CONVOLUTION_FUNCTIONS:
+            self._convolved = name != "linear"
+        if seen:
+            self._follow(name, args, kwargs, output)
+        return output
+
+    def _follow(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
         frame = self._frames[-1]
-        if args and _is_parameter(args[0]):
-            return output
+        results = tensors(output)
+        frame.functions += bool(results)
+        kind = kinds.function_kind(name) or _clamped(name, args, kwargs)
+        if kind is None or not results or (args and is_parameter(args[0])):
+            make = {"place": frame, "dim": self._dim(results[0]) if results else -1, "layer": self._last}
+            self._flow.follow(name, [*args, kwargs], output, make)
+            return
+        tensor = results[0]
         if frame.single:
             frame.inner = (kind, tensor)
         else:
             merged = tensor.transpose(-3, -2).flatten(-2) if kind == "sdpa" else tensor
             self._report(f"{frame.name}.{kind}".lstrip("."), kind, merged, None)
-        return output
+        if kind in kinds.MIXING_KINDS:
+            self._flow.start(tensor, watched=True)
+        else:
+            self._flow.follow(name, [*args, kwargs], output, {"place": frame, "dim": -1, "layer": ""})
+            self._flow.watch(tensor)
 
-    def _report(self, name: str, kind: str, tensor: Tensor, dim: int | None) -> None:
+    @property
+    def _last(self) -> str:
+        return self.linear[-1] if self.linear else ""
+
+    def _dim(self, tensor: Tensor) -> int:
+        """The dimension of the units of a function's output: that of the layer before."""
+        return 1 if self._convolved and tensor.ndim > 2 else -1
+
+    def _read(self, values: Any) -> None:
+        """A layer reads values: what bent them was an activation."""
+        self._report_candidates(self._flow.read(values))
+
+    def _report_candidates(self, candidates: Iterator[Candidate]) -> None:
+        for candidate in list(candidates):
+            candidate.done = True
+            name = f"{candidate.place.name}.{candidate.function.strip('_')}".lstrip(".")
+            kind = candidate.function.strip("_")
+            self._report(name, kind, candidate.tensor, candidate.dim, candidate.place, candidate.layer)
+
+    def _report(
+        self,
+        name: str,
+        kind: str,
+        tensor: Tensor,
+        dim: int | None,
+        place: _Frame | None = None,
+        layer: str | None = None,
+    ) -> None:
         if tensor.ndim < 2 or not tensor.is_floating_point():
             return
-        if self._frames:
-            calls = self._frames[-1].calls
-            calls[name] = calls.get(name, 0) + 1
-            name = name if calls[name] == 1 else f"{name}_{calls[name] - 1}"
+        place = place or (self._frames[-1] if self._frames else None)
+        if place is not None:
+            place.calls[name] = place.calls.get(name, 0) + 1
+            name = name if place.calls[name] == 1 else f"{name}_{place.calls[name] - 1}"
+        if kind not in kinds.MIXING_KINDS:
+            self.producers.setdefault(name, self._last if layer is None else layer)
         if dim is None:
-            features_last = kind in ("sdpa", "attention") or not self._convolved or tensor.ndim == 2
-            dim = -1 if features_last else 1
+            dim = -1 if kind in kinds.MIXING_KINDS else self._dim(tensor)
         self.observe(name, kind, tensor, dim)
 
 
@@ -198,18 +244,18 @@ def _dimension(module: nn.Module) -> int | None:
     if isinstance(module, nn.Linear | nn.RNNBase | nn.MultiheadAttention):
         return -1
     own = getattr(module, "dim", None)
-    return own if isinstance(own, int) and type(module).__module__ in _ACTIVATION_FILES else None
+    return own if isinstance(own, int) and kinds.activation_kind(module) is not None else None
 
 
-def _clamped(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+def _is_of_torch(module: nn.Module) -> bool:
+    """Whether torch says what a module is: pooling, dropout, padding and the like."""
+    return type(module).__module__.startswith("torch.")
+
+
+def _clamped(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
     """ReLU written as a clamp at zero."""
     if function not in _CLAMPS:
         return None
     low, high = (*args[1:3], None, None)[:2]
     low, high = kwargs.get("min", low), kwargs.get("max", high)
     return "relu" if isinstance(low, int | float) and low == 0 and high is None else None
-
-
-def _is_parameter(tensor: Any) -> bool:
-    """Whether a function is applied to a weight instead of to features."""
-    return isinstance(tensor, nn.Parameter) or isinstance(getattr(tensor, "_base", None), nn.Parameter)

@@ -1,5 +1,6 @@
 """Isometric layers, nonlinearities, initialisation, and the networks of the benchmarks."""
 
+from isoplast._core.layer_kinds import Activation
 from isoplast.nn._initialisation import delta_orthogonal_, isometric_init_
 from isoplast.nn.layers._activations import AdaLin, CReLU, FourierFeatures, GroupSort, MaxMin, SmoothLeaky
 from isoplast.nn.layers._interval_dropout import IntervalDropout
@@ -9,7 +10,7 @@ from isoplast.nn.networks._cnn import CNN, CNNSpec
 from isoplast.nn.networks._gpt import GPT, GPTSpec
 from isoplast.nn.networks._mlp import MLP, MLPSpec
 from isoplast.nn.networks._resnet import ResNet18, ResNet18Spec
-from isoplast.nn.networks._spec import NetSpec, build, names, spec
+from isoplast.nn.networks._spec import NETS, LayeredSpec, NetSpec, build, names, register, spec
 from isoplast.nn.networks._transformer import Attention
 from isoplast.nn.networks._vit import ViT, ViTSpec
 
@@ -18,6 +19,8 @@ __all__ = [
     "CNN",
     "GPT",
     "MLP",
+    "NETS",
+    "Activation",
     "AdaLin",
     "Attention",
     "CNNSpec",
@@ -28,6 +31,7 @@ __all__ = [
     "IntervalDropout",
     "IsometricConv2d",
     "IsometricLinear",
+    "LayeredSpec",
     "MLPSpec",
     "MaxMin",
     "NetSpec",
@@ -41,6 +45,7 @@ __all__ = [
     "delta_orthogonal_",
     "isometric_init_",
     "names",
+    "register",
     "spec",
     "to_plain",
 ]

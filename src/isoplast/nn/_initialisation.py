@@ -8,12 +8,12 @@ from fnmatch import fnmatch
 import torch
 from torch import Tensor, nn
 
+from isoplast._core import layer_kinds as kinds
 from isoplast._core.errors import IsoplastError
+from isoplast.isometry import matrix_views
 
 _KERNELS = ("kernel", "delta")
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
+_MATRICES = (nn.Linear, nn.MultiheadAttention, *kinds.RECURRENT)
 
 
 @torch.no_grad()
@@ -79,15 +79,17 @@ def isometric_init_(
 ) -> nn.Module:
     r"""Initialise every layer of a model in place as `gain` times an isometry.
 
-    Linear weights, reshaped kernels, each of q, k, v and out in `nn.MultiheadAttention`, and each gate
-    matrix of recurrent layers become orthogonal times `gain`; biases zero; normalisations one and zero.
+    Linear weights, reshaped kernels, each matrix of a fused projection (as `isoplast.param_groups` cuts it),
+    and each gate matrix of recurrent layers become orthogonal times `gain`; biases zero; normalisations one
+    and zero.
     Embeddings stay as they are. Isometric layers start from an orthogonal raw weight.
 
     Args:
-        model: the network. Its head is the attribute `head`, else the last linear layer.
+        model: the network.
         gain: singular values of all weights but the exceptions below, > 0. 1 is the fixed point of the
             isometry penalty; sqrt(2) keeps the signal's norm through ReLU (the paper's RL networks).
-        head_gain: singular values of the head, >= 0; None means `gain`. The paper's RL networks use 0.01.
+        head_gain: singular values of the output layers, those that `isoplast.param_groups` calls heads, >= 0;
+            None means `gain`. The paper's RL networks use 0.01.
         conv: "kernel": the reshaped kernel is orthogonal, the penalty's minimum. "delta": the operator is
             (`delta_orthogonal_`). With gain 1 that is the penalty's minimum too where out <= in * stride^2;
             with more outputs the reshaped kernel has zero singular values, which the penalty leaves alone.
@@ -123,57 +125,43 @@ def isometric_init_(
             raise IsoplastError(
                 f"branch_ends: no module is named like {pattern!r}; known: {names[-1]!r}, ..."
             )
-    head = _head(model)
+    heads = {head.layer for head in kinds.heads(model)}
     for name, module in model.named_modules():
         factor = gain * (branch_gain if any(fnmatch(name, p) for p in patterns) else 1.0)
-        if module is head and head_gain is not None:
+        if module in heads and head_gain is not None:
             factor = head_gain
-        _initialize(name, module, factor, conv)
+        _initialize(model, name, module, factor, conv)
     return model
 
 
-def _head(model: nn.Module) -> nn.Module | None:
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    head = getattr(model, "head", linear[-1] if linear else None)
-    return head if isinstance(head, nn.Module) else None
-
-
-def _initialize(name: str, module: nn.Module, gain: float, conv: str) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.orthogonal_(module.weight, gain)
-        _zero(module.bias)
-    elif isinstance(module, _CONVOLUTIONS):
+def _initialize(model: nn.Module, name: str, module: nn.Module, gain: float, conv: str) -> None:
+    if isinstance(module, kinds.CONVOLUTIONS):
         _initialize_convolution(name, module, gain, conv)
         _zero(module.bias)
-    elif isinstance(module, _TRANSPOSED):
+    elif isinstance(module, kinds.TRANSPOSED_CONVOLUTIONS):
         # (in, out / groups, k, k): rows are inputs, so the groups are blocks of rows here as well.
         _orthogonal_blocks_(module.weight, module.groups, gain)
         _zero(module.bias)
-    elif isinstance(module, nn.MultiheadAttention):
-        for weight in (
-            module.in_proj_weight,
-            module.q_proj_weight,
-            module.k_proj_weight,
-            module.v_proj_weight,
-        ):
-            if weight is not None:
-                _orthogonal_blocks_(weight, 3 if weight is module.in_proj_weight else 1, gain)
-        _zero(module.in_proj_bias)
-    elif isinstance(module, nn.RNNBase):
-        gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-        for parameter in module.parameters():
-            if parameter.dim() == 2:
-                _orthogonal_blocks_(parameter, gates, gain)
-            else:
+    elif isinstance(module, _MATRICES) or kinds.stores_transposed(module):
+        for own, parameter in module.named_parameters(name, recurse=False):
+            if parameter.dim() == 2 and not own.endswith(("weight_g", "weight_v", "weight_orig")):
+                _orthogonal_matrices_(model, own, parameter, gain)
+            elif parameter.dim() == 1:
                 _zero(parameter)
-    elif isinstance(module, _NORMS) and module.weight is not None:
+    elif isinstance(module, kinds.NORMALISATIONS) and module.weight is not None:
         nn.init.ones_(module.weight)
         _zero(getattr(module, "bias", None))
 
 
-def _initialize_convolution(
-    name: str, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, gain: float, conv: str
-) -> None:
+def _orthogonal_matrices_(model: nn.Module, name: str, weight: nn.Parameter, gain: float) -> None:
+    whole = kinds.is_orthogonal_by_construction(weight)
+    split = 1 if whole else kinds.cut_of_module(model, name, weight).split
+    for view in matrix_views(weight, split=split):
+        for block in view if view.dim() > 2 else [view]:
+            nn.init.orthogonal_(block, gain)
+
+
+def _initialize_convolution(name: str, module: kinds.Convolution, gain: float, conv: str) -> None:
     if conv == "kernel":
         _orthogonal_blocks_(module.weight, module.groups, gain)
         return

@@ -8,7 +8,7 @@ from inspect import signature
 from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
@@ -17,13 +17,15 @@ from isoplast.optim._apply import apply_isometry_
 from isoplast.optim._groups import (
     DEFAULT_ISOMETRY,
     GROUP_DEFAULTS,
+    Default,
     Group,
-    exclusive,
+    common_strength,
     keep_settings,
     own_settings,
     require_matrix,
     resolve_group,
 )
+from isoplast.optim._param_groups import ParamGroups, param_groups
 from isoplast.optim._report import IsometryReport, isometry_report
 
 # torch 2.6 has the flag in AdamW alone; the step below decays decoupled in any case.
@@ -49,24 +51,27 @@ class AdamO(Adam):
     A deviation from isometry decays with the time constant :math:`1 / (8 \eta \lambda)` steps. That
     is the one number to know: a run must be longer than it, by ten times or so, for the step to act.
 
-    Linear weights are matrices as they are, convolution kernels as (out, in * k * k); vectors follow
-    plain Adam. The optimizer cannot see what a parameter is for: for models with embeddings,
-    depthwise convolutions or fused projections hand it :func:`isoplast.param_groups` of the model.
+    Hand it the model: ``AdamO(model)`` means ``AdamO(param_groups(model))``, and linear weights are
+    matrices as they are, convolution kernels as (out, in * k * k), every part of a fused projection by
+    itself, while embeddings, norms, biases, tied weights and depthwise kernels follow plain Adam.
+    ``AdamO(model.parameters())`` sees shapes alone: everything that can be a matrix is one.
 
     The arguments of AdamW mean what they mean there (weight decay is decoupled and off by default,
     since it would shift the target to :math:`\sigma^2 = 1 - wd / (4 \lambda)`). With ``isometry=0``
     every bit is that of :class:`torch.optim.AdamW`, and of :class:`torch.optim.Adam` without decay.
 
     Args:
-        params: parameters, named parameters, or groups. A group may set ``isometry`` or
-            ``isometry_time``, ``isometry_every``, ``bias_decay``, ``isometry_split`` (number of equal
-            row blocks or their row counts, for fused projections), ``isometry_batch_dims`` (leading
-            dimensions that count matrices) and ``isometry_operator`` (the stride of convolutions whose
-            operator on images, not whose flattened kernel, is to be isometric).
+        params: a module; or parameters, named parameters, or groups such as those of
+            :func:`isoplast.param_groups`, which can also leave the head free or exclude layers. A group
+            may set ``isometry`` or ``isometry_time``, ``isometry_every``, ``bias_decay``,
+            ``isometry_split`` (number of equal row blocks or their row counts, for fused projections),
+            ``isometry_batch_dims`` (leading dimensions that count matrices) and ``isometry_operator``
+            (the stride of convolutions whose operator on images, not whose flattened kernel, is to be
+            isometric).
         lr: learning rate, finite and >= 0; a number or a 1-element tensor.
         betas: decay rates of the moments, in [0, 1).
         eps: added to the root of the second moment, >= 0.
-        isometry: the strength lambda in the paper's convention, finite and >= 0; None is the default.
+        isometry: the strength lambda in the paper's convention, finite and >= 0; None is 0.01.
         weight_decay: decoupled weight decay, >= 0.
         amsgrad: whether to use the maximum of the second moments.
         isometry_time: the time constant in steps, > 0, instead of the strength: sets
@@ -85,10 +90,11 @@ class AdamO(Adam):
     Raises:
         ValueError: for a value out of range, for ``isometry`` and ``isometry_time`` together in one
             group, and where isometry is asked for but there is no matrix to apply it to.
+        IsoplastError: for a module with parameters that are not initialised yet.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
-        >>> optimizer = AdamO(model.parameters(), lr=1e-3)
+        >>> optimizer = AdamO(model, lr=1e-3)
         >>> print(optimizer.report())
         2 matrices, 9.47 k of 9.61 k parameters under isometry, time constant 12 500 steps
 
@@ -99,11 +105,11 @@ class AdamO(Adam):
 
     def __init__(
         self,
-        params: ParamsT,
+        params: ParamsT | nn.Module,
         lr: float | Tensor = 1e-3,
         betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-8,
-        isometry: float | None = DEFAULT_ISOMETRY,
+        isometry: float | None = Default(DEFAULT_ISOMETRY),
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
@@ -116,17 +122,16 @@ class AdamO(Adam):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        # By identity: an explicit 1e-2 is another object than the default.
-        if isometry_time is not None and isometry is not None and isometry is not DEFAULT_ISOMETRY:
-            raise exclusive(isometry, isometry_time)
-        if isometry is None and isometry_time is None:
-            isometry = DEFAULT_ISOMETRY
+        strength = common_strength(isometry, isometry_time)
+        if isinstance(params, nn.Module):
+            params = param_groups(params)
+        if isinstance(params, ParamGroups) and strength["isometry"] != 0:
+            params.require_isometric()
         # Adam.__init__ sets the defaults and adds the groups in one go; the first call of
         # add_param_group moves these into the defaults before anything reads them.
         self._isometry_defaults: dict[str, Any] = {
             **GROUP_DEFAULTS,
-            "isometry": isometry,
-            "isometry_time": isometry_time,
+            **strength,
             "isometry_every": isometry_every,
             "bias_decay": bias_decay,
         }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from isoplast.optim._adamo import AdamO
@@ -14,20 +14,24 @@ from isoplast.optim._apply import OWED, WAIT, State, apply_isometry_
 from isoplast.optim._groups import (
     DEFAULT_ISOMETRY,
     GROUP_DEFAULTS,
+    Default,
     Group,
-    exclusive,
+    common_strength,
     keep_settings,
     own_settings,
     require_matrix,
     resolve_group,
 )
+from isoplast.optim._param_groups import param_groups
 from isoplast.optim._report import IsometryReport, isometry_report
+from isoplast.optim._roles import BY_SHAPE, Roles
 
 
 def attach(
     optimizer: Optimizer,
-    isometry: float | None = None,
+    isometry: float | None = Default(DEFAULT_ISOMETRY),
     *,
+    model: nn.Module | None = None,
     isometry_time: float | None = None,
     every: Literal["auto"] | int = "auto",
 ) -> Attachment:
@@ -44,7 +48,10 @@ def attach(
         optimizer: any optimizer that evaluates its closure at most once per step. Groups may carry
             ``isometry`` or ``isometry_time`` of their own (as from :func:`isoplast.param_groups`),
             which come first.
-        isometry: the strength lambda, >= 0; 1e-2 if neither strength nor time is given.
+        isometry: the strength lambda, >= 0; 0.01 if neither strength nor time is given.
+        model: the module whose parameters the optimizer holds. Its layers then say what is kept isometric
+            and how, as in :func:`isoplast.param_groups`; the groups stay as they are. Without it shapes
+            decide: everything that can be a matrix is one.
         isometry_time: the time constant 1 / (8 lr lambda) in steps, > 0, instead of the strength.
         every: 1 for the exact step in every step, T for T steps' worth once in T steps, "auto" to
             choose T; see :class:`isoplast.AdamO`.
@@ -55,14 +62,15 @@ def attach(
     Raises:
         TypeError: for something that is no optimizer.
         ValueError: for a value out of range, for both a strength and a time, if no group holds a
-            matrix, for AdamO or an optimizer that already has an attachment, and for LBFGS.
+            matrix to keep, for matrices that are not the model's, for AdamO or an optimizer that already
+            has an attachment, and for LBFGS.
 
     Example:
-        >>> layer = torch.nn.Linear(8, 8)
-        >>> sgd = torch.optim.SGD(layer.parameters(), lr=0.1)
-        >>> attachment = attach(sgd, isometry=1e-2)
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(50, 8), torch.nn.Linear(8, 8))
+        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> attachment = attach(sgd, isometry=1e-2, model=model)
         >>> print(attachment.report())
-        1 matrix, 64 of 72 parameters under isometry, time constant 125 steps
+        1 matrix, 64 of 472 parameters under isometry, time constant 125 steps
 
     Reference:
         arXiv:2606.09762, Eq 20, with the base optimizer's update in Adam's place.
@@ -75,17 +83,15 @@ def attach(
         raise ValueError("LBFGS moves the weights several times inside one step; attach cannot follow it")
     if getattr(optimizer, "_isoplast_attachment", None) is not None:
         raise ValueError("this optimizer already has an attachment: remove() it first")
-    if isometry is not None and isometry_time is not None:
-        raise exclusive(isometry, isometry_time)
-    if isometry is None and isometry_time is None:
-        isometry = DEFAULT_ISOMETRY
-    defaults = {
-        **GROUP_DEFAULTS,
-        "isometry": isometry,
-        "isometry_time": isometry_time,
-        "isometry_every": every,
-    }
-    return Attachment(optimizer, defaults)
+    defaults = {**GROUP_DEFAULTS, **common_strength(isometry, isometry_time), "isometry_every": every}
+    if model is None:
+        return Attachment(optimizer, defaults)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model= takes the torch module that is trained, not {type(model).__name__}")
+    found = param_groups(model)
+    if defaults["isometry"] != 0:
+        found.require_isometric()
+    return Attachment(optimizer, defaults, Roles(found.decisions))
 
 
 class Attachment:
@@ -94,15 +100,16 @@ class Attachment:
     Copies and pickles of the optimizer do not take hooks along (torch drops them): attach again.
     """
 
-    def __init__(self, optimizer: Optimizer, defaults: Group) -> None:
+    def __init__(self, optimizer: Optimizer, defaults: Group, roles: Roles = BY_SHAPE) -> None:
         self._optimizer = optimizer
         self._defaults = defaults
+        self._roles = roles
         self._pending: dict[Tensor, State] = {}
         self._brought = [own_settings(group) for group in optimizer.param_groups]
         drafts = [{**group} for group in optimizer.param_groups]
         for draft, own in zip(drafts, self._brought, strict=True):
-            resolve_group(draft, own, defaults)
-        require_matrix(drafts)
+            resolve_group(draft, own, defaults, roles)
+        require_matrix(drafts, roles)
         for group, draft in zip(optimizer.param_groups, drafts, strict=True):
             group.update({key: draft[key] for key in GROUP_DEFAULTS})
         self._hooks = [
@@ -128,27 +135,28 @@ class Attachment:
                         self._optimizer.state[p].pop(key, None)
         self._optimizer._isoplast_attachment = None  # type: ignore[attr-defined]
 
-    def follow(self, optimizer: Optimizer) -> Attachment:
+    def follow(self, optimizer: Optimizer, new: Mapping[Tensor, Tensor]) -> Attachment:
         """Attaches to a copy of the optimizer, whose groups carry the same settings.
 
         Args:
-            optimizer: the copy; its parameters may be others.
+            optimizer: the copy.
+            new: for each parameter the one that the copy holds in its place.
 
         Returns:
             The copy's attachment.
         """
-        return Attachment(optimizer, dict(self._defaults))
+        return Attachment(optimizer, dict(self._defaults), self._roles.moved(new))
 
     def report(self) -> IsometryReport:
         """What is kept isometric: print it for one line, ``.table()`` for one line per parameter."""
         self._settle_added()
-        return isometry_report(self._optimizer.param_groups)
+        return isometry_report(self._optimizer.param_groups, self._roles)
 
     def _settle_added(self) -> None:
         """Settles the groups that were added after the attachment."""
         for group in self._optimizer.param_groups[len(self._brought) :]:
             own = own_settings(group)
-            resolve_group(group, own, self._defaults)
+            resolve_group(group, own, self._defaults, self._roles)
             self._brought.append(own)
 
     def _before(
@@ -179,7 +187,8 @@ class Attachment:
             # waits here until the step is done.
             entries = {p: dict(state[p]) if p in state else {} for p in params}
             before = {p: p.detach().clone() for p in params if "z" in entries[p]}
-            apply_isometry_(group, params, entries, getattr(self._optimizer, "found_inf", None))
+            found_inf = getattr(self._optimizer, "found_inf", None)
+            apply_isometry_(group, params, entries, found_inf, self._roles)
             with torch.no_grad():
                 for p, old in before.items():
                     # Schedule-free optimizers step z and let the weights follow it: move both alike.

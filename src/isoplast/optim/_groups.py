@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from isoplast.isometry import is_matrix, matrix_views
+from isoplast._core.layer_kinds import is_orthogonal_by_construction
+from isoplast.optim._roles import BY_SHAPE, Layout, Roles, is_frozen
 
 Group = dict[str, Any]
 
 DEFAULT_ISOMETRY = 1e-2
+
+
+class Default(float):
+    """A default value that can be told from the same number given by the user; prints as the number."""
+
 
 # The keys that isoplast adds to a parameter group, with the values that change nothing. All of them
 # are plain numbers, strings, tuples or None, so that checkpoints load with weights_only=True.
@@ -39,7 +46,22 @@ def own_settings(group: Mapping[str, Any]) -> Group:
     return {key: group[key] for key in GROUP_DEFAULTS if group.get(key) is not None}
 
 
-def resolve_group(group: Group, own: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def common_strength(isometry: float | None, time: float | None) -> Group:
+    """The strength and the time that an optimizer was given for all its groups, as settings of a group.
+
+    Raises:
+        ValueError: if both were given.
+    """
+    if time is not None and isometry is not None and not isinstance(isometry, Default):
+        raise exclusive(isometry, time)
+    if time is not None:
+        return {"isometry": None, "isometry_time": time}
+    return {"isometry": DEFAULT_ISOMETRY if isometry is None else float(isometry), "isometry_time": None}
+
+
+def resolve_group(
+    group: Group, own: Mapping[str, Any], defaults: Mapping[str, Any], roles: Roles = BY_SHAPE
+) -> None:
     """Completes and checks a group's isometry settings; an isometry time becomes a strength.
 
     Args:
@@ -47,6 +69,7 @@ def resolve_group(group: Group, own: Mapping[str, Any], defaults: Mapping[str, A
         own: the settings that the group brought along; they come before the defaults, and either of
             ``isometry`` and ``isometry_time`` comes before both of the defaults'.
         defaults: the optimizer's settings.
+        roles: what the parameters are for.
 
     Raises:
         ValueError: for a value out of range, for both a strength and a time, and for a group that
@@ -61,9 +84,9 @@ def resolve_group(group: Group, own: Mapping[str, Any], defaults: Mapping[str, A
     if group["isometry_time"] is not None:
         group["isometry"] = _strength(group["isometry_time"], float(group["lr"]))
         group["isometry_time"] = None  # used up: a settled group can be settled again, by a copy, say
-    _check(group)
+    _check(group, roles)
     if asks and not _settled(own):
-        require_matrix([group])
+        require_matrix([group], roles)
 
 
 def _settled(own: Mapping[str, Any]) -> bool:
@@ -90,7 +113,7 @@ def _strength(time: float, lr: float) -> float:
     return 1.0 / (8.0 * lr * time)
 
 
-def _check(group: Group) -> None:
+def _check(group: Group, roles: Roles) -> None:
     isometry, every, lr = group["isometry"], group["isometry_every"], group["lr"]
     if not 0.0 <= float(lr) < math.inf:
         raise ValueError(f"Invalid learning rate: {lr}")
@@ -111,52 +134,53 @@ def _check(group: Group) -> None:
             f"Invalid isometry_operator value: {stride} (the convolution's stride, >= 1, or None)"
         )
     if isometry > 0:
-        for p in matrices(group["params"], group):
-            views(p, group)
-            if stride is not None and not 3 <= p.ndim <= 5:
-                raise ValueError(
-                    f"isometry_operator={stride} is for convolution kernels, not for {tuple(p.shape)}"
-                )
-            if getattr(p, "hard_isometry", False):
-                raise ValueError(
-                    f"isometry={isometry:g} was asked for the raw weight of an isometric layer, shape "
-                    f"{tuple(p.shape)}: the layer orthogonalises it already and the two would fight. Hand "
-                    "the optimizer param_groups(model), which leaves such weights out"
-                )
+        for index, p in enumerate(group["params"]):
+            if is_lazy(p):
+                name = (group.get("param_names") or {index: f"parameter {index}"})[index]
+                raise ValueError(f"{name} is not initialised yet: run one batch through the model first")
+        roles.require_known(group["params"])
+        for p, layout in roles.matrices(group["params"], group):
+            _check_layout(p, layout, isometry)
 
 
-def matrices(params: Iterable[Tensor], group: Mapping[str, Any]) -> list[Tensor]:
-    """The parameters that the group's settings see as matrices."""
-    batch_dims = group["isometry_batch_dims"]
-    return [p for p in params if is_matrix(p, batch_dims=batch_dims)]
+def _check_layout(p: Tensor, layout: Layout, isometry: float) -> None:
+    layout.views(p)
+    if layout.operator is not None and not 3 <= p.ndim <= 5:
+        raise ValueError(
+            f"isometry_operator={layout.operator} is for convolution kernels, not for {tuple(p.shape)}"
+        )
+    if is_orthogonal_by_construction(p):
+        raise ValueError(
+            f"isometry={isometry:g} was asked for the raw weight of an isometric layer, shape "
+            f"{tuple(p.shape)}: the layer orthogonalises it already and the two would fight. Hand "
+            "the optimizer the model, AdamO(model), which leaves such weights out"
+        )
 
 
-def biases(params: Iterable[Tensor]) -> list[Tensor]:
-    """The parameters that a group's bias decay is for: the vectors."""
-    return [p for p in params if p.ndim == 1]
-
-
-def views(param: Tensor, group: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """The matrices inside one parameter, as the group's settings see them."""
-    return matrix_views(param, batch_dims=group["isometry_batch_dims"], split=group["isometry_split"])
-
-
-def require_matrix(groups: Sequence[Group]) -> None:
+def require_matrix(groups: Sequence[Group], roles: Roles = BY_SHAPE) -> None:
     """Refuses isometry that would silently do nothing.
 
     Args:
         groups: groups that were given one strength together; it is enough that one holds a matrix.
+        roles: what their parameters are for.
 
     Raises:
-        ValueError: naming the parameters that the groups hold instead.
+        ValueError: naming the parameters that the groups hold instead, or if all matrices are frozen.
     """
     asked = [group for group in groups if group["isometry"] > 0]
-    if asked and not any(matrices(group["params"], group) for group in asked):
+    found = [p for group in asked for p, _ in roles.matrices(group["params"], group)]
+    if not asked or any(not is_frozen(p) for p in found):
+        return
+    if found:
         raise ValueError(
-            f"isometry={asked[0]['isometry']:g} was asked for a parameter group that holds no matrix, only "
-            f"{_describe(asked[0])}. Set isometry=0 for it; if a wrapper flattened the weights (FSDP1, "
-            "DeepSpeed ZeRO), use one that keeps their shapes (fully_shard)"
+            f"isometry={asked[0]['isometry']:g} was asked for, but every matrix is frozen "
+            "(requires_grad=False) and would never move: unfreeze them first, or set isometry=0"
         )
+    raise ValueError(
+        f"isometry={asked[0]['isometry']:g} was asked for a parameter group that holds no matrix, only "
+        f"{_describe(asked[0])}. Set isometry=0 for it; if a wrapper flattened the weights (FSDP1, "
+        "DeepSpeed ZeRO), use one that keeps their shapes (fully_shard)"
+    )
 
 
 def _describe(group: Group) -> str:

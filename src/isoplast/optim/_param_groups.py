@@ -9,10 +9,9 @@ from typing import Any, Literal
 from torch import nn
 
 from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.layer_kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from isoplast.isometry import Split
 from isoplast.model import Decision, decide
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class ParamGroups(list[dict[str, Any]]):
@@ -25,6 +24,19 @@ class ParamGroups(list[dict[str, Any]]):
     def __init__(self, groups: Iterable[dict[str, Any]], decisions: Iterable[Decision]) -> None:
         super().__init__(groups)
         self.decisions = tuple(decisions)
+
+    def require_isometric(self) -> None:
+        """Refuses a model of which nothing is kept isometric.
+
+        Raises:
+            IsoplastError: naming some of its parameters and the reasons.
+        """
+        if not any(d.isometric for d in self.decisions):
+            reasons = "; ".join(f"{d.name}: {d.reason}" for d in self.decisions[:3]) or "it has no parameters"
+            raise IsoplastError(
+                f"isometry was asked for a model that holds no matrix to keep isometric ({reasons}): set "
+                "isometry=0 for plain Adam, or see print(param_groups(model))"
+            )
 
     def __str__(self) -> str:
         rows = [("parameter", "shape", "role", "isometry", "reason")]
@@ -50,20 +62,27 @@ def param_groups(
 ) -> ParamGroups:
     """Sorts a model's parameters into those that are kept isometric and those that are not.
 
-    Linear and convolution weights and the gates of recurrent layers are; embeddings,
-    normalisations, biases, depthwise kernels, parametrised and tied weights are not. Fused
-    projections (``nn.MultiheadAttention`` and linear layers named like qkv) and grouped
-    convolutions are split into their matrices. ``print`` the result to see every decision.
+    Linear and convolution weights, the gates of recurrent layers and stacks of experts are;
+    embeddings, normalisations, biases, depthwise kernels, parametrised and tied weights are not, nor
+    are parameters marked ``_no_weight_decay`` and those of unknown modules that are not named like
+    a map (``weight``, ``W_q``, ``up_proj``, ...). Fused projections (``nn.MultiheadAttention``, and
+    linear layers named like qkv, cut as the heads of their module or the output projection beside
+    them say) and grouped convolutions are split into their matrices; where nothing says how, they
+    stay one, with the reason in the table. ``print`` the result to see every decision.
 
     Args:
         model: any module whose parameters exist (run one batch first if it has lazy layers).
         isometry: the strength for all matrices, >= 0; by default the optimizer's own.
         isometry_time: their time constant in steps instead, > 0.
-        head: the strength for the last linear layer alone, >= 0 (0 leaves it free); by default it
-            is treated like the others.
+        head: the strength for the output layer alone, >= 0 (0 leaves it free); by default it is
+            treated like the others. That is the module ``head`` (or ``classifier``, ``fc``, ...), else
+            the last linear layer or convolution; of an actor-critic all of its output layers.
         exclude: shell patterns of parameter names that are left alone, such as "encoder.*".
-        split: row blocks by name pattern, such as {"*.kv": 2, "*.qkv": (512, 128, 128)}.
-        batch_dims: leading dimensions that count matrices, by name pattern, such as {"*.experts": 1}.
+        split: row blocks by name pattern, such as {"*.kv.weight": 2, "*.qkv.weight": (512, 128, 128)};
+            negative numbers count columns of a weight stored as (in, out). A parameter named here is
+            a matrix, whatever its name.
+        batch_dims: leading dimensions that count matrices, by name pattern, such as {"*.w1": 1}. Known are
+            3-d parameters with "expert" in their names.
         per_head: whether the q, k and v projections of attention are one matrix per head, (d/h, d),
             each with orthonormal rows, instead of one (d, d) for all heads; known are
             ``nn.MultiheadAttention`` and linear layers named like q, q_proj, query or qkv in a module
@@ -76,7 +95,7 @@ def param_groups(
 
     Raises:
         IsoplastError: for a pattern that matches no parameter, an uninitialised parameter, a value
-            out of range or a split that does not fit.
+            out of range, a split that does not fit, or a head where there is no output layer.
 
     Example:
         >>> groups = param_groups(torch.nn.Sequential(torch.nn.Embedding(100, 8), torch.nn.Linear(8, 8)))
@@ -112,7 +131,7 @@ def param_groups(
 def _as_operator(decision: Decision, model: nn.Module) -> Decision:
     """The decision about a convolution's kernel, turned into one about its operator."""
     module = model.get_submodule(decision.name.rpartition(".")[0])
-    if not (decision.isometric and isinstance(module, _CONVOLUTIONS)):
+    if not (decision.isometric and isinstance(module, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS)):
         return decision
     if len(set(module.stride)) > 1:
         raise IsoplastError(

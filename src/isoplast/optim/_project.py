@@ -51,8 +51,8 @@ def orthogonalize_(target: Target) -> float:
 
     .. math:: W \leftarrow U V^T \ \text{for} \ W = U \Sigma V^T
 
-    The acute cure for a network that no longer learns; AdamO is the chronic one. Biases and the
-    optimizer's state stay as they are.
+    For a network that no longer learns: it acts at once, while AdamO keeps the network there. Biases and
+    the optimizer's state stay as they are.
 
     Args:
         target: as for :func:`isometry_penalty`.
@@ -95,6 +95,6 @@ def _targets(target: Target) -> list[tuple[str, Tensor, dict[str, Any]]]:
     """Name, tensor and layout (the keywords of matrix_views) of every matrix parameter."""
     if isinstance(target, nn.Module):
         kept = [d for d in decide(target) if d.isometric]
-        return [(d.name, d.parameter, {"batch_dims": d.batch_dims, "split": d.split}) for d in kept]
+        return [(d.name, d.parameter, d.layout) for d in kept]
     tensors = [target] if isinstance(target, Tensor) else list(target)
     return [(f"tensor {i}", t, {}) for i, t in enumerate(tensors) if is_matrix(t)]

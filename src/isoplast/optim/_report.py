@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from isoplast.optim._groups import Group, matrices, views
+from isoplast.optim._groups import Group
+from isoplast.optim._roles import BY_SHAPE, Roles, is_frozen
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class IsometryReport:
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
 
 
-def isometry_report(groups: Iterable[Group]) -> IsometryReport:
-    """Reads the settled parameter groups of an optimizer."""
+def isometry_report(groups: Iterable[Group], roles: Roles = BY_SHAPE) -> IsometryReport:
+    """Reads the settled parameter groups of an optimizer; frozen parameters are not kept."""
     kept: list[KeptMatrix] = []
     total = inside = 0
     for g, group in enumerate(groups):
@@ -106,8 +107,9 @@ def isometry_report(groups: Iterable[Group]) -> IsometryReport:
             continue
         of = {id(p): name for p, name in zip(group["params"], names, strict=True)}
         rate = 8.0 * float(group["lr"]) * group["isometry"]
-        for p in matrices(group["params"], group):
-            count = sum(math.prod(v.shape[:-2]) for v in views(p, group))
+        trainable = (p for p in group["params"] if not is_frozen(p))
+        for p, layout in roles.matrices(trainable, group):
+            count = sum(math.prod(v.shape[:-2]) for v in layout.views(p))
             time = 1.0 / rate if rate > 0 else math.inf
             kept.append(KeptMatrix(of[id(p)], tuple(p.shape), count, group["isometry"], time))
             inside += p.numel()

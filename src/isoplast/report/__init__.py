@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from isoplast._core.files import write_whole
-from isoplast.report.data._arms import Arm, arms
 from isoplast.report.data._headline import headline
+from isoplast.report.data._isometry import isometry
+from isoplast.report.data._method_runs import MethodRuns, method_runs
+from isoplast.report.data._numbers import Scores, scores
 from isoplast.report.data._source import read_source
-from isoplast.report.figures._charts import accuracy_chart, sweep_chart
+from isoplast.report.figures._charts import score_chart, sweep_chart
 from isoplast.report.figures._spectra import histograms
 from isoplast.report.pages._inspection import inspection_page
 from isoplast.report.pages._spectra import readings, spectra_page
@@ -16,13 +18,15 @@ from isoplast.report.pages._study import render
 from isoplast.study import load_study
 
 __all__ = [
-    "Arm",
-    "accuracy_chart",
-    "arms",
+    "MethodRuns",
+    "Scores",
     "headline",
     "histograms",
     "inspection_page",
+    "method_runs",
     "readings",
+    "score_chart",
+    "scores",
     "spectra_page",
     "sweep_chart",
     "write_report",
@@ -49,7 +53,7 @@ def write_report(study_dir: Path, out: Path | None = None) -> Path:
         >>> write_report(Path("runs/demo"))
         PosixPath('runs/demo/report.html')
     """
-    found = arms(load_study(study_dir))
+    found = method_runs(load_study(study_dir))
     target = out if out is not None else study_dir / "report.html"
     text = _figure(found) if target.suffix == ".svg" else render(read_source(study_dir), found)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +61,6 @@ def write_report(study_dir: Path, out: Path | None = None) -> Path:
     return target
 
 
-def _figure(found: list[Arm]) -> str:
-    swept = {arm.settings["isometry"] for arm in found if arm.settings.get("isometry")}
-    return sweep_chart(found) if len(swept) > 1 else accuracy_chart(found)
+def _figure(found: list[MethodRuns]) -> str:
+    swept = {one.strength for one in map(isometry, found) if one is not None}
+    return sweep_chart(found) if len(swept) > 1 else score_chart(found)

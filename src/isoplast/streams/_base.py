@@ -1,19 +1,21 @@
-"""What a stream of tasks is, and the registry that knows them all."""
+"""What a sequence of tasks is: its settings, and the tasks made from data and a seed."""
 
 from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.errors import IsoplastError
+from isoplast._core.registry import Registry
+from isoplast._core.settings import check_fields, converted
 from isoplast.data import Dataset
+from isoplast.streams._objectives import Classification, Objective, Regression
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,26 +23,26 @@ class Task:
     """One thing to learn.
 
     Args:
-        index: its place in the stream, from 0.
-        inputs: float32 (n, ...). Tasks may share this tensor: read it, never write into it.
-        targets: int64 (n,), in 0 .. classes - 1.
-        classes: the number of classes, the same for all tasks of a stream.
-        test_inputs, test_targets: held-out examples where the stream has any.
+        index: its place in the sequence, from 0.
+        inputs: (n, ...). Tasks may share this tensor: read it, never write into it.
+        targets: what the sequence's objective takes: int64 (n,) for classification, floating (n, k) for
+            regression, int64 (n, length) for language.
+        test_inputs, test_targets: held-out examples where the sequence has any.
     """
 
     index: int
     inputs: Tensor = field(repr=False)
     targets: Tensor = field(repr=False)
-    classes: int
     test_inputs: Tensor | None = field(default=None, repr=False)
     test_targets: Tensor | None = field(default=None, repr=False)
 
 
-class Stream(Protocol):
-    """A sequence of tasks.
+class OpenProblem(Protocol):
+    """A problem with its data and its seed: the tasks themselves.
 
-    `task(index)` depends on the stream's arguments and the index alone: not on which tasks were asked for
-    before, on any global random state, or on the platform. Resuming a run needs its task index, nothing else.
+    `task(index)` depends on the problem's settings, its data, the seed and the index alone: not on which
+    tasks were asked for before, on any global random state, or on the platform. Resuming a run needs its
+    task index, nothing else.
     """
 
     @property
@@ -48,114 +50,234 @@ class Stream(Protocol):
         """How many tasks there are."""
 
     @property
-    def classes(self) -> int:
-        """The number of classes, hence of the network's outputs."""
+    def primary(self) -> str:
+        """The metric that counts."""
+
+    @property
+    def note(self) -> str:
+        """What the tasks are made of, for people."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells other data under the same name apart."""
+
+    def task(self, index: int) -> Any:
+        """The task at 0 <= index < tasks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem(ABC):
+    """The settings of a sequence of tasks: a stream of data, or a sequence of environments.
+
+    Args:
+        tasks: how many, >= 1.
+
+    Attributes:
+        name: what a study calls it.
+        learner: name of the learner that trains on such tasks.
+        takes_data: whether its tasks are made from a data set.
+        primary: the metric that counts, fixed before any run: one of `isoplast.study.METRICS`; "" for the
+            score of the objective on the training data.
+    """
+
+    name: ClassVar[str] = ""
+    learner: ClassVar[str] = "supervised"
+    takes_data: ClassVar[bool] = True
+    primary: ClassVar[str] = ""
+
+    tasks: int = 24
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
+
+    def __post_init__(self) -> None:
+        check_fields(self, f"stream {self.name}")
+        if self.tasks < 1:
+            raise IsoplastError(f"tasks of stream {self.name} is {self.tasks}: ask for at least 1")
+
+    @abstractmethod
+    def open(self, data: Dataset | None, seed: int) -> OpenProblem:
+        """The tasks.
+
+        Args:
+            data: what they are made from; None where `takes_data` is false.
+            seed: another sequence for every integer >= 0.
+
+        Raises:
+            IsoplastError: the data do not suit.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(Problem):
+    """A stream of data: a new one says how its task number `index` looks, and nothing else.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Inverted(Stream):
+        ...     name = "inverted"
+        ...     def make_task(self, source, index):
+        ...         return Task(index, source.data.inputs * (-1) ** index, source.data.targets)
+    """
+
+    def open(self, data: Dataset | None, seed: int) -> TaskSequence:
+        """The tasks made from a data set; see `Problem.open`."""
+        if data is None and self.takes_data:
+            raise IsoplastError(f"stream {self.name} needs data: name a data set")
+        if seed < 0:
+            raise IsoplastError(f"seed={seed} of stream {self.name}: give an integer >= 0")
+        self.check_data(data)
+        return TaskSequence(self, data, seed)
+
+    def check_data(self, data: Dataset | None) -> None:
+        """Raise IsoplastError for data that this stream cannot use; by default it takes any."""
+
+    def objective(self, data: Dataset | None) -> Objective:
+        """The loss and the score: by default classification or regression, as the data are."""
+        if data is None:
+            raise IsoplastError(f"stream {self.name} makes its own data: it must say its objective")
+        if data.classes is None:
+            return Regression(int(data.targets.shape[1]))
+        return Classification(data.classes)
+
+    def input_shape(self, data: Dataset | None) -> tuple[int, ...]:
+        """The shape of one input: by default that of the data."""
+        if data is None:
+            raise IsoplastError(f"stream {self.name} makes its own data: it must say its input_shape")
+        return tuple(data.inputs.shape[1:])
+
+    @abstractmethod
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        """The task at `index`, a pure function: all its randomness comes from `source.bits(index, ...)`.
+
+        Args:
+            source: its `.data` and `.seed`, and random bits for each task.
+            index: which task, 0 <= index < tasks.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class TaskSequence:
+    """A stream with its data and its seed: the tasks themselves.
+
+    Args:
+        stream: the settings.
+        data: what the tasks are made from.
+        seed: a sequence of its own for every integer >= 0.
+    """
+
+    stream: Stream
+    data: Dataset | None = field(repr=False)
+    seed: int
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks there are."""
+        return self.stream.tasks
+
+    @property
+    def objective(self) -> Objective:
+        """How loss and score are made."""
+        return self.stream.objective(self.data)
+
+    @property
+    def primary(self) -> str:
+        """The metric that counts."""
+        return self.stream.primary or self.objective.metric
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input, without the batch dimension."""
-
-    def task(self, index: int) -> Task:
-        """The task at 0 <= index < tasks."""
-
-
-@dataclass(frozen=True, eq=False)
-class DataStream(ABC):
-    """A stream made from one data set; a new one says only how its task `index` looks.
-
-    Args:
-        data: what the tasks are made from.
-        tasks: how many, at least 1.
-        seed: a stream of its own for every integer >= 0.
-    """
-
-    name: ClassVar[str]
-
-    data: Dataset = field(repr=False)
-    tasks: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.tasks < 1:
-            raise IsoplastError(f"tasks={self.tasks} of stream {self.name!r}: ask for at least 1")
-        if self.seed < 0:
-            raise IsoplastError(f"seed={self.seed} of stream {self.name!r}: give an integer >= 0")
+        return self.stream.input_shape(self.data)
 
     @property
-    def classes(self) -> int:
-        """The number of classes of the data."""
-        return self.data.classes
+    def note(self) -> str:
+        """Which data these are."""
+        return self.stream.name if self.data is None else self.data.note
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one image."""
-        return tuple(self.data.inputs.shape[1:])
+    def fingerprint(self) -> str:
+        """The sha256 of the raw data; "" where the stream makes its own."""
+        return "" if self.data is None else self.data.fingerprint
 
     def task(self, index: int) -> Task:
-        """The task at 0 <= index < tasks, a pure function of (seed, index).
+        """The task at 0 <= index < tasks, a pure function of the stream, the data, the seed and the index.
 
         Raises:
-            IsoplastError: there is no such task.
+            IsoplastError: there is no such task, or the stream made targets that its objective cannot take.
         """
+        name = self.stream.name
         if not 0 <= index < self.tasks:
-            raise IsoplastError(f"task {index} of stream {self.name!r}: it has tasks 0..{self.tasks - 1}")
-        return self._make(index)
+            raise IsoplastError(f"task {index} of stream {name!r}: it has tasks 0..{self.tasks - 1}")
+        made = self.stream.make_task(self, index)
+        wrong = self.objective.check(made.targets) if len(made.targets) else "it has no examples"
+        if wrong or len(made.inputs) != len(made.targets):
+            wrong = wrong or f"{len(made.inputs)} inputs for {len(made.targets)} targets"
+            raise IsoplastError(f"task {index} of stream {name!r}: {wrong}")
+        return made
 
-    @abstractmethod
-    def _make(self, index: int) -> Task:
-        """Builds the task; all its randomness comes from `_bits(index, ...)`."""
-
-    def _bits(self, index: int, size: int) -> npt.NDArray[np.uint64]:
-        """`size` uniform 64-bit words that belong to (stream, seed, index).
+    def bits(self, index: int, size: int, part: int = 0) -> npt.NDArray[np.uint64]:
+        """`size` uniform 64-bit words that belong to (stream, seed, index, part).
 
         numpy guarantees the raw output of Philox and of SeedSequence for all versions and platforms, but not
         what its Generator makes of it. So streams derive their draws from these words: a label is
         `bits % classes` (biased by less than classes / 2^64), a permutation `argsort(bits, kind="stable")`.
         """
         # The stream's name keeps two streams of one seed independent of each other.
-        key = (zlib.crc32(self.name.encode()), index)
+        key = (zlib.crc32(self.stream.name.encode()), index, *([part] if part else []))
         sequence = np.random.SeedSequence(self.seed, spawn_key=key)
         return np.random.Philox(sequence).random_raw(size)
 
 
-_StreamType = TypeVar("_StreamType", bound=type[DataStream])
-_STREAMS: dict[str, type[DataStream]] = {}
-
-
-def register(name: str) -> Callable[[_StreamType], _StreamType]:
-    """Class decorator: makes a stream known to `stream()` under `name`."""
-
-    def add(kind: _StreamType) -> _StreamType:
-        kind.name = name
-        _STREAMS[name] = kind
-        return kind
-
-    return add
+STREAMS: Registry[Problem] = Registry("stream", Problem, "isoplast.streams")
+register = STREAMS.register
 
 
 def names() -> list[str]:
     """The names that `stream` knows."""
-    return sorted(_STREAMS)
+    return STREAMS.names()
 
 
-def stream(name: str, data: Dataset, *, tasks: int, seed: int) -> Stream:
+def problem(name: str, **settings: Any) -> Problem:
+    """The settings of a sequence of tasks, checked; what is left out keeps its default.
+
+    Args:
+        name: one of `names()`, an entry point of the group `isoplast.streams`, or "package.module:Name".
+        settings: its fields.
+
+    Raises:
+        IsoplastError: an unknown name or setting, or a value out of range.
+
+    Example:
+        >>> problem("random-labels", tasks=3)
+        RandomLabels(tasks=3)
+    """
+    kind = STREAMS.find(name)
+    return kind(**converted(kind, f"stream {name}", settings))
+
+
+def stream(name: str, data: Dataset | None = None, *, seed: int = 0, **settings: Any) -> TaskSequence:
     """The named stream of tasks on a data set.
 
     Args:
-        name: one of `names()`.
+        name: see `problem`.
         data: what the tasks are made from.
-        tasks: how many, at least 1.
         seed: an integer >= 0; the same seed gives the same tasks, on every platform.
+        settings: of the stream, such as `tasks`.
 
     Raises:
-        IsoplastError: an unknown name, `tasks` < 1 or `seed` < 0.
+        IsoplastError: an unknown name or setting, a value out of range, data that do not suit, or a sequence
+            of environments, which is no stream.
 
     Example:
-        >>> from isoplast.streams import load_data
+        >>> from isoplast.data import load_data
         >>> digits = load_data("digits", samples=1280)
         >>> stream("random-labels", digits, tasks=24, seed=0).task(3).targets[:4]
         tensor([4, 3, 3, 4])
     """
-    if name not in _STREAMS:
-        raise unknown("stream", name, _STREAMS)
-    return _STREAMS[name](data, tasks, seed)
+    found = problem(name, **settings)
+    if not isinstance(found, Stream):
+        raise IsoplastError(f"{name} is no stream of data: its tasks are environments")
+    return found.open(data, seed)

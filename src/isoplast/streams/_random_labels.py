@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 
-from isoplast.streams._base import DataStream, Task, register
+from isoplast._core.errors import IsoplastError
+from isoplast.data import Dataset
+from isoplast.streams._base import Stream, Task, TaskSequence, register
 
 
-@register("random-labels")
-class RandomLabels(DataStream):
+@register
+@dataclass(frozen=True, kw_only=True)
+class RandomLabels(Stream):
     r"""Every task redraws all labels, uniformly and independently.
 
     .. math:: y_i^{(t)} \sim \mathrm{Uniform}\{0, \dots, C - 1\}
@@ -16,9 +22,23 @@ class RandomLabels(DataStream):
     Nothing carries over from one task to the next, so the accuracy reached on a task measures plasticity
     alone. The labels of the data are not used, and there is nothing to generalise to, hence no test part.
 
-    Reference: arXiv:2606.09762, section 6, random-label memorisation.
+    Args:
+        tasks: how many, >= 1.
+
+    Reference:
+        arXiv:2606.09762, section 6, random-label memorisation.
     """
 
-    def _make(self, index: int) -> Task:
-        labels = self._bits(index, len(self.data.inputs)) % self.classes
-        return Task(index, self.data.inputs, torch.from_numpy(labels.astype("int64")), self.classes)
+    name: ClassVar[str] = "random-labels"
+
+    def check_data(self, data: Dataset | None) -> None:
+        """Data must have classes to draw from."""
+        if data is not None and data.classes is None:
+            raise IsoplastError(f"stream {self.name} draws classes, and data {data.name!r} have none")
+
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        """The inputs of the data with labels of their own."""
+        assert source.data is not None
+        assert source.data.classes is not None
+        labels = source.bits(index, len(source.data.inputs)) % source.data.classes
+        return Task(index, source.data.inputs, torch.from_numpy(labels.astype("int64")))

@@ -1,4 +1,4 @@
-"""What to run: one method on one stream with one seed."""
+"""What to run: one method on one problem with one seed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from isoplast import methods, nn, streams
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast._core.settings import Settings, converted, options
 from isoplast.methods import Method
+from isoplast.streams import Problem
 from isoplast.study import _yaml
+from isoplast.study._parts import Part, make, part
+from isoplast.study.run._instruments import INSTRUMENTS
+
+# Settings of a part that may be written beside the parts: tasks: 24 is stream: {tasks: 24}.
+SHORTHANDS = {"samples": "data", "tasks": "stream", "epochs": "learner", "batch_size": "learner"}
+PARTS = ("stream", "data", "net", "method", "learner")
+_DEFAULT_DATA = "digits"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,117 +31,119 @@ class Switch:
 
     Args:
         task: the first task of the new method, counted from 0; at least 1.
-        method: its name.
-        hyper: its hyper-parameters; those left out keep their defaults.
+        method: its name, a mapping with its name and settings, or an object.
     """
 
     task: int
-    method: str
-    hyper: Settings = ()
+    method: Part
 
     def __post_init__(self) -> None:
-        _set(self, task=whole("task of switch", self.task, 1), hyper=_hyper(self.method, self.hyper))
+        _set(self, task=whole("task of switch", self.task, 1), method=part("method", self.method))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One method on one stream with one seed: everything that decides its result.
+    """One method on one problem with one seed: everything that decides its result.
 
-    Settings of the network and the method that are left out are filled in with their defaults, so that a
-    specification says all there is to say, and stays true when a default changes.
+    A part is given as a name, as a mapping with `name` and settings, or as an object. Settings that are left
+    out are filled in with their defaults, so that a specification says all there is to say, and stays true
+    when a default changes.
 
     Args:
-        stream: name of the stream of tasks.
-        data: name of the data set it is made from.
-        samples: how many images of it; None is all.
-        tasks: number of tasks, >= 1.
-        epochs: passes over each task, >= 1.
-        batch_size: images per optimizer step, >= 1; the last batch of an epoch may be smaller.
-        net: name of the network.
-        net_options: its settings by name (width, depth, activation, ...).
-        method: name of the method.
-        hyper: its hyper-parameters by name.
+        stream: the sequence of tasks.
+        data: the data set it is made from; None where the stream makes its own.
+        net: the network.
+        method: the method.
+        learner: what trains the network on a task; None: the one for the stream's kind of tasks.
         lr: learning rate, > 0.
         seed: seed of the tasks, the initialisation, the data order and all noise; >= 0.
         device: where to train, "cpu" or "cuda", as torch writes it.
+        instruments: what is measured at the boundaries between tasks, some of
+            `isoplast.study.INSTRUMENTS`; True: all; False: the scores alone.
         switch: a change of method half-way.
-        label: what people call this run's arm; no part of its identity. Empty: made from the method.
+        label: what people call this setting; no part of its identity. Empty: made from the method.
+        path: folders in which modules are found that the parts are named from; no part of its identity.
 
     Raises:
         IsoplastError: for a setting that is unknown or out of range, in one line.
 
     Example:
-        >>> run = Run(method="adamo", hyper=(("isometry", 0.03),), net_options=(("width", 128),))
+        >>> run = Run(method={"name": "adamo", "isometry": 0.03}, net={"name": "mlp", "width": 128})
         >>> Run.from_mapping(run.to_mapping()) == run
         True
     """
 
-    stream: str = "random-labels"
-    data: str = "digits"
-    samples: int | None = None
-    tasks: int = 24
-    epochs: int = 25
-    batch_size: int = 64
-    net: str = "mlp"
-    net_options: Settings = ()
-    method: str = "adamo"
-    hyper: Settings = ()
+    stream: Part = "random-labels"  # type: ignore[assignment]
+    data: Part | None = None
+    net: Part = "mlp"  # type: ignore[assignment]
+    method: Part = "adamo"  # type: ignore[assignment]
+    learner: Part = None  # type: ignore[assignment]
     lr: float = 1e-3
     seed: int = 0
     device: str = "cpu"
+    instruments: tuple[str, ...] = INSTRUMENTS
     switch: Switch | None = None
     label: str = dataclasses.field(default="", compare=False)
+    path: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        _known("stream", self.stream, streams.names())
-        _known("data set", self.data, streams.data_names())
-        for name in ("tasks", "epochs", "batch_size"):
-            _set(self, **{name: whole(name, getattr(self, name), 1)})
-        if self.samples is not None:
-            _set(self, samples=whole("samples", self.samples, 1))
+        _set(self, stream=part("stream", _named(self.stream, Run.stream)))
+        problem: Problem = make("stream", self.stream)
+        _set(self, data=_data(problem, self.data))
+        _set(self, net=part("net", _named(self.net, Run.net)))
+        _set(self, method=part("method", _named(self.method, Run.method)))
+        _set(self, learner=part("learner", _named(self.learner, problem.learner)))
         _set(self, seed=whole("seed", self.seed, 0), lr=_rate(self.lr), device=_device(self.device))
-        _set(self, net_options=_net_options(self.net, self.net_options))
-        _set(self, hyper=_hyper(self.method, self.hyper))
-        if self.switch is not None and self.switch.task >= self.tasks:
+        _set(self, instruments=_instruments(self.instruments))
+        if self.switch is not None and self.switch.task >= problem.tasks:
             raise IsoplastError(
-                f"switch at task {self.switch.task} of {self.tasks}: it must come before the last task ends, "
-                f"at 1 to {self.tasks - 1}"
+                f"switch at task {self.switch.task} of {problem.tasks}: it must come before the last task "
+                f"ends, at 1 to {problem.tasks - 1}"
             )
         if not isinstance(self.label, str):
             raise IsoplastError(f"label is {self.label!r}: it must be text, put it between quotes")
-        _set(self, label=self.label or self._default_label())
+        _set(self, label=self.label or self._default_label(), path=_path(self.path))
+        make("learner", self.learner).check(problem)
 
     def _default_label(self) -> str:
-        title = methods.get(self.method).info.title
+        title = self.make_method().info.title
         if self.switch is None:
             return title
-        return f"{title}, then {methods.get(self.switch.method).info.title} from task {self.switch.task}"
+        return f"{title}, then {self.make_method(self.switch.task).info.title} from task {self.switch.task}"
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks there are."""
+        return self.problem().tasks
 
     @property
     def id(self) -> str:
         """A readable name that no other specification has: the directory of its results."""
-        parts = [self.stream, self.data, self.net, self.method]
-        parts += [] if self.switch is None else ["then", self.switch.method]
+        parts = [self.stream.name, *([self.data.name] if self.data else []), self.net.name, self.method.name]
+        parts += [] if self.switch is None else ["then", self.switch.method.name]
         slug = re.sub(r"[^a-z0-9.]+", "-", "-".join([*parts, f"lr{self.lr:g}", f"s{self.seed}"]).lower())
-        return f"{slug}-{hashlib.sha256(self.canonical().encode()).hexdigest()[:8]}"
+        # A name of 255 bytes is the longest that file systems take.
+        return f"{slug[:200]}-{hashlib.sha256(self.canonical().encode()).hexdigest()[:8]}"
 
     def canonical(self) -> str:
-        """The specification as JSON that equal runs share to the byte; the label is not in it."""
-        mapping = {key: value for key, value in self.to_mapping().items() if key != "label"}
+        """The specification as JSON that equal runs share to the byte; label and path are not in it."""
+        mapping = {key: value for key, value in self.to_mapping().items() if key not in ("label", "path")}
         return json.dumps(mapping, sort_keys=True, separators=(",", ":"))
 
     def to_mapping(self) -> dict[str, Any]:
-        """The specification as plain nested values, the way YAML files write it."""
-        names = [field.name for field in dataclasses.fields(self)]
-        mapping: dict[str, Any] = {name: getattr(self, name) for name in names}
-        mapping["net"] = _named(self.net, mapping.pop("net_options"))
-        mapping["method"] = _named(self.method, mapping.pop("hyper"))
-        if self.switch is not None:
-            mapping["switch"] = {
-                "task": self.switch.task,
-                "method": _named(self.switch.method, self.switch.hyper),
-            }
-        return {key: value for key, value in mapping.items() if value is not None}
+        """The specification as nested values, the way YAML files write it."""
+        mapping: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Part):
+                mapping[field.name] = value.to_mapping()
+            elif isinstance(value, Switch):
+                mapping[field.name] = {"task": value.task, "method": value.method.to_mapping()}
+            elif value is not None and value != ():
+                mapping[field.name] = list(value) if isinstance(value, tuple) else value
+        if self.instruments == INSTRUMENTS:
+            del mapping["instruments"]
+        return mapping | ({"instruments": False} if not self.instruments else {})
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Run:
@@ -143,15 +152,11 @@ class Run:
         Raises:
             IsoplastError: for an unknown key or a wrong value.
         """
-        fields = {field.name for field in dataclasses.fields(cls)} - {"net_options", "hyper"}
-        for key in mapping:
+        fields = [field.name for field in dataclasses.fields(cls)]
+        values = expanded(mapping)
+        for key in values:
             if key not in fields:
-                raise unknown("setting of a run", str(key), fields)
-        values = dict(mapping)
-        if "net" in values:
-            values["net"], values["net_options"] = _split("net", values["net"])
-        if "method" in values:
-            values["method"], values["hyper"] = _split("method", values["method"])
+                raise unknown("setting of a run", str(key), [*fields, *SHORTHANDS])
         if values.get("switch") is not None:
             values["switch"] = _switch(values["switch"])
         return cls(**values)
@@ -168,11 +173,63 @@ class Run:
             raise IsoplastError(f"{source} must be a mapping of settings")
         return cls.from_mapping(mapping)
 
+    def problem(self) -> Problem:
+        """The settings of the sequence of tasks, as an object."""
+        found: Problem = make("stream", self.stream)
+        return found
+
     def make_method(self, task: int = 0) -> Method:
         """The method in force during a task, as a fresh object."""
         switched = self.switch is not None and task >= self.switch.task
-        source = self.switch if self.switch is not None and switched else self
-        return methods.get(source.method, **dict(source.hyper))
+        found: Method = make(
+            "method", self.switch.method if self.switch is not None and switched else self.method
+        )
+        return found
+
+
+def expanded(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings of a run with shorthands put where they belong, and `stream: {data: ...}` beside it.
+
+    Raises:
+        IsoplastError: a setting is given twice, in both ways.
+    """
+    values = {str(key): value for key, value in mapping.items()}
+    if isinstance(values.get("stream"), Mapping) and "data" in values["stream"]:
+        if "data" in values:
+            raise IsoplastError("data is given twice, beside the stream and in it: give it once")
+        values["stream"] = {key: value for key, value in values["stream"].items() if key != "data"}
+        values["data"] = mapping["stream"]["data"]
+    for key, owner in SHORTHANDS.items():
+        if values.get(key) is None:
+            values.pop(key, None)
+            continue
+        inner = as_mapping(owner, values.get(owner))
+        if key in inner:
+            raise IsoplastError(f"{key} is given twice, as {key} and as {owner}.{key}: give it once")
+        values[owner] = {**inner, key: values.pop(key)}
+    return values
+
+
+def as_mapping(kind: str, value: object) -> dict[str, Any]:
+    """A part as the mapping that it stands for; empty where nothing is said."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, Part):
+        return value.to_mapping()
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    raise IsoplastError(f"{kind} is {value!r}: give a name, or a mapping with 'name' and its settings")
+
+
+def _named(value: object, default: object) -> object:
+    """What names a part: a mapping that leaves the name out is about the default one."""
+    if value is None:
+        return default
+    if isinstance(value, Mapping) and "name" not in value:
+        return {"name": default, **value}
+    return value
 
 
 def _set(instance: Any, **values: Any) -> None:
@@ -180,15 +237,20 @@ def _set(instance: Any, **values: Any) -> None:
         object.__setattr__(instance, name, value)
 
 
-def _known(kind: str, name: object, names: list[str]) -> None:
-    if name not in names:
-        raise unknown(kind, str(name), names)
+def _data(problem: Problem, value: object) -> Part | None:
+    if problem.takes_data:
+        return part("data", _named(value, _DEFAULT_DATA))
+    if value is not None:
+        raise IsoplastError(f"stream {problem.name} makes its own data: leave 'data' out")
+    return None
 
 
 def whole(name: str, value: object, low: int) -> int:
     """The value if it is a whole number of at least `low`; raises IsoplastError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise IsoplastError(f"{name} is {value!r}: it must be a whole number >= {low}")
+    if value >= 2**63:
+        raise IsoplastError(f"{name} is {value}: it must be below 2^63")
     return value
 
 
@@ -206,34 +268,32 @@ def _device(value: object) -> str:
         raise IsoplastError(f"device is {value!r}: give one that torch knows, 'cpu' or 'cuda'") from None
 
 
-def _hyper(method: str, hyper: Settings) -> Settings:
-    return methods.get(method, **dict(hyper)).settings()
+def _instruments(value: object) -> tuple[str, ...]:
+    """In the order of `INSTRUMENTS`, however they were written."""
+    if isinstance(value, bool):
+        return INSTRUMENTS if value else ()
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, Sequence):
+        raise IsoplastError(f"instruments is {value!r}: give a list of some of {', '.join(INSTRUMENTS)}")
+    for name in given:
+        if name not in INSTRUMENTS:
+            raise unknown("instrument", str(name), INSTRUMENTS)
+    return tuple(name for name in INSTRUMENTS if name in given)
 
 
-def _net_options(net: str, given: Settings) -> Settings:
-    kind = type(nn.spec(net))
-    return options(nn.spec(net, **converted(kind, f"network {net}", dict(given))))
-
-
-def _named(name: str, settings: Settings) -> dict[str, Any]:
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in settings}
-    return {"name": name, **plain}
-
-
-def _split(kind: str, value: object) -> tuple[str, Settings]:
-    """A name, or a mapping with the key `name` and settings, as (name, settings)."""
-    if isinstance(value, str):
-        return value, ()
-    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise IsoplastError(f"{kind} is {value!r}: give a name, or a mapping with 'name' and its settings")
-    return value["name"], tuple((str(key), setting) for key, setting in value.items() if key != "name")
+def _path(value: object) -> tuple[str, ...]:
+    given = (value,) if isinstance(value, str | Path) else value
+    if not isinstance(given, Sequence) or not all(isinstance(one, str | Path) for one in given):
+        raise IsoplastError(f"path is {value!r}: give a folder, or a list of folders")
+    return tuple(str(Path(one)) for one in given)
 
 
 def _switch(value: object) -> Switch:
+    if isinstance(value, Switch):
+        return value
     if not isinstance(value, Mapping) or "task" not in value or "method" not in value:
         raise IsoplastError(f"switch is {value!r}: give a mapping with 'task' and 'method'")
     for key in value:
         if key not in ("task", "method"):
             raise unknown("setting of switch", str(key), ("task", "method"))
-    name, hyper = _split("method", value["method"])
-    return Switch(value["task"], name, hyper)
+    return Switch(value["task"], value["method"])

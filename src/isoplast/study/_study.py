@@ -1,4 +1,4 @@
-"""A study: streams x methods x seeds x settings, as YAML."""
+"""A study: problems x methods x seeds x settings, as YAML or as an object."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from isoplast import methods, nn
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast._core.settings import takes_list
+from isoplast._core.files import write_whole
 from isoplast.study import _yaml
-from isoplast.study._spec import Run
+from isoplast.study._parts import setting_takes_list
+from isoplast.study._spec import PARTS, Run, as_mapping, expanded
+from isoplast.study.run._execute import module_path
 from isoplast.study.store import _files
 from isoplast.study.store._index import read_index
 
 _KeyPath: TypeAlias = tuple[str, ...]
-_KEYS = ("name", "about", "run", "streams", "methods", "seeds")
+_KEYS = ("name", "about", "run", "streams", "methods", "seeds", "path")
+_RUN_LISTS = ("instruments",)  # settings of a run that are lists themselves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,29 +31,61 @@ class Study:
 
     Args:
         name: names the directory of the results.
+        runs: all of them, the first seed of every setting before the second.
         about: what it is for.
-        runs: all of them, the first seed of every arm before the second.
-        text: the YAML document it was read from.
+        text: the YAML document it was read from; "" without one.
+
+    Raises:
+        IsoplastError: two runs are the same, or the name cannot be that of a directory.
+
+    Example:
+        >>> study = Study("two", [Run(method="adam"), Run(method="adamo")])
+        >>> [run.label for run in study.runs]
+        ['Adam', 'AdamO']
     """
 
     name: str
-    about: str
-    runs: tuple[Run, ...]
-    text: str
+    runs: Sequence[Run]
+    about: str = ""
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs", tuple(self.runs))
+        if not isinstance(self.name, str) or not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise IsoplastError(
+                f"name is {self.name!r}: use letters, digits, '_', '-' and '.', no '-' or '.' in front"
+            )
+        first: dict[Run, Run] = {}
+        for run in self.runs:
+            other = first.setdefault(run, run)
+            if other is not run:
+                raise IsoplastError(
+                    f"{other.label!r} and {run.label!r} with seed {run.seed} are the same run: remove one"
+                )
 
     @classmethod
-    def parse(cls, text: str, source: str = "study") -> Study:
+    def parse(
+        cls,
+        text: str,
+        source: str = "study",
+        *,
+        folder: Path | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Study:
         """The study that a YAML document describes.
 
         The keys: `name`; `about`; `run`, the settings that all runs share; `streams` and `methods`, lists of
         settings that replace some of those, every entry of the one with every entry of the other (an entry
-        may be just the name of a stream or a method); `seeds`. A list of values where one is expected is
-        swept: one run for each. What was swept is appended to the label. A setting that is a list itself,
-        such as `betas`, is swept by a list of lists.
+        may be just the name of a stream or a method); `seeds`; `path`, a folder or a list of folders in which
+        modules are found that parts are named from ("package.module:Name"). A list of values where one is
+        expected is swept: one run for each. What was swept is appended to the label. A setting that is a list
+        itself, such as `betas`, is swept by a list of lists.
 
         Args:
             text: the document.
             source: where it comes from, for error messages.
+            folder: what relative folders of `path` are relative to.
+            overrides: keys of a study, or settings of all runs, that replace what the document says.
 
         Raises:
             IsoplastError: in one line, for anything unknown, out of range or there twice.
@@ -68,30 +102,36 @@ class Study:
             for key in document:
                 if key not in _KEYS:
                     raise unknown("key of a study", str(key), _KEYS)
-            name = document.get("name")
-            if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-                raise IsoplastError(
-                    f"name is {name!r}: use letters, digits, '_', '-' and '.', no '-' or '.' in front"
-                )
-            return cls(name, str(document.get("about", "")), _runs(document), text)
+            changes = dict(overrides or {})
+            document |= {key: changes.pop(key) for key in _KEYS if key in changes and key != "run"}
+            path = _folders(document.get("path", []), folder)
+            name, about = document.get("name"), str(document.get("about", ""))
+            with module_path(path):
+                runs = _runs(document, changes, path)
+                return cls(cast(str, name), runs, about, text + _comment(overrides))
         except IsoplastError as error:
             raise IsoplastError(f"{source}: {error}") from None
 
     @classmethod
-    def load(cls, path: Path) -> Study:
+    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
         """The study in a file.
+
+        Args:
+            path: the YAML file.
+            overrides: see `parse`.
 
         Raises:
             IsoplastError: it cannot be read, or is no study.
         """
         try:
-            return cls.parse(path.read_text(encoding="utf-8"), str(path))
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise IsoplastError(f"study {path} cannot be read: {reason}") from None
+        return cls.parse(text, str(path), folder=path.resolve().parent, overrides=overrides)
 
     def describe(self, directory: Path) -> None:
-        """Write study.yaml and index.json (the runs in their order) into the directory of the results.
+        """Write index.json (the runs in their order) and study.yaml into the directory of the results.
 
         The caller owns the directory.
 
@@ -105,10 +145,12 @@ class Study:
             )
         runs = [{"id": run.id, "label": run.label} for run in self.runs]
         contents = {"name": self.name, "about": self.about, "runs": runs}
-        documents = {"study.yaml": self.text, "index.json": json.dumps(contents, indent=1)}
+        documents = {"index.json": json.dumps(contents, indent=1)}
+        if self.text:
+            documents["study.yaml"] = self.text
         for name, text in documents.items():
             _files.drop_aside(directory / name)
-            _files.write_whole(directory / name, text.encode())
+            write_whole(directory / name, text.encode())
 
 
 def builtin_studies() -> dict[str, Path]:
@@ -122,6 +164,8 @@ def builtin_studies() -> dict[str, Path]:
 def find_study(name: str) -> Path:
     """The file of a study, given its path or the name of a ready-made one.
 
+    The path of a ready-made study in a checkout, such as studies/demo.yaml, finds it in an installed package.
+
     Raises:
         IsoplastError: there is neither.
     """
@@ -131,35 +175,55 @@ def find_study(name: str) -> Path:
     known = builtin_studies()
     if name in known:
         return known[name]
+    if path.parts[:-1] == ("studies",) and path.suffix == ".yaml" and path.stem in known:
+        return known[path.stem]
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise IsoplastError(f"there is no file {name}; ready-made studies: {', '.join(known)}")
     raise unknown("study", name, known)
 
 
-def _runs(document: Mapping[str, Any]) -> tuple[Run, ...]:
+def _runs(document: Mapping[str, Any], changes: Mapping[str, Any], path: tuple[str, ...]) -> list[Run]:
     shared = _settings("run", document.get("run", {}))
     streams = [_entry("stream", entry) for entry in _list(document, "streams", [{}])]
-    remedies = [_entry("method", entry) for entry in _list(document, "methods", [{}])]
+    chosen = [_entry("method", entry) for entry in _list(document, "methods", [{}])]
     seeds = _list(document, "seeds", [0])
-    for settings in (shared, *streams, *remedies):
-        if "seed" in settings:
-            raise IsoplastError("seed is set for some of the runs: list all seeds under 'seeds'")
+    for settings in (shared, *streams, *chosen, changes):
+        for key, where in (("seed", "list all seeds under 'seeds'"), ("path", "give it beside 'run'")):
+            if key in settings:
+                raise IsoplastError(f"{key} is set for some of the runs: {where}")
     labels: dict[tuple[int, str], int] = {}
-    arms: list[Mapping[str, Any]] = []
-    for (place, stream), (number, method) in itertools.product(enumerate(streams), enumerate(remedies)):
-        for arm, swept in _sweep(_merge(_merge(shared, stream), method)):
+    found: list[Mapping[str, Any]] = []
+    for (place, stream), (number, method) in itertools.product(enumerate(streams), enumerate(chosen)):
+        merged = _overridden(_merge(_merge(shared, stream), method), changes)
+        for one, swept in _sweep(merged):
             values = [f"{key} {_short(value)}" for key, value in swept]
-            label = ", ".join([Run.from_mapping(arm).label, *values])
+            label = ", ".join([Run.from_mapping(one).label, *values])
             if labels.setdefault((place, label), number) != number:
                 raise IsoplastError(f"two methods are labelled {label!r}: give each its own 'label'")
-            arms.append({**arm, "label": label})
-    runs = [Run.from_mapping({**arm, "seed": seed}) for seed in seeds for arm in arms]
-    for run, following in itertools.combinations(runs, 2):
-        if run == following:
-            raise IsoplastError(
-                f"{run.label!r} and {following.label!r} with seed {run.seed} are the same run: remove one"
-            )
-    return tuple(runs)
+            found.append({**one, "label": label, **({"path": path} if path else {})})
+    return [Run.from_mapping({**one, "seed": seed}) for seed in seeds for one in found]
+
+
+def _overridden(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run with changes that win over all that a document says."""
+    if not changes:
+        return dict(settings)
+    base, wanted = expanded(settings), expanded(changes)
+    for kind in PARTS:
+        if isinstance(wanted.get(kind), dict) and kind in base:
+            base[kind] = as_mapping(kind, base[kind])
+    return _merge(base, wanted)
+
+
+def _comment(overrides: Mapping[str, Any] | None) -> str:
+    return f"\n# run with {json.dumps(overrides, default=str)}\n" if overrides else ""
+
+
+def _folders(value: object, folder: Path | None) -> tuple[str, ...]:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise IsoplastError(f"path is {value!r}: give a folder, or a list of folders")
+    return tuple(str(((folder or Path.cwd()) / one).resolve()) for one in given)
 
 
 def _settings(key: str, value: object) -> Mapping[str, Any]:
@@ -211,6 +275,8 @@ def _axes(settings: Mapping[str, Any], path: _KeyPath = ()) -> Iterator[tuple[_K
         if isinstance(value, dict):
             yield from _axes(value, (*path, key))
         elif isinstance(value, list):
+            if not path and key in _RUN_LISTS and not any(isinstance(one, list) for one in value):
+                continue
             if not value:
                 where = ".".join(map(str, (*path, key)))
                 raise IsoplastError(f"{where} is an empty list: give the values to sweep")
@@ -219,12 +285,10 @@ def _axes(settings: Mapping[str, Any], path: _KeyPath = ()) -> Iterator[tuple[_K
 
 
 def _takes_list(kind: str, name: Any, key: str) -> bool:
-    """Whether a setting of a network or a method is a list itself, such as `betas`."""
+    """Whether a setting of a part is a list itself, such as `betas`."""
     if isinstance(name, list):  # swept
         return any(_takes_list(kind, one, key) for one in name)
-    if not isinstance(name, str) or kind not in ("net", "method"):
-        return False
-    return takes_list(type(nn.spec(name) if kind == "net" else methods.get(name)), key)
+    return isinstance(name, str) and setting_takes_list(kind, name, key)
 
 
 def _short(value: Any) -> str:

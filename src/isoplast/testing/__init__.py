@@ -3,9 +3,12 @@
 Example:
     >>> from isoplast.methods import get
     >>> check_method(get("redo", every=5, tau=0.5), networks=["mlp", "agent"])
+    >>> from isoplast.streams import problem
+    >>> check_stream(problem("random-labels", tasks=3))
 """
 
 from isoplast.testing._methods import check_method
 from isoplast.testing._networks import NETWORKS, Network
+from isoplast.testing._streams import check_stream, made_up_data
 
-__all__ = ["NETWORKS", "Network", "check_method"]
+__all__ = ["NETWORKS", "Network", "check_method", "check_stream", "made_up_data"]

@@ -124,13 +124,11 @@ def check_settings(method: Method) -> None:
 
 
 def refusal(method: Method, network: Network, lr: float = 1e-2) -> str | None:
-    """Why a method cannot take a network, None if it can; the reason must be one line."""
+    """Why a method cannot take a network, None if it can."""
     try:
         _life.start(method, network, lr)
     except IsoplastError as error:
-        reason = str(error)
-        _require("\n" not in reason, method, f"refuses in more than one line: {reason!r}")
-        return reason
+        return str(error)
     return None
 
 

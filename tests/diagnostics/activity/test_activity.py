@@ -484,3 +484,13 @@ def test_on_a_gpu_as_on_the_cpu() -> None:
     found = activity(model.cuda(), inputs.cuda())
     assert found["activations.0"].scores.device.type == "cpu"
     assert found.as_dict() == pytest.approx(expected, rel=1e-9)
+
+
+def test_dead_means_exactly_zero() -> None:
+    """Units whose largest activation is 1e-30, 1e-6 and 1e-3 are alive, whatever the others are like."""
+    weights = torch.tensor([0.0, 1e-30, 1e-6, 1e-3, 1.0])
+    model = nn.Sequential(nn.Linear(1, 5), nn.ReLU(), nn.Linear(5, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(weights[:, None])
+        model[0].bias.zero_()
+    assert activity(model, torch.ones(10, 1))["1"].dead == pytest.approx(1 / 5)

@@ -1,4 +1,4 @@
-"""Everything at once: healthy networks raise no alarm, ill ones hear the name of their illness."""
+"""Everything at once: healthy networks raise no alarm, collapsed ones the finding that names why."""
 
 from __future__ import annotations
 

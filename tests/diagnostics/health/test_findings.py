@@ -14,7 +14,7 @@ from isoplast.diagnostics.health._findings import (
     Finding,
     activity_findings,
     barrier_findings,
-    is_ill,
+    is_critical,
     network_findings,
     ordered,
     silence_findings,
@@ -162,17 +162,17 @@ def test_silence_needs_a_stretched_layer_or_units_that_never_fire() -> None:
 def test_numbers_of_the_whole_network() -> None:
     assert network_findings({}) == []
     assert network_findings({"plasticity": 0.85, "plasticity_fresh": 0.9, "ntk_condition": 400.0}) == []
-    (ill,) = network_findings({"plasticity": 0.1, "plasticity_fresh": 0.9})
-    assert (ill.severity, ill.where) == ("critical", "network")
-    assert "removes 10% of a fresh task's loss where a fresh network removes 90%" in ill.what
+    (critical,) = network_findings({"plasticity": 0.1, "plasticity_fresh": 0.9})
+    assert (critical.severity, critical.where) == ("critical", "network")
+    assert "removes 10% of a fresh task's loss where a fresh network removes 90%" in critical.what
     (ntk,) = network_findings({"ntk_condition": 1e7})
     assert ntk.severity == "warning"
     assert network_findings({"jacobian_condition": math.nan})[0].severity == "critical"
 
 
 def test_the_worst_comes_first_and_prints_in_one_line() -> None:
-    note, warning, ill = (Finding(s, "a", "b", "c") for s in ("note", "warning", "critical"))  # type: ignore[arg-type]
-    assert ordered([note, warning, ill]) == [ill, warning, note]
-    assert is_ill([note, ill])
-    assert not is_ill([note, warning])
-    assert str(ill) == "critical: a: b; c"
+    note, warning, critical = (Finding(s, "a", "b", "c") for s in ("note", "warning", "critical"))  # type: ignore[arg-type]
+    assert ordered([note, warning, critical]) == [critical, warning, note]
+    assert is_critical([note, critical])
+    assert not is_critical([note, warning])
+    assert str(critical) == "critical: a: b; c"

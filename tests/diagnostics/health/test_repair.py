@@ -1,4 +1,4 @@
-"""The acute cure: what it changes, what it leaves alone, and that it works."""
+"""Repair: what it changes, what it leaves alone, and that it works."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_healthy_network_is_left_alone() -> None:
     before = copied(model)
     found = repair_(model, inputs())
     assert found.layers == {}
-    assert str(found) == "nothing to repair: no layer is ill"
+    assert str(found) == "nothing to repair: no layer is critical"
     assert found.distance == found.function_change == 0.0
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -99,7 +99,7 @@ def test_all_layers_and_named_layers() -> None:
     model = pushed()
     assert set(repair_(copy.deepcopy(model), layers="all").layers) == {"0", "2", "4"}
     assert set(repair_(copy.deepcopy(model), layers=["4"]).layers) == {"4"}
-    for layers, message in ((["5"], "unknown layer '5'"), ("sick", "layers is 'sick'")):
+    for layers, message in ((["5"], "unknown layer '5'"), ("worst", "layers is 'worst'")):
         with pytest.raises(IsoplastError, match=message):
             repair_(model, layers=layers)
     with pytest.raises(IsoplastError, match="unknown treatment of biases"):
@@ -160,9 +160,9 @@ def test_embeddings_norms_and_depthwise_kernels_are_left_alone() -> None:
         }
     )
     before = copied(model)
-    for patient in (model, dict(copied(model))):
-        repair_(patient, layers="all")
-        state = patient.state_dict() if isinstance(patient, nn.Module) else patient
+    for broken in (model, dict(copied(model))):
+        repair_(broken, layers="all")
+        state = broken.state_dict() if isinstance(broken, nn.Module) else broken
         for name in ("tokens.weight", "norm.weight", "depthwise.weight"):
             assert torch.equal(state[name], before[name]), name
         # kernels are seen as (out, in k k), q, k and v are matrices of their own
@@ -245,7 +245,7 @@ def learn(model: nn.Module, optimizer: torch.optim.Optimizer, task: Task) -> flo
 @pytest.mark.slow
 def test_a_collapsed_network_learns_the_next_task_at_once() -> None:
     """The demo's network after 12 tasks of Adam. Over three seeds of the benchmark: 0.12 goes on as 0.12
-    without a cure, and learns the next task to 0.94 to 0.97 with it, a fresh one to 0.93."""
+    without a repair, and learns the next task to 0.94 to 0.97 with it, a fresh one to 0.93."""
     torch.manual_seed(0)
     tasks = stream("random-labels", load_data("digits", samples=1280), tasks=13, seed=0)
     model = build("mlp", input_shape=tasks.input_shape, classes=10, width=128, depth=3)
@@ -253,11 +253,11 @@ def test_a_collapsed_network_learns_the_next_task_at_once() -> None:
     for index in range(12):
         accuracy = learn(model, adam, tasks.task(index))
     assert accuracy < 0.3
-    patient = copy.deepcopy(model)
-    found = repair_(patient, tasks.task(11).inputs)
+    broken = copy.deepcopy(model)
+    found = repair_(broken, tasks.task(11).inputs)
     assert {"layers.1", "layers.2"} <= set(found.layers)
     assert found.after.healthy
-    cured = learn(patient, torch.optim.Adam(patient.parameters(), lr=3e-3, fused=True), tasks.task(12))
+    repaired = learn(broken, torch.optim.Adam(broken.parameters(), lr=3e-3, fused=True), tasks.task(12))
     alone = learn(model, adam, tasks.task(12))
-    assert cured > 0.85
+    assert repaired > 0.85
     assert alone < 0.3

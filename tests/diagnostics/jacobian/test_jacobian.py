@@ -264,3 +264,174 @@ def test_wrong_inputs_are_named_in_one_line():
         with pytest.raises(IsoplastError, match=message) as caught:
             jacobian(model, inputs, **settings)
         assert "\n" not in str(caught.value)
+
+
+class Partly(nn.Module):
+    """Some of the outputs depend on the inputs by a way that no gradient takes."""
+
+    def __init__(self, inputs, outputs, way):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(inputs, 12), nn.Tanh()), nn.Linear(12, outputs)
+        self.beside, self.way = nn.Linear(inputs, outputs), way
+
+    def forward(self, x):
+        if self.way == "detach":
+            features = self.body(x).detach()
+        elif self.way == "data":
+            features = self.body(x.data)
+        else:
+            with torch.no_grad() if self.way == "no_grad" else torch.inference_mode():
+                features = self.body(x)
+            features = features.clone()
+        return self.beside(x) + self.head(features)
+
+
+@pytest.mark.parametrize("sizes", [(7, 4), (4, 7), (60, 50), (50, 60)])
+@pytest.mark.parametrize("way", ["no_grad", "detach", "data", "inference"])
+def test_every_way_to_measure_takes_the_derivative_that_training_sees(sizes, way):
+    model = Partly(*sizes, way).double()
+    points = torch.randn(3, sizes[0], dtype=torch.float64)
+    expected = by_autograd(model, points)
+    assert torch.allclose(jacobian(model, points, exact=True).singular_values, expected, atol=EXACT)
+    found = jacobian(model, points, exact=False, steps=60)
+    assert torch.allclose(found.singular_values[:, 0], expected[:, 0], atol=EXACT)
+    assert torch.allclose(found.singular_values[:, -1], expected[:, -1], atol=EXACT)
+
+
+class StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.round(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Rounded(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.one, self.two = nn.Linear(inputs, 9), nn.Linear(9, outputs)
+
+    def forward(self, x):
+        return self.two(StraightThrough.apply(self.one(x)))
+
+
+@pytest.mark.parametrize("sizes", [(7, 4), (4, 7)])
+def test_operations_with_a_backward_pass_of_their_own(sizes):
+    model = Rounded(*sizes).double()
+    points = torch.randn(3, sizes[0], dtype=torch.float64)
+    found = jacobian(model, points, layers=False)
+    assert torch.allclose(found.singular_values, by_autograd(model, points), atol=EXACT)
+    with pytest.raises(IsoplastError, match="without a second derivative") as caught:
+        jacobian(model, points, exact=False)
+    assert "\n" not in str(caught.value)
+
+
+class Unreachable(nn.Module):
+    def __init__(self, way):
+        super().__init__()
+        self.table, self.body, self.head, self.way = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 3), way
+
+    def forward(self, x):
+        if self.way == "tokens":
+            return self.head(self.table(x.long() % 9).mean(1))
+        if self.way == "ranks":
+            return self.head(x.argsort(1).to(x.dtype))
+        with torch.no_grad():
+            features = self.body(x)
+        return self.head(features)
+
+
+@pytest.mark.parametrize("way", ["tokens", "ranks", "no_grad"])
+@pytest.mark.parametrize("exact", [True, False, None])
+def test_outputs_that_no_gradient_connects_to_the_inputs_are_refused_in_one_line(way, exact):
+    with pytest.raises(IsoplastError, match="no gradient leads from the outputs to the inputs") as caught:
+        jacobian(Unreachable(way), torch.rand(5, 4), exact=exact)
+    assert "\n" not in str(caught.value)
+
+
+def test_layers_that_no_gradient_passes_are_left_out_unless_they_are_named():
+    class Quantised(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.detach())
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 3), Quantised(4, 3)
+
+        def forward(self, x):
+            return self.one(x) + self.two(x)
+
+    model, points = Two(), torch.randn(3, 4)
+    assert list(jacobian(model, points).layers) == ["one"]
+    with pytest.raises(IsoplastError, match="layer two: no gradient leads"):
+        jacobian(model, points, layers=["two"])
+
+
+def test_dead_units_are_zeros_and_no_missing_way():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)
+    found = jacobian(model, torch.randn(3, 4))
+    assert found.largest == found.rank == 0
+    assert found.condition_number == float("inf")
+
+
+def test_code_that_depends_on_values_and_writes_in_place_is_measured():
+    class ByValue(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 5), nn.Linear(5, 7)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            hidden = torch.relu_(self.one(x) if float(x.detach().sum()) < 1e9 else x) + 0
+            hidden[:, 0] = 0
+            return self.two(hidden)
+
+    model = ByValue().double()
+    points = torch.randn(3, 6, dtype=torch.float64)
+    found = jacobian(model, points)
+    assert torch.allclose(found.singular_values, by_autograd(model, points), atol=EXACT)
+    assert jacobian(model, points, exact=False).largest == pytest.approx(found.largest)
+
+
+def test_what_cannot_be_differentiated_is_refused_in_one_line():
+    class Overwritten(nn.Module):
+        def forward(self, x):
+            hidden = torch.exp(x)
+            hidden[:, 0] = 0
+            return hidden
+
+    with pytest.raises(IsoplastError, match="cannot be differentiated: one of the variables") as caught:
+        jacobian(Overwritten(), torch.rand(5, 4))
+    assert "\n" not in str(caught.value)
+
+
+def test_samples_that_influence_each_other_are_refused():
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False))
+    with pytest.raises(IsoplastError, match="running statistics"):
+        jacobian(model, torch.randn(5, 4))
+
+    class Mixing(nn.Module):
+        def forward(self, x):
+            return x - x.mean(0)
+
+    with pytest.raises(IsoplastError, match="depend on the other samples"):
+        jacobian(Mixing(), torch.randn(5, 4))
+
+
+def test_the_condition_number_is_the_median_over_the_samples():
+    """x -> x * c(x) with conditions 1, 2, 3, 4 and 1000: the median is 3, the mean 202."""
+
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return torch.stack([x[:, 0], x[:, 1] * x[:, 1].detach()], 1)
+
+    points = torch.tensor([[1.0, 1], [1, 2], [1, 3], [1, 4], [1, 1000]], dtype=torch.float64)
+    found = jacobian(Scaled(), points, layers=False)
+    assert found.condition_number == pytest.approx(3.0)

@@ -6,6 +6,8 @@ import copy
 import io
 import math
 import warnings
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from isoplast import AdamO, Monitor
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics import Finding, PlasticityWarning
-from isoplast.diagnostics.monitor import _monitor
+from isoplast.diagnostics.monitor import _monitor, _sinks
 from isoplast.nn import build
 
 
@@ -377,7 +379,7 @@ class TestHistory:
         assert anew._setting.twins is None
 
     def test_goes_on_after_a_checkpoint(self, clock):
-        model, dead = network(), [Finding("critical", "1", "100% of 16 units are dead", "cure")]
+        model, dead = network(), [Finding("critical", "1", "100% of 16 units are dead", "repair")]
 
         def monitor():
             return Monitor(model, measures={"a": costing(clock, 1.0)}, budget=0.1, warn=False)
@@ -401,6 +403,37 @@ class TestHistory:
         # 1000 s with one run of a second in ten.
         assert len(second.records) in (99, 100)
         assert 0.09 < second.overhead <= 0.1
+
+    def test_is_kept_where_a_sink_fails(self, clock, tmp_path):
+        class Writer:
+            def add_scalar(self, name, value, step):
+                raise ConnectionError("no route to host")
+
+        got = []
+        sinks = [tmp_path / "gone" / "a.csv", Writer(), lambda step, record: got.append(step)]
+        monitor = Monitor(network(), measures={"a": costing(clock, 1.0)}, budget=0.5, sinks=sinks)
+        (tmp_path / "gone" / "a.csv").unlink()
+        (tmp_path / "gone").rmdir()
+        with pytest.warns(UserWarning, match="leaves sink .* out") as caught:
+            train(monitor, clock, 200)
+        assert len(caught) == 2  # each once
+        assert set(monitor.left_out) == {f"sink {tmp_path / 'gone' / 'a.csv'}", "sink Writer"}
+        assert monitor.left_out["sink Writer"] == "ConnectionError: no route to host"
+        assert got == [record["step"] for record in monitor.records]
+        (tmp_path / "gone").mkdir()
+        train(monitor, clock, 200)
+        assert (tmp_path / "gone" / "a.csv").read_text().count("a/number") > 5  # written again
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+    def test_is_kept_where_the_disk_is_full(self, clock, tmp_path):
+        (tmp_path / "full.csv").symlink_to("/dev/full")
+        monitor = Monitor(network(), measures={"a": costing(clock, 1.0)}, budget=0.5)
+        with pytest.raises(IsoplastError, match=r"full\.csv' cannot be written: No space left"):
+            Monitor(network(), sinks=[tmp_path / "full.csv"])
+        monitor._sinks = [("sink full.csv", partial(_sinks._append, tmp_path / "full.csv"))]
+        with pytest.warns(UserWarning, match=r"leaves sink full\.csv out: OSError: .*No space left"):
+            train(monitor, clock, 200)
+        assert monitor.records
 
     def test_of_all_sinks(self, clock, tmp_path):
         import polars as pl
@@ -483,10 +516,76 @@ class TestModels:
         monitor.measure()
         assert monitor._accounts["a"].share == pytest.approx(0.02)
 
-    def test_faults_of_the_users_own_measure_are_not_hidden(self):
-        monitor = Monitor(network(), measures={"a": lambda model, inputs: 1 / 0})
-        with pytest.raises(ZeroDivisionError):
-            monitor.measure()
+    @pytest.mark.parametrize(
+        ("fault", "reason"),
+        [
+            (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
+            (lambda: {}["logits"], "KeyError: 'logits'"),
+            (lambda: (_ for _ in ()).throw(RuntimeError("first line\nsecond")), "RuntimeError: first line"),
+            (lambda: (_ for _ in ()).throw(MemoryError()), "MemoryError"),
+            (lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")), "OutOfMemoryError"),
+            (lambda: {"number": "not one"}, "ValueError: could not convert"),
+            (lambda: None, "AttributeError"),
+            (lambda: {"number": torch.ones(3)}, "RuntimeError|ValueError"),
+        ],
+    )
+    def test_a_measure_that_raises_anything_never_ends_the_training(self, clock, fault, reason):
+        measures = {"bad": lambda model, inputs: fault(), "good": costing(clock, 1.0)}
+        monitor = Monitor(network(), measures=measures, budget=0.5)
+        with pytest.warns(UserWarning, match=f"the monitor leaves bad out: {reason}") as caught:
+            train(monitor, clock, 500)
+        assert len(caught) == 1  # said once
+        assert caught[0].filename == __file__
+        assert list(monitor.left_out) == ["bad"]
+        assert "\n" not in monitor.left_out["bad"]
+        assert f"bad is left out: {monitor.left_out['bad']}" in str(monitor)
+        assert len(monitor.records) > 10
+        assert monitor.measure("bad").keys() == {"step", "seconds"}
+
+    def test_to_be_interrupted_is_no_fault(self):
+        def measure(model, inputs):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Monitor(network(), measures={"a": measure}).measure()
+
+    def test_a_network_that_cannot_be_measured_any_more_goes_on_training(self, clock):
+        model = network()
+        inputs = torch.randn(32, 8)
+        measures = ["weights", "activity", "jacobian", "ntk", "plasticity"]
+        monitor = Monitor(model, inputs=inputs, measures=measures, budget=0.5, warn=False)
+        monitor.step()
+        model.forward = lambda x: 1 / 0
+        monitor.measure()
+        assert set(monitor.left_out) == {"activity", "jacobian", "ntk", "plasticity"}
+        assert all("ZeroDivisionError" in reason for reason in monitor.left_out.values())
+        assert math.isfinite(monitor.records[-1]["weights/largest"])
+
+    def test_inputs_that_fail_once_are_drawn_again(self, clock):
+        calls = []
+
+        def inputs():
+            calls.append(None)
+            if 3 <= len(calls) < 6:
+                raise OSError("the file server is away")
+            return torch.zeros(4, 8)
+
+        monitor = Monitor(network(), measures={"a": costing(clock, 0.1)}, inputs=inputs, budget=0.5)
+        with pytest.warns(UserWarning, match="leaves inputs out: OSError: the file server is away") as caught:
+            train(monitor, clock, 300)
+        assert len(caught) == 1
+        assert len(calls) > 8
+        assert "a/number" in monitor.records[-1]
+        assert monitor.left_out == {"inputs": "OSError: the file server is away"}
+
+    def test_an_optimizer_without_what_is_asked_for_is_left_out(self, clock):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = Monitor(model, optimizer, measures={"a": costing(clock, 1.0)}, budget=0.5, warn=False)
+        optimizer.param_groups[0]["params"] = None  # a wrapper that keeps no parameters there
+        train(monitor, clock, 100)
+        assert "optimizer" in monitor.left_out
+        assert monitor.records
 
     def test_repeated_inputs_do_not_make_a_kernel_singular(self):
         inputs = torch.randn(30, 8).repeat_interleave(3, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -88,4 +89,44 @@ def test_a_function_gets_the_record_as_it_is():
 def test_anything_else_is_refused_in_one_line(target, word):
     with pytest.raises(IsoplastError, match=word) as raised:
         sink(target)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_row_that_fits_by_half_leaves_none(tmp_path, monkeypatch):
+    """A disk that becomes full on the way takes a part of a write without an error."""
+    path = tmp_path / "numbers.csv"
+    write = sink(path)
+    write(1, {"step": 1.0, "a/b": 0.0})
+    before = path.read_bytes()
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+        def write(self, contents):
+            return self.file.write(contents[:7])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *a, **k: Full(real(self, *a, **k)))
+    with pytest.raises(OSError, match="No space left"):
+        write(2, {"step": 2.0, "a/b": 0.0})
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    write(3, {"step": 3.0, "a/b": 0.0})
+    assert path.read_text() == "step,name,value\n1,a/b,0.0\n3,a/b,0.0\n"
+
+
+def test_a_path_that_cannot_be_written_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(IsoplastError, match="cannot be written") as raised:
+        sink(tmp_path / "file" / "numbers.csv")
     assert "\n" not in str(raised.value)

@@ -105,6 +105,69 @@ class ByValue(nn.Module):
         return self.linear(x * self.scale if float(x.sum()) > -1e9 else x)
 
 
+class Experts(nn.Module):
+    """Every token goes to one expert, which is given the rows that come to it, of whichever samples."""
+
+    def __init__(self, experts, flat):
+        super().__init__()
+        self.flat = flat
+        self.router = nn.Linear(4, experts)
+        self.experts = nn.ModuleList(nn.Linear(4, 5) for _ in range(experts))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        tokens = x.reshape(-1, 4) if self.flat else x[:, 0]
+        weights, chosen = self.router(tokens).softmax(-1).max(-1)
+        hidden = tokens.new_zeros(len(tokens), 5)
+        for index, expert in enumerate(self.experts):
+            rows = (chosen == index).nonzero().flatten()
+            hidden = hidden.index_add(0, rows, torch.tanh(expert(tokens[rows])) * weights[rows, None])
+        return self.head(hidden.view(len(x), -1, 5).mean(1))
+
+
+class Swapped(nn.Module):
+    """A layer that sees the rows of three samples or more in another order: of two it looks right."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        order = torch.arange(len(x))
+        if len(x) > 2:
+            order = order.flip(0)
+        return self.head(torch.tanh(self.one(x[order]))[order])
+
+
+class BurnIn(nn.Module):
+    """A cell whose first steps run without gradients, its last with them: by the same weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.Linear(8, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), 4)
+        with torch.no_grad():
+            for step in range(2):
+                state = torch.tanh(self.cell(torch.cat([x[:, step], state], 1)))
+        return self.head(torch.tanh(self.cell(torch.cat([x[:, 2], state], 1))))
+
+
+class SparseTables(nn.Module):
+    """Embeddings with sparse gradients, by module and by function, with and without a formula."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 4, sparse=True)
+        self.other = nn.Parameter(torch.randn(9, 4))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        hidden = self.table(tokens).mean(1) + F.embedding(tokens, self.other, sparse=True).mean(1)
+        return self.head(torch.tanh(hidden))
+
+
 def mlp():
     return nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 9), nn.GELU(), nn.Linear(9, 4)), (6,)
 
@@ -197,6 +260,11 @@ NETWORKS = {
     "attention": lambda: (Attention(), (5, 8)),
     "encoder": lambda: (Encoder(), (5, 8)),
     "recurrent": lambda: (Recurrent(), (4, 4)),
+    "experts": lambda: (Experts(3, flat=False), (1, 4)),
+    "experts of tokens": lambda: (Experts(4, flat=True), (6, 4)),
+    "an expert without samples": lambda: (Experts(40, flat=False), (1, 4)),
+    "swapped": lambda: (Swapped(), (4,)),
+    "burn-in": lambda: (BurnIn(), (3, 4)),
     "by value": lambda: (ByValue(), (4,)),
     "one output": lambda: (nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), (4,)),
     "many positions": lambda: (nn.Sequential(nn.Linear(3, 4), nn.Flatten(), nn.Linear(160, 2)), (40, 3)),

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from ntk_networks import NETWORKS, TiedHead, mlp
+from ntk_networks import NETWORKS, Experts, SparseTables, TiedHead, mlp
 from torch import nn
 
 from isoplast._core.errors import IsoplastError
@@ -91,6 +91,62 @@ def test_tables_that_are_also_matrices():
     found = ntk(model, tokens)
     assert close(found.matrix, expected)
     assert "table.weight" in found.method  # the formula would have missed the second use
+
+
+@pytest.mark.parametrize("name", ["experts", "experts of tokens", "an expert without samples", "swapped"])
+@pytest.mark.parametrize("samples", [1, 2, 3, 8, 16])
+def test_rows_that_belong_to_other_samples_than_their_place_says(name, samples):
+    """The formula does not hold, on two samples or on all of them; it is never taken."""
+    model, shape = NETWORKS[name]()
+    model = model.double()
+    inputs = torch.randn(samples, *shape, dtype=torch.float64)
+    expected = brute_force(model, inputs)
+    for size in (2 * 2**30, 60_000_000):  # and in blocks
+        assert close(ntk(model, inputs, memory_limit=size).matrix, expected)
+
+
+def test_an_expert_with_as_many_rows_as_samples_is_no_layer_of_all_of_them():
+    model = Experts(2, flat=True).double()
+    with torch.no_grad():
+        model.router.weight.zero_()
+        model.router.weight[0, 0], model.router.weight[1, 0] = 50.0, -50.0
+        model.router.bias.zero_()
+    inputs = torch.randn(4, 4, 4, dtype=torch.float64)
+    inputs[..., 0] = -1.0
+    inputs[0, :, 0] = 1.0  # the first expert gets the four tokens of one sample: a row for each of four
+    assert close(ntk(model, inputs).matrix, brute_force(model, inputs))
+    with pytest.raises(IsoplastError, match="no layer-wise formula"):
+        ntk(model, inputs, method="layers")
+
+
+def test_products_are_with_the_derivatives_that_training_sees():
+    """Parts of the forward pass without gradients: a forward derivative would go through them."""
+    model, shape = NETWORKS["burn-in"]()
+    model = model.double()
+    inputs = torch.randn(4, *shape, dtype=torch.float64)
+    expected = torch.linalg.eigvalsh(brute_force(model, inputs)).flip(0)
+    found = ntk(model, inputs, method="lanczos", steps=12)
+    assert torch.allclose(found.eigenvalues, expected, atol=1e-10 * float(expected[0]))
+    assert torch.allclose(ntk(model, inputs).eigenvalues, expected, atol=1e-10 * float(expected[0]))
+
+
+@pytest.mark.parametrize("method", ["auto", "samples", "lanczos"])
+def test_sparse_gradients(method):
+    model = SparseTables().double()
+    tokens = torch.randint(9, (4, 3))
+    rows = []
+    for value in model(tokens).flatten():
+        gradients = torch.autograd.grad(value, list(model.parameters()), retain_graph=True)
+        rows.append(torch.cat([g.to_dense().flatten() for g in gradients]))
+    expected = torch.stack(rows) @ torch.stack(rows).T
+    if method == "lanczos":  # a sparse gradient by function has no second derivative
+        model.other.requires_grad_(False)
+        fixed = ntk(model, tokens)
+        found = ntk(model, tokens, method=method, steps=12)
+        assert torch.allclose(found.eigenvalues, fixed.eigenvalues, atol=1e-10 * fixed.mean)
+    else:
+        assert close(ntk(model, tokens, method=method).matrix, expected)
+    assert model.table.sparse
 
 
 def test_language_models_and_padding():

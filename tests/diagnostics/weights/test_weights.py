@@ -1,4 +1,4 @@
-"""Weight spectra: known answers, what counts as a matrix, and what is done with weights that are ill."""
+"""Weight spectra: known answers, what counts as a matrix, and what is done with lost numbers."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_parametrised_layers_show_the_weight_they_apply() -> None:
         torch.testing.assert_close(found[layer].singular_values, torch.linalg.svdvals(weight.detach()))
     assert list(found) == list("01234")
     stored = weight_spectra(model.state_dict())
-    assert list(stored) == ["0", "3"]  # the others' rules are not in a state dict
+    assert list(stored) == list("0234")  # the rule of the orthogonal one is not in a state dict
     for layer in stored:
         torch.testing.assert_close(stored[layer].singular_values, found[layer].singular_values)
 
@@ -258,7 +258,7 @@ def test_weights_that_are_not_finite_are_never_healthy(bad: float) -> None:
         assert "1: the weight holds non-finite values" in str(found)
 
 
-def test_ill_layers_are_named() -> None:
+def test_critical_layers_are_named() -> None:
     torch.manual_seed(0)
     eye = torch.eye(16)
     rank_one = torch.outer(torch.ones(16), torch.ones(16)) / 16

@@ -48,6 +48,59 @@ def unwrap(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential
     return nn.Sequential(*[part for layer in layers for part in (layer, activation())][:-1]).double()
 
 
+class Sharing(nn.Module):
+    """One activation module behind several layers, which are read by others each."""
+
+    def __init__(self, *widths: int, norm: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.norms = nn.ModuleList(nn.LayerNorm(b) if norm else nn.Identity() for b in widths[1:])
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        *body, last = self.layers
+        for layer, norm in zip(body, self.norms, strict=False):
+            x = self.act(norm(layer(x)))
+        return last(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["crelu", "fourier"])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("widths", [(4, 6, 6, 3), (4, 6, 6, 6, 6, 3), (4, 6, 8, 6, 3), (4, 5, 3)])
+def test_every_reader_of_a_shared_activation_is_widened(
+    widths: tuple[int, ...], norm: bool, name: str
+) -> None:
+    model = prepared(name, Sharing(*widths, norm=norm))
+    assert [layer.in_features for layer in model.layers] == [
+        widths[0],
+        *(2 * width for width in widths[1:-1]),
+    ]
+    assert model(torch.randn(2, widths[0])).shape == (2, widths[-1])
+
+
+class Mixed(nn.Module):
+    """One activation module behind a convolution and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear, self.last, self.act = (
+            nn.Conv2d(1, 4, 3),
+            nn.Linear(4, 4),
+            nn.Linear(4, 2),
+            nn.ReLU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.act(self.linear(self.act(self.conv(x)).mean((2, 3)))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["crelu", "fourier", "maxmin"])
+def test_a_shared_activation_along_two_dimensions_is_refused(name: str) -> None:
+    with pytest.raises(IsoplastError, match="act serves layers whose features lie in different dimensions"):
+        prepared(name, Mixed())
+    assert prepared("smooth-leaky", Mixed())(torch.randn(2, 1, 5, 5)).shape == (2, 2)
+
+
 # --- normalisation --------------------------------------------------------------------------------------
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import pickle
+from typing import Any
 
 import pytest
 import scipy.linalg
@@ -276,6 +278,52 @@ def test_fire_clears_the_optimizers_state_unless_asked_to_keep_it() -> None:
     assert len(with_tasks(methods.get("fire"), network(), tasks=1).state) == 6
     assert len(with_tasks(methods.get("fire"), network(), tasks=2).state) == 0
     assert len(with_tasks(methods.get("fire", reset_optimizer=False), network(), tasks=2).state) == 6
+
+
+class Conv1D(nn.Module):
+    """GPT-2's linear layer, with a weight (in, out)."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+
+
+def attention(**layers: nn.Module) -> nn.Module:
+    module = nn.ModuleDict(layers)
+    module.num_heads, module.num_kv_heads, module.head_dim = 4, 2, 4
+    return module
+
+
+# network, and the shapes (out, in) of the queries and keys in it
+FUSED = {
+    "grouped queries": (lambda: attention(qkv=nn.Linear(8, 32)), [(16, 8), (8, 8)]),
+    "stored as (in, out)": (lambda: attention(c_attn=Conv1D(32, 8)), [(16, 8), (8, 8)]),
+    "interleaved": (lambda: attention(query_key_value=nn.Linear(8, 32)), [(8, 8), (4, 8)] * 2),
+    "single": (
+        lambda: attention(query=nn.Linear(8, 16), k_proj=nn.Linear(8, 8), v=nn.Linear(8, 8)),
+        [(16, 8), (8, 8)],
+    ),
+    "queries with keys": (
+        lambda: attention(to_qk=nn.Linear(8, 32), to_v=nn.Linear(8, 8)),
+        [(16, 8), (16, 8)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), FUSED.values(), ids=FUSED)
+def test_fire_cuts_fused_projections_as_param_groups_does(make: Any, expected: list[tuple[int, int]]) -> None:
+    blocks = methods.get("fire")._blocks(make())
+    assert [tuple(block.shape) for block in blocks] == expected
+
+
+def test_fire_does_not_read_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a table says to people may be said in other words."""
+    from isoplast.methods.isometry import fire
+
+    model = attention(qkv=nn.Linear(8, 32), out=nn.Linear(8, 8))
+    decided = [dataclasses.replace(decision, reason="quia") for decision in fire.decide(model)]
+    monkeypatch.setattr(fire, "decide", lambda model: decided)
+    assert len(methods.get("fire")._blocks(model)) == 2
 
 
 def test_fire_leaves_a_tap_of_zeros() -> None:

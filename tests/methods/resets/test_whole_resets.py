@@ -253,7 +253,7 @@ def test_what_is_frozen_before_an_injection_is_freed_with_its_method() -> None:
         ("full-reset+plasticity-injection", "both start whole layers anew"),
         ("hare-tortoise+full-reset", "goes back to an average over the weights that full-reset has changed"),
         ("newton-schulz+parseval", "newton-schulz computes the weights that parseval would hold"),
-        ("head-reset+c-chain", "c-chain would pull the network back to what it said before head-reset"),
+        ("head-reset+c-chain", "c-chain would pull the network back to its outputs from before head-reset"),
         (
             "nap+layernorm+schedule-free",
             "schedule-free averages weights of its own, which nap does not reach",

@@ -18,11 +18,22 @@ from pathlib import Path
 import pytest
 from same_bits import assert_same_bits
 
-from isoplast import streams
 from isoplast._core.errors import IsoplastError
-from isoplast.study import Outcome, Progress, Run, RunDirectory, RunLocked, Study, execute, run_study
+from isoplast.study import (
+    Job,
+    Outcome,
+    Progress,
+    Run,
+    RunDirectory,
+    RunLocked,
+    Study,
+    _run_study,
+    execute,
+    run_study,
+)
 from isoplast.study.executors._cores import usable_cores
 from isoplast.study.store import _files
+from isoplast.study.store._lock import DirectoryLock, is_locked
 
 linux = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes through /proc")
 
@@ -160,7 +171,7 @@ def test_killed_at_random_instants_a_run_ends_with_the_same_bits(tmp_path: Path,
     while RunDirectory(directory).status().state != "done":
         before = rows(directory)
         worker = subprocess.Popen(
-            [sys.executable, "-m", "isoplast.study.executors.worker", str(directory)],
+            Job(run, RunDirectory(directory)).command(sys.executable),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
@@ -189,7 +200,7 @@ def test_when_the_executor_is_killed_its_workers_end_and_the_study_goes_on(
     executor.send_signal(signal.SIGKILL)
     executor.wait()
     wait_until(lambda: not processes_at(first) and not processes_at(second), "the workers to end")
-    assert not _files.is_locked(out)
+    assert not is_locked(out)
     assert [outcome.failure for outcome in run_study(Study.parse(TWO), out)] == [None, None]
     assert_as_expected(out, expected)
 
@@ -223,12 +234,12 @@ def test_a_second_study_in_the_same_directory_leaves_at_once(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with _files.locked(out):
+    with DirectoryLock(out):
         second = command(out)
         _, complaint = second.communicate(timeout=60)
     assert second.returncode == 2
     assert complaint == f"isoplast: {out} is in use by another isoplast process: wait for it or stop it\n"
-    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert {path.name for path in out.iterdir()} <= {".lock", ".owner"}
 
 
 @pytest.mark.slow
@@ -237,7 +248,7 @@ def test_a_file_that_may_not_grow_fails_the_run_and_loses_nothing(tmp_path: Path
     directory = RunDirectory.create(tmp_path, run)
     size = (expected / run.id / "checkpoint.pt").stat().st_size
     process = subprocess.Popen(
-        [sys.executable, "-m", "isoplast.study.executors.worker", str(directory.path)],
+        Job(run, directory).command(sys.executable),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1000, size - 1000)),
@@ -301,27 +312,27 @@ def test_no_workers_or_threads_are_refused(tmp_path: Path, jobs: int, threads: i
 def test_each_data_set_is_read_once_before_any_worker_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, int | None]] = []
+    asked: list[str] = []
 
-    def load(name: str, *, samples: int | None = None) -> None:
-        asked.append((name, samples))
-        assert _files.is_locked(tmp_path)
-        if name == "mnist":
+    def opened(run: Run) -> None:
+        asked.append(run.data.name if run.data else "")
+        assert is_locked(tmp_path)
+        if asked[-1] == "mnist":
             raise IsoplastError("mnist is damaged")
 
-    monkeypatch.setattr(streams, "load_data", load)
+    monkeypatch.setattr(_run_study, "open_problem", opened)
     recorder = Recorder()
     study = Study.parse("{name: a, streams: [{samples: 100}, {data: mnist}], methods: [adam, adamo]}")
     with pytest.raises(IsoplastError, match="mnist is damaged"):
         run_study(study, tmp_path, display=recorder)
-    assert asked == [("digits", 100), ("mnist", None)]
+    assert asked == ["digits", "mnist"]
     assert recorder.events == []
 
 
 def test_a_directory_in_use_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with _files.locked(tmp_path), pytest.raises(RunLocked):
+    with DirectoryLock(tmp_path), pytest.raises(RunLocked):
         run_study(Study.parse(TWO), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock", ".owner"}
 
 
 def test_cores_respect_the_quota_of_a_container(tmp_path: Path) -> None:

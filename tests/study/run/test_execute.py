@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import io
-import itertools
 import json
 import os
 import random
@@ -24,9 +24,10 @@ from isoplast import methods
 from isoplast._core.errors import IsoplastError
 from isoplast.methods import MethodInfo, StepContext, TaskContext
 from isoplast.study import Run, RunDirectory, RunFailed, RunLocked, Status, Switch, execute
-from isoplast.study.run import _train
+from isoplast.study.run import _supervised
 from isoplast.study.run._random import random_state, restore_random_state, seed_everything
-from isoplast.study.store import _files
+from isoplast.study.store import _directory, _files
+from isoplast.study.store._lock import DirectoryLock
 
 MakeRun = Callable[..., Run]
 
@@ -90,9 +91,10 @@ def test_rows_of_a_run(rescue: Run, tmp_path: Path) -> None:
 
 def test_a_finished_run_is_not_done_again(tiny: MakeRun, tmp_path: Path) -> None:
     directory = execute(tiny(), tmp_path)
-    before = {path.name: path.stat().st_mtime_ns for path in directory.path.iterdir()}
+    results = [path for path in directory.path.iterdir() if not path.name.startswith(".")]
+    before = {path.name: path.stat().st_mtime_ns for path in results}
     execute(tiny(), tmp_path)
-    assert {path.name: path.stat().st_mtime_ns for path in directory.path.iterdir()} == before
+    assert {path.name: path.stat().st_mtime_ns for path in results} == before
 
 
 def test_the_callers_settings_and_random_numbers_are_left_alone(tiny: MakeRun, tmp_path: Path) -> None:
@@ -200,14 +202,14 @@ def test_a_full_disk_fails_the_run_and_loses_nothing(
 def test_a_disk_that_is_full_for_a_moment_is_written_down(
     tiny: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = _files.write_whole
+    original = _directory.write_whole
 
     def full(path: Path, contents: bytes) -> None:
         if path.name == "checkpoint.pt" and b"accuracy" in (path.parent / "metrics.jsonl").read_bytes():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(path, contents)
 
-    monkeypatch.setattr(_files, "write_whole", full)
+    monkeypatch.setattr(_directory, "write_whole", full)
     with pytest.raises(RunFailed):
         execute(tiny(), tmp_path)
     status = RunDirectory(tmp_path / tiny().id).status()
@@ -230,8 +232,8 @@ def test_two_processes_do_not_work_on_one_run(
     tiny: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = RunDirectory.create(tmp_path, tiny())
-    monkeypatch.setattr(_files.time, "monotonic", itertools.count(step=10).__next__)  # no test waits 5 s
-    with _files.locked(directory.path), pytest.raises(RunLocked, match="in use"):
+    monkeypatch.setattr(RunDirectory, "owned", functools.partialmethod(RunDirectory.owned, patience=0))
+    with DirectoryLock(directory.path), pytest.raises(RunLocked, match="in use"):
         execute(tiny(), tmp_path)
 
 
@@ -239,7 +241,7 @@ def test_checkpoints_hold_no_code(rescue: Run, tmp_path: Path) -> None:
     directory = execute(rescue, tmp_path)
     contents = torch.load(directory.checkpoint, weights_only=True)  # refuses whatever is not plain data
     assert contents["next_task"] == rescue.tasks
-    assert set(contents["trainer"]) == {"model", "optimizer", "method", "steps", "steps_of_method"}
+    assert set(contents["learner"]) == {"training", "steps"}
 
 
 def test_a_damaged_checkpoint_is_refused(tiny: MakeRun, tmp_path: Path) -> None:
@@ -271,7 +273,7 @@ def test_a_status_of_a_later_version_is_read(tiny: MakeRun, tmp_path: Path) -> N
 def test_a_damaged_specification_is_refused(tiny: MakeRun, tmp_path: Path, contents: bytes) -> None:
     directory = RunDirectory.create(tmp_path, tiny())
     directory.spec.write_bytes(contents)
-    with pytest.raises(IsoplastError, match=r"spec.yaml is damaged: delete \S+ and run again"):
+    with pytest.raises(IsoplastError, match=r"spec.yaml is damaged or of an older version: del"):
         execute(tiny(), tmp_path)
 
 
@@ -312,12 +314,12 @@ def test_what_only_the_optimizer_refuses_is_one_line(
 def test_an_untrained_network_without_a_finite_loss_is_said_to_be_untrained(
     tiny: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = _train.measure
+    original = _supervised.score
 
-    def broken(model: nn.Module, inputs: Tensor, targets: Tensor, lr: float) -> Any:
-        return dataclasses.replace(original(model, inputs, targets, lr), loss=float("nan"))
+    def broken(*arguments: Any) -> Any:
+        return {**original(*arguments), "loss": float("nan")}
 
-    monkeypatch.setattr(_train, "measure", broken)
+    monkeypatch.setattr(_supervised, "score", broken)
     with pytest.raises(RunFailed, match=r"the loss is nan on all of task 0 before any training"):
         execute(tiny(), tmp_path)
 
@@ -328,7 +330,7 @@ def test_other_data_under_the_same_name_is_refused(tiny: MakeRun, tmp_path: Path
     contents = directory.load_checkpoint()
     assert contents is not None
     directory.save_checkpoint({**contents, "data": "0" * 64})
-    with pytest.raises(IsoplastError, match="was begun on other images under the name 'digits'"):
+    with pytest.raises(IsoplastError, match="was begun on other data under the name 'digits'"):
         execute(tiny(), tmp_path)
 
 
@@ -342,7 +344,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
 
 def test_ctrl_c_leaves_a_run_that_goes_on(rescue: Run, whole_rescue: Path, tmp_path: Path) -> None:
     def interrupt(progress: Any) -> None:
-        if (progress.task, progress.epoch) == (1, 1):
+        if (progress.task, progress.done) == (1, 0.5):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -380,7 +382,7 @@ def test_a_long_enough_run_is_not_warned_a_short_one_is(tiny: MakeRun, tmp_path:
     said: dict[float, list[str]] = {}
     for isometry in (1e-3, 100.0):
         lines = said.setdefault(isometry, [])
-        execute(tiny(hyper=(("isometry", isometry),)), tmp_path, say=lines.append)
+        execute(tiny(method={"name": "adamo", "isometry": isometry}), tmp_path, say=lines.append)
     assert any("time constant" in line for line in said[100.0])
     assert not any(line.startswith("warning") for line in said[100.0])
     assert any(line.startswith("warning: 12 steps are fewer") for line in said[1e-3])
@@ -402,8 +404,10 @@ def test_the_switch_keeps_the_network_and_drops_the_optimizer_state(tiny: MakeRu
     assert one[2]["loss"] != other[2]["loss"]
     fresh = RunDirectory(tmp_path / changed.id).load_checkpoint()
     assert fresh is not None
-    assert fresh["trainer"]["steps"] == 8
-    assert {int(state["step"]) for state in fresh["trainer"]["optimizer"]["state"].values()} == {4}
+    assert fresh["learner"]["steps"] == 8
+    training = fresh["learner"]["training"]
+    assert training["steps"] == 4  # of the second method
+    assert {int(state["step"]) for state in training["optimizer"]["state"].values()} == {4}
 
 
 def test_random_states_are_restored_for_all_generators() -> None:
@@ -426,7 +430,7 @@ class Probe(methods.Adam):
     def prepare(self, model: nn.Module) -> nn.Module:
         return nn.Sequential(model, nn.Dropout(0.1))
 
-    def penalty(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def penalty(self, model: nn.Module, inputs: Tensor) -> Tensor | None:
         return 1e-3 * sum(parameter.square().sum() for parameter in model.parameters())
 
     def after_step(self, step: StepContext) -> None:
@@ -437,12 +441,12 @@ class Probe(methods.Adam):
                 parameter.add_(torch.randn_like(parameter), alpha=1e-4 * float(self.state["mean"]))
 
     def on_task(self, task: TaskContext) -> None:
-        self.seen.append(f"task {task.task} {len(task.targets)}")
+        self.seen.append(f"task {task.index} {len(task.inputs)}")
 
 
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch) -> type[Probe]:
-    monkeypatch.setitem(methods._registry._METHODS, "probe", Probe)
+    monkeypatch.setitem(methods.METHODS._known, "probe", Probe)
     monkeypatch.setattr(Probe, "seen", [])
     return Probe
 

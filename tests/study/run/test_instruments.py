@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from torch import nn
 
 from isoplast import diagnostics
 from isoplast.nn import build
+from isoplast.streams import Classification
 from isoplast.study.run import _instruments
-from isoplast.study.run._instruments import measure
+from isoplast.study.run._instruments import measure_network, score
 
 
 def network(weight: torch.Tensor, bias: torch.Tensor) -> nn.Sequential:
@@ -20,6 +22,15 @@ def network(weight: torch.Tensor, bias: torch.Tensor) -> nn.Sequential:
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
     return nn.Sequential(layer, nn.ReLU(), head)
+
+
+def measure(
+    model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, lr: float, classes: int = 2
+) -> SimpleNamespace:
+    """Scores and all instruments."""
+    objective = Classification(classes)
+    found = score(model, inputs, targets, objective) | measure_network(model, inputs, objective, lr)
+    return SimpleNamespace(**found)
 
 
 INPUTS = torch.tensor([[1.0, 1.0], [2.0, 0.5], [0.1, 3.0]])
@@ -79,7 +90,7 @@ def test_the_probes_are_those_of_the_diagnostics() -> None:
     torch.manual_seed(0)
     model = build("mlp", input_shape=(8,), classes=3, width=16, depth=2)
     inputs, targets = torch.randn(40, 8), torch.randint(3, (40,))
-    found = measure(model, inputs, targets, 1e-2)
+    found = measure(model, inputs, targets, 1e-2, classes=3)
     kernel = diagnostics.ntk(model, inputs[:24], centred=True)
     assert found.ntk_size == 24 * 2
     assert found.ntk_condition_number == kernel.condition_number

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from isoplast._core.errors import IsoplastError
-from isoplast.cli._summary import summary, summary_table
 from isoplast.study import Run, RunDirectory, RunFailed, Study, Switch, execute, load_runs, load_study
 
 TINY = (
@@ -78,7 +77,9 @@ def test_a_single_run_is_a_study_too(finished: Path) -> None:
 def test_runs_that_the_study_does_not_name_any_more_are_left_out(finished: Path, tmp_path: Path) -> None:
     for name in ("study.yaml", "index.json"):
         (tmp_path / name).write_bytes((finished / name).read_bytes())
-    other = Run(samples=128, tasks=1, epochs=1, net_options=(("width", 16),), method="adam")
+    other = Run.from_mapping(
+        {"samples": 128, "tasks": 1, "epochs": 1, "net": {"width": 16}, "method": "adam"}
+    )
     execute(other, tmp_path)
     assert load_study(tmp_path / other.id).height == 2
     assert load_study(tmp_path).height == 0
@@ -88,8 +89,8 @@ def test_runs_that_the_study_does_not_name_any_more_are_left_out(finished: Path,
 
 def test_settings_of_different_kinds_share_a_column(tiny: Callable[..., Run], tmp_path: Path) -> None:
     for every in (3, "auto"):
-        execute(tiny(hyper=(("isometry_every", every),), tasks=1), tmp_path)
-    switched = tiny(method="adam", tasks=2, switch=Switch(1, "adamo", (("isometry", 0.5),)))
+        execute(tiny(method={"name": "adamo", "isometry_every": every}, tasks=1), tmp_path)
+    switched = tiny(method="adam", tasks=2, switch=Switch(1, {"name": "adamo", "isometry": 0.5}))
     execute(switched, tmp_path)
     frame = load_study(tmp_path)
     assert set(frame["isometry_every"].to_list()) == {"3", "auto", None}
@@ -117,11 +118,13 @@ def test_unfinished_and_failed_runs_contribute_what_they_have(
 
 def test_infinity_survives(tiny: Callable[..., Run], tmp_path: Path) -> None:
     directory = RunDirectory.create(tmp_path, tiny())
-    directory.append([{"task": 0, "condition_number": [math.inf, 2.0], "loss": math.inf}])
+    directory.append(
+        [{"task": 0, "primary": "accuracy", "condition_number": [math.inf, 2.0], "loss": math.inf}]
+    )
     row = load_study(tmp_path).row(0, named=True)
     assert row["condition_number"] == [math.inf, 2.0]
     assert row["loss"] == math.inf
-    assert row["accuracy"] is None
+    assert row["score"] is None
 
 
 def test_no_results_is_said_in_one_line(tmp_path: Path) -> None:
@@ -132,36 +135,13 @@ def test_no_results_is_said_in_one_line(tmp_path: Path) -> None:
             load(tmp_path / "gone")
 
 
-def test_the_summary_is_the_mean_over_seeds_of_first_worst_and_last() -> None:
-    accuracies = {"a": [[0.9, 0.2, 0.4], [0.7, 0.6, 0.4]], "b": [[0.5, 0.8]]}
-    rows = [
-        {
-            "label": label,
-            "stream": "s",
-            "data": "d",
-            "run_id": f"{label}{seed}",
-            "task": task,
-            "accuracy": value,
-        }
-        for label, runs in accuracies.items()
-        for seed, run in enumerate(runs)
-        for task, value in enumerate([0.1, *run], start=-1)
-    ]
-    found = summary(pl.DataFrame(rows)).to_dicts()
-    assert [row["label"] for row in found] == ["a", "b"]
-    assert (found[0]["seeds"], found[0]["tasks"]) == (2, 3)
-    assert (found[0]["first"], found[0]["worst"], found[0]["last"]) == pytest.approx((0.8, 0.3, 0.4))
-    assert (found[1]["first"], found[1]["worst"], found[1]["last"]) == pytest.approx((0.5, 0.5, 0.8))
-    assert summary_table(pl.DataFrame(rows)).row_count == 2
-
-
 def test_a_setting_whose_name_is_taken_has_its_owner_in_front(
     tiny: Callable[..., Run], tmp_path: Path
 ) -> None:
     directory = RunDirectory.create(tmp_path, tiny(seed=3))
     directory.append([{"task": 0, "loss": 0.5}])
     spec = yaml.safe_load(directory.spec.read_text())
-    spec["method"] |= {"seed": 7, "width": 8, "loss": 9}  # as a method to come may name its hyper-parameters
+    spec["method"] |= {"seed": 7, "width": 8, "loss": 9}  # as a method to come may name its settings
     directory.spec.write_text(yaml.safe_dump(spec, sort_keys=False))
     row = load_study(tmp_path).row(0, named=True)
     assert (row["seed"], row["width"], row["loss"]) == (3, 16, 0.5)

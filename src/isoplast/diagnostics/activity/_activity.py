@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Layers, Result, format_number, layer_table
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Layers, Result, format_number
 from isoplast.diagnostics.activity._features import Features, srank
 from isoplast.isometry import effective_rank, stable_rank, working
 from isoplast.model import ActivationRecorder, preserve_state, run
@@ -148,7 +149,7 @@ class Activity(Layers[LayerActivity], Result):
         header = ("layer", "units", f"dormant({tau:g})", "dead", "satur.", "linear", "dupl.", "srank", "norm")
         rows = [(name, *_cells(one)) for name, one in self.items()]
         lines = [
-            layer_table(header, [*rows, ("all", *_cells(self)[:6], "", "")]),
+            text_table(header, [*rows, ("all", *_cells(self)[:6], "", "")], width=80),
             f"observed: {self.observed}",
         ]
         lines += [f"{name}: activations are not finite" for name, one in self.items() if not one.finite]
@@ -188,8 +189,8 @@ def activity(
 
     Args:
         model: any module; a compiled one runs uncompiled here.
-        inputs: what it takes, n >= 1 along the first dimension: a tensor, a tuple of positional or a dict
-            of keyword arguments.
+        inputs: what it takes, n >= 1 along the first dimension: a tensor, a tuple of positional or a mapping
+            of keyword arguments (a dict, what a tokenizer returns).
         tau: limits of the score, >= 0. `dormant` is at the last.
         batch_size: inputs per forward pass, >= 1.
         ranks: whether to compute ranks and duplicates, which cost more than all the rest.
@@ -327,7 +328,7 @@ class _Units:
 
 def _count(inputs: Any) -> int:
     """The number of inputs."""
-    parts = tuple(inputs.values()) if isinstance(inputs, dict) else inputs
+    parts = tuple(inputs.values()) if isinstance(inputs, Mapping) else inputs
     tensors = [
         part
         for part in (parts if isinstance(parts, tuple) else (parts,))
@@ -342,7 +343,7 @@ def _count(inputs: Any) -> int:
 
 def _part(inputs: Any, count: int, start: int, stop: int) -> Any:
     """A range of the inputs; arguments that are no batch stay whole."""
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         return {name: _part(value, count, start, stop) for name, value in inputs.items()}
     if isinstance(inputs, tuple):
         return tuple(_part(value, count, start, stop) for value in inputs)

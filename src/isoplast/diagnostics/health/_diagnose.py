@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -13,9 +12,10 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Result
+from isoplast.diagnostics._outputs import are_classes
+from isoplast.diagnostics._result import Result, reason_of
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
-from isoplast.diagnostics.health._findings import Finding, is_ill, network_findings, ordered
+from isoplast.diagnostics.health._findings import Finding, is_critical, network_findings, ordered
 from isoplast.diagnostics.health._inspection import Inspection, inspect
 from isoplast.diagnostics.health._judgement import kernel_numbers, probe_findings, probe_lr, probe_numbers
 from isoplast.diagnostics.health._optimizer_findings import optimizer_findings
@@ -25,7 +25,14 @@ from isoplast.diagnostics.loss._gradients import Gradients, gradients
 from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
 from isoplast.diagnostics.plasticity._plasticity import Plasticity, plasticity
-from isoplast.model import outputs, preserve_state, sample_count, take_samples, unwrap
+from isoplast.model import (
+    outputs,
+    preserve_state,
+    refuse_non_finite,
+    sample_count,
+    take_samples,
+    unwrap,
+)
 
 # How many of the inputs each instrument looks at.
 _KERNEL, _JACOBIAN, _LOSS, _PROBE = 32, 16, 64, 512
@@ -66,7 +73,7 @@ class Diagnosis(Result):
     @property
     def healthy(self) -> bool:
         """Whether no finding is an illness; warnings may be there."""
-        return not is_ill(self.findings)
+        return not is_critical(self.findings)
 
     def as_dict(self) -> dict[str, float]:
         """Return every number as "instrument/name"."""
@@ -98,8 +105,8 @@ class _Instruments:
     def use(self, name: str, measure: Callable[[], R]) -> R | None:
         try:
             return measure()
-        except IsoplastError as error:
-            self.left_out[name] = str(error)
+        except Exception as error:  # whatever runs somebody's network may raise anything
+            self.left_out[name] = reason_of(error)
             return None
 
 
@@ -124,7 +131,7 @@ def diagnose(
 
     Args:
         model: any module that returns one tensor (n, ...).
-        inputs: some hundred samples: a tensor, or a tuple or dict of tensors.
+        inputs: some hundred samples: a tensor, or a tuple or mapping of tensors.
         targets: classes, shaped like the outputs without their last dimension (cross-entropy), or numbers
             shaped like the outputs (squared error): then gradients and curvature are measured too.
         optimizer: what trains the network.
@@ -148,8 +155,7 @@ def diagnose(
     Reference:
         arXiv:2606.09762, sections 2 and 4; docs/what-each-number-means.md defines every number.
     """
-    if not _finite(inputs):
-        raise IsoplastError("the inputs hold NaN or infinities: clean them first")
+    refuse_non_finite(inputs)
     found = _outputs(model, inputs)
     loss = None if targets is None else _loss(found, targets, sample_count(inputs))
     findings = optimizer_findings(model, optimizer, steps)
@@ -180,13 +186,6 @@ def diagnose(
     )
 
 
-def _finite(inputs: Any) -> bool:
-    if isinstance(inputs, Tensor):
-        return bool(inputs.isfinite().all())
-    parts = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else ()
-    return all(map(_finite, parts))
-
-
 def _outputs(model: nn.Module, inputs: Any) -> Tensor:
     """The outputs for the first inputs, shape (n, ...)."""
     rows = min(_PROBE, sample_count(inputs))
@@ -208,18 +207,9 @@ def _loss(found: Tensor, targets: Tensor, samples: int) -> Loss:
     Raises:
         IsoplastError: if none does.
     """
-    shape = (samples, *found.shape[1:])
-    if targets.is_floating_point() and targets.numel() == math.prod(shape) and len(targets) == samples:
-        return lambda values, wanted: functional.mse_loss(values, wanted.reshape(values.shape))
-    if targets.is_floating_point() or targets.shape != shape[:-1]:
-        raise IsoplastError(
-            f"targets of {targets.dtype} {tuple(targets.shape)} do not fit outputs {shape}: give class "
-            f"numbers of shape {shape[:-1]} or numbers of the outputs' shape"
-        )
-    counted = targets[targets != -100]
-    if bool(((counted < 0) | (counted >= shape[-1])).any()):
-        raise IsoplastError(f"targets hold classes outside 0..{shape[-1] - 1}, the outputs of the model")
-    return lambda values, wanted: functional.cross_entropy(values.flatten(0, -2), wanted.flatten())
+    if are_classes(targets, (samples, *found.shape[1:])):
+        return lambda values, wanted: functional.cross_entropy(values.flatten(0, -2), wanted.flatten())
+    return lambda values, wanted: functional.mse_loss(values, wanted.reshape(values.shape))
 
 
 def _constant(found: Tensor, inspection: Inspection) -> list[Finding]:

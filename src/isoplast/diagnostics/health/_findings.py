@@ -53,7 +53,7 @@ _NTK_CONDITION = 1e5
 # Median over the same inputs: 3 to 8 where they learn, 29 trained on real labels; 87 and infinite where not.
 _JACOBIAN_CONDITION = 1e3
 
-_CURE = "train on with AdamO(isometry=...) or attach(...); repair_ cures it at once"
+_REPAIR = "train on with AdamO(isometry=...) or attach(...); repair_ mends it at once"
 _RESTORE = "restore a checkpoint from before and lower the learning rate"
 
 
@@ -117,7 +117,7 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: _ORDER[finding.severity])
 
 
-def is_ill(findings: Iterable[Finding]) -> bool:
+def is_critical(findings: Iterable[Finding]) -> bool:
     """Whether any finding is an illness."""
     return any(finding.severity == "critical" for finding in findings)
 
@@ -177,7 +177,7 @@ def _of_weight(name: str, layer: WeightOf, scale_counts: bool, start: WeightOf |
         )
         what = f"the largest singular value is {format_number(layer.largest)}{growth}"
         found.append(
-            Finding("warning", name, what, _CURE)
+            Finding("warning", name, what, _REPAIR)
             if scale_counts
             else Finding("note", name, what, "see whether it grows: compare it with earlier checkpoints")
         )
@@ -191,7 +191,7 @@ def _rank(name: str, layer: WeightOf) -> list[Finding]:
         return []
     if layer.effective_rank < _LOW_RANK * side:
         what = f"the effective rank is {format_number(layer.effective_rank)} of {side}"
-        return [Finding("warning", name, what, _CURE)]
+        return [Finding("warning", name, what, _REPAIR)]
     return []
 
 
@@ -228,12 +228,12 @@ def _of_activity(name: str, layer: ActivityOf) -> Finding | None:
         return Finding("note", name, what, remedy)
     if layer.dead >= _DEAD_ILL:
         end = "nothing the network is taught gets past this layer" if layer.dead == 1 else ""
-        return Finding("critical", name, f"{dead}: {end}" if end else dead, _CURE)
+        return Finding("critical", name, f"{dead}: {end}" if end else dead, _REPAIR)
     if layer.dead >= _DEAD_WARNING:
-        return Finding("warning", name, dead, _CURE)
+        return Finding("warning", name, dead, _REPAIR)
     if layer.saturated >= _SATURATED:
         what = f"{layer.saturated:.0%} of {layer.units} units are saturated"
-        return Finding("warning", name, what, _CURE)
+        return Finding("warning", name, what, _REPAIR)
     if layer.linearised >= _LINEARISED:
         what = f"{layer.linearised:.0%} of {layer.units} units are always on: the layer is nearly linear"
         return Finding("warning", name, what, "centre its inputs, or let its biases decay (bias_decay)")
@@ -241,7 +241,7 @@ def _of_activity(name: str, layer: ActivityOf) -> Finding | None:
         what = (
             f"{layer.dormant:.0%} of {layer.units} units are dormant (a tenth of the mean activity or less)"
         )
-        return Finding("warning", name, what, _CURE)
+        return Finding("warning", name, what, _REPAIR)
     return None
 
 
@@ -263,7 +263,7 @@ def silence_findings(
             f"on standard normal inputs {never:.0%} of its units never fire, {firing:.1%} fire on one input"
         )
         if never >= _NEVER or (firing < _FIRING and largest[name] >= _STRETCHED):
-            found.append(Finding("critical", name, what, f"give --inputs to be sure; {_CURE}"))
+            found.append(Finding("critical", name, what, f"give --inputs to be sure; {_REPAIR}"))
         elif firing < _FIRING or never >= _DEAD_ILL:
             found.append(Finding("warning", name, what, "give inputs to be sure"))
     return found
@@ -325,14 +325,14 @@ def network_findings(numbers: Mapping[str, float]) -> list[Finding]:
     if share < _PLASTICITY_WARNING:
         what = f"it removes {value:.0%} of a fresh task's loss where a fresh network removes {fresh:.0%}"
         severity: Severity = "critical" if share < _PLASTICITY_ILL else "warning"
-        found.append(Finding(severity, "network", what, _CURE))
+        found.append(Finding(severity, "network", what, _REPAIR))
     for name, title, limit in (
         ("ntk_condition", "the empirical NTK", _NTK_CONDITION),
         ("jacobian_condition", "the input-output Jacobian", _JACOBIAN_CONDITION),
     ):
         if numbers.get(name, 0.0) > limit:
             what = f"the condition number of {title} is {format_number(numbers[name])}"
-            found.append(Finding("warning", "network", what, _CURE))
+            found.append(Finding("warning", "network", what, _REPAIR))
         elif math.isnan(numbers.get(name, 0.0)):
             what = f"{title} is not finite"
             found.append(Finding("critical", "network", what, "look for non-finite weights"))

@@ -1,4 +1,4 @@
-"""Weights and activity together: which layers are ill."""
+"""Weights and activity together: which layers are critical."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.layer_kinds import LAYERS, Convolution
 from isoplast.diagnostics._result import Result, wrapped
 from isoplast.diagnostics.activity._activity import Activity, NoHiddenLayer, activity
 from isoplast.diagnostics.health._findings import (
@@ -21,7 +22,7 @@ from isoplast.diagnostics.health._findings import (
     barrier_findings,
     broken_findings,
     hardly_tells_apart,
-    is_ill,
+    is_critical,
     ordered,
     silence_findings,
     weight_findings,
@@ -43,7 +44,6 @@ from isoplast.model import (
     unwrap,
 )
 
-_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _BATCH = 256
 _ASSUMPTION = "assumed: ReLU between the linear layers"
 
@@ -71,11 +71,11 @@ class Inspection(Result):
     @property
     def healthy(self) -> bool:
         """Whether no finding is an illness; warnings may be there."""
-        return not is_ill(self.findings)
+        return not is_critical(self.findings)
 
     @property
-    def ill_layers(self) -> set[str]:
-        """The layers to cure: where the network is ill, those with an illness or a warning of their own."""
+    def critical_layers(self) -> set[str]:
+        """The layers to repair: where the network is critical, those with a critical finding or a warning."""
         if self.healthy:
             return set()
         named = {f.where for f in self.findings if f.severity != "note" and f.where != "network"}
@@ -204,33 +204,32 @@ class Feed:
 
 def feeding(model: nn.Module, inputs: Any) -> Feed:
     """Run a network on inputs and look at the layers before its activations."""
-    producers: dict[str, str] = {}
-    layers: dict[str, nn.Linear | _Convolution] = {}
+    layers: dict[str, nn.Linear | Convolution] = {}
     largest: dict[str, float] = {}
-    last = ""
 
-    def observe(name: str, kind: str, output: Tensor, dim: int) -> None:
-        if last and kind not in ("attention", "sdpa"):
-            producers.setdefault(name, last)
-
-    def enter(name: str, layer: nn.Linear | _Convolution, given: tuple[Tensor, ...]) -> None:
-        nonlocal last
-        last = name
+    def enter(name: str, layer: nn.Linear | Convolution, given: tuple[Tensor, ...]) -> None:
         largest[name] = max(largest.get(name, 0.0), _largest_norm(layer, given[0]))
 
     with preserve_state(model) as network, torch.no_grad(), contextlib.ExitStack() as stack:
         own = network.own_names() if isinstance(network, ReconstructedMLP) else {}
         for path, layer in network.named_modules():
-            if isinstance(layer, nn.Linear | _Convolution):
+            if isinstance(layer, LAYERS):
                 name = own.get(path, clean_name(path))
                 layers[name] = layer
                 stack.callback(layer.register_forward_pre_hook(partial(enter, name)).remove)
-        stack.enter_context(ActivationRecorder(network, observe, None).running())
+        recorder = ActivationRecorder(network, _nothing, None)
+        stack.enter_context(recorder.running())
         for batch in batches(inputs):
             outputs(network, batch)
+    named = {place: own.get(layer, layer) for place, layer in recorder.producers.items()}
+    producers = {place: name for place, name in named.items() if name in largest}
     biases = {name: layers[name].bias for name in producers.values()}
     found = {name: bias.detach() for name, bias in biases.items() if bias is not None}
     return Feed(producers, largest, found)
+
+
+def _nothing(name: str, kind: str, output: Tensor, dim: int) -> None:
+    """An observer for who only wants to know what feeds the activations."""
 
 
 def batches(inputs: Any) -> Iterator[Any]:
@@ -239,7 +238,7 @@ def batches(inputs: Any) -> Iterator[Any]:
         yield take_samples(inputs, slice(start, start + _BATCH))
 
 
-def _largest_norm(layer: nn.Linear | _Convolution, hidden: Tensor) -> float:
+def _largest_norm(layer: nn.Linear | Convolution, hidden: Tensor) -> float:
     """The largest norm of a vector that the rows of the weight are multiplied with: a patch of an image."""
     energy = hidden.double().square()
     if isinstance(layer, nn.Linear):

@@ -1,4 +1,4 @@
-"""The acute cure: ill layers are put back onto isometries, biases that keep units dead are lifted."""
+"""Repair: critical layers are put back onto isometries, biases that keep units dead are lifted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Result, format_number, text_table, wrapped
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Result, format_number, wrapped
 from isoplast.diagnostics.health._inspection import Inspection, batches, feeding, inspect
 from isoplast.diagnostics.weights._spectra import WeightSpectra
-from isoplast.isometry import edit_matrices_, matrix_view, polar_factor
+from isoplast.isometry import edit_matrices_, matrix_views, polar_factor
 from isoplast.model import (
     clean_name,
     decide,
@@ -23,6 +24,7 @@ from isoplast.model import (
     outputs,
     preserve_state,
     reconstruct,
+    refuse_sharded,
     unwrap,
 )
 
@@ -31,7 +33,7 @@ _BIASES = ("barrier", "zero", "keep")
 
 ADVICE = (
     "Build the optimizer anew: its moments belong to the old weights. Train on with AdamO or attach(...), "
-    "or the network falls ill again."
+    "or the network collapses again."
 )
 
 
@@ -86,7 +88,7 @@ class Repair(Result):
 
     def __str__(self) -> str:
         if not self.layers:
-            return "nothing to repair: no layer is ill"
+            return "nothing to repair: no layer is critical"
         lines = [_weights_table(self), *_activity_table(self)]
         if not math.isnan(self.function_change):
             lines.append(
@@ -140,12 +142,12 @@ def repair_(
     layers: str | Collection[str] = "critical",
     biases: Biases = "barrier",
 ) -> Repair:
-    r"""Puts ill layers back onto the nearest isometry, in place, and lifts biases that keep units dead.
+    r"""Puts critical layers back onto the nearest isometry, in place, and lifts biases that keep units dead.
 
     .. math:: W \leftarrow U V^T \ \text{for} \ W = U \Sigma V^T, \qquad
               b_i \leftarrow 0 \ \text{where} \ b_i \le -\max_x \|h(x)\|
 
-    The acute cure for a network that no longer learns; AdamO is the chronic one. What the singular values of
+    It acts once, on a network that no longer learns; AdamO acts in every step. What the singular values of
     the repaired layers knew is lost: look at `function_change` and `agreement`, and test the network. A
     healthy network is left alone. The optimizer's state is the caller's: see `advice`.
 
@@ -154,7 +156,7 @@ def repair_(
         inputs: what the module takes; for a state dict (n, features) if it is a plain chain of linear layers.
             They show dead units. Without them the weights alone decide, and the barrier is taken as
             :math:`\sqrt{d}`, the norm of d inputs of unit variance.
-        layers: "critical" for those that :func:`isoplast.diagnostics.inspect` finds ill, "all", or names.
+        layers: "critical" for those that :func:`isoplast.diagnostics.inspect` finds so, "all", or names.
             Embeddings, normalisations, depthwise and parametrised weights are never touched, as in
             :func:`isoplast.param_groups`; in a state dict their names and shapes tell them.
         biases: "barrier" lifts biases below the barrier after the projection, in every layer that feeds an
@@ -178,7 +180,9 @@ def repair_(
     """
     if biases not in _BIASES:
         raise unknown("treatment of biases", biases, _BIASES)
-    if not isinstance(model, nn.Module):  # the same tensors, under the names of the network itself
+    if isinstance(model, nn.Module):
+        refuse_sharded(unwrap(model))
+    else:  # the same tensors, under the names of the network itself
         model = {clean_name(name): value for name, value in model.items()}
     editable = dict(_editable(model))
     before = inspect(model, inputs)
@@ -190,8 +194,9 @@ def repair_(
     changed: dict[str, RepairedLayer] = {}
     for name in chosen:
         changed[name] = _project(*editable[name])
-    ill = bool(chosen) or not before.healthy
-    for name, count in _lift(model, inputs, chosen, biases).items() if ill else ():
+    critical = bool(chosen) or not before.healthy
+    projected = {name: editable[name] for name in chosen}
+    for name, count in _lift(model, inputs, projected, biases).items() if critical else ():
         old = changed.get(name, RepairedLayer(0.0, float(editable[name][0].norm()), 0))
         changed[name] = RepairedLayer(old.moved, old.norm, count)
     after = inspect(model, inputs)
@@ -209,23 +214,19 @@ def _editable(model: nn.Module | Mapping[str, Any]) -> Iterator[tuple[str, tuple
         for one in decide(unwrap(model)):
             if one.isometric:
                 name = clean_name(one.name).removesuffix(".weight")
-                yield name, (one.parameter, {"batch_dims": one.batch_dims, "split": one.split})
+                yield name, (one.parameter, one.layout)
         return
-    parts: dict[str, int] = {}
-    for matrix in matrices_of_state(model)[0]:
-        name = matrix.name.partition("[")[0]
-        parts[name] = parts.get(name, 0) + 1
-    for name, split in parts.items():
+    for name, layout in {one.weight: one.layout for one in matrices_of_state(model)[0]}.items():
         weight = model.get(f"{name}.weight", model.get(name))
         if isinstance(weight, Tensor):  # else a weight that a parametrisation makes from others
-            yield name, (weight, {"split": split})
+            yield name, (weight, dict(layout))
 
 
 def _chosen(layers: str | Collection[str], before: Inspection, editable: Collection[str]) -> list[str]:
     if layers == "all":
         return list(editable)
     if layers == "critical":
-        return [name for name in editable if name in before.ill_layers]
+        return [name for name in editable if name in before.critical_layers]
     if isinstance(layers, str):
         raise IsoplastError(
             f"layers is {layers!r}: it must be 'critical', 'all' or a list of names of layers"
@@ -251,9 +252,12 @@ def _project(weight: Tensor, layout: _Layout) -> RepairedLayer:
 
 
 def _lift(
-    model: nn.Module | Mapping[str, Any], inputs: Any, chosen: Collection[str], biases: Biases
+    model: nn.Module | Mapping[str, Any],
+    inputs: Any,
+    chosen: Mapping[str, tuple[Tensor, _Layout]],
+    biases: Biases,
 ) -> dict[str, int]:
-    """Set biases to zero; returns how many by layer."""
+    """Set biases of these layers, or of all that feed activations, to zero; returns how many by layer."""
     if biases == "keep":
         return {}
     state: Mapping[str, Any] = (
@@ -263,7 +267,11 @@ def _lift(
     )
     network = model if isinstance(model, nn.Module) else reconstruct(model)
     if biases == "zero" or inputs is None or network is None:
-        masks = {name: _mask(state, name, biases) for name in chosen if f"{name}.bias" in state}
+        masks = {
+            name: _mask(*chosen[name], state[f"{name}.bias"], biases)
+            for name in chosen
+            if f"{name}.bias" in state
+        }
     else:  # after the projection: it moved the inputs of the layers behind it
         masks = feeding(network, inputs).unreachable()
     for name, mask in masks.items():
@@ -271,11 +279,10 @@ def _lift(
     return {name: int(mask.sum()) for name, mask in masks.items() if bool(mask.any())}
 
 
-def _mask(state: Mapping[str, Any], name: str, biases: Biases) -> Tensor:
-    bias: Tensor = state[f"{name}.bias"]
+def _mask(weight: Tensor, layout: _Layout, bias: Tensor, biases: Biases) -> Tensor:
     if biases == "zero":
         return bias != 0
-    width = matrix_view(state[f"{name}.weight"]).shape[-1]
+    width = matrix_views(weight, **layout)[0].shape[-1]
     return bias.double() <= -math.sqrt(width)
 
 

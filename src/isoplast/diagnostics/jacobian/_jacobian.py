@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Layers, format_number, text_table, wrapped
+from isoplast._core.text import text_table
+from isoplast.diagnostics._outputs import check_outputs
+from isoplast.diagnostics._result import Layers, format_number, wrapped
 from isoplast.diagnostics.jacobian._layers import Layer, named, traced
-from isoplast.diagnostics.jacobian._spectrum import NUMBERS, JacobianSpectrum, spectrum
+from isoplast.diagnostics.jacobian._spectrum import NUMBERS, Disconnected, JacobianSpectrum, spectrum
 from isoplast.model import (
     differentiable_kernels,
     non_finite_names,
@@ -88,6 +90,9 @@ def jacobian(
     (Embedding) and attention as a whole (`torch.nn.MultiheadAttention`) are found only inside named blocks.
     A layer applied to a sequence is one map of all its positions.
 
+    The derivative is the one that training sees, by reverse differentiation throughout: what the network
+    computes under no_grad or detaches counts as constant.
+
     The network is measured in evaluation mode (BatchNorm by its running statistics, no dropout), without
     autocast, and left as it was.
 
@@ -95,7 +100,7 @@ def jacobian(
         model: any module that returns one tensor (n, ...), every sample by itself.
         inputs: (n, ...), floating.
         layers: whether to measure every layer; or names of modules to measure as layers instead, each of
-            which maps its first argument to one tensor.
+            which maps its first argument to one tensor. Layers that no gradient passes are left out.
         exact: True for all singular values; False for the smallest and the largest by Golub-Kahan
             iteration; None decides by size, for the network and each layer (up to 1024 singular values of
             up to 8 M entries exactly).
@@ -106,8 +111,9 @@ def jacobian(
         an SVD per sample; a few dozen samples suffice.
 
     Raises:
-        IsoplastError: for inputs that are no floating-point tensor or do not fit, an unknown layer name,
-            or steps below 1.
+        IsoplastError: for inputs that are no floating-point tensor or do not fit, samples that influence each
+            other, outputs that depend on the inputs by no gradient (a head on features taken under no_grad,
+            tokens given as numbers), an unknown layer name, or steps below 1.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 3), nn.Identity())
@@ -134,13 +140,10 @@ def jacobian(
         refuse_scripted(network)
         with torch.no_grad():
             found = outputs(network, points)
-        if not found.is_floating_point() or found.dim() == 0 or len(found) != samples:
-            raise IsoplastError(
-                f"the model returns {tuple(found.shape)} for {samples} samples: one row each is needed"
-            )
+        check_outputs(network, found, points)
         measure = functools.partial(spectrum, exact=exact, steps=steps)
         whole = measure(lambda x: outputs(network, x), points)
-        parts = {layer.name: measure(layer, layer.inputs) for layer in _layers(network, points, layers)}
+        parts = _parts(_layers(network, points, layers), measure, skip=layers is True)
         bad = non_finite_names({**dict(network.named_parameters()), **dict(network.named_buffers())})
     if bad:
         whole = whole.unknown()
@@ -163,6 +166,20 @@ def _layers(network: nn.Module, points: Tensor, wanted: bool | Sequence[str]) ->
         if name not in known:
             raise unknown("layer", name, known)
     return named(network, list(wanted), lambda: outputs(network, points))
+
+
+def _parts(
+    layers: list[Layer], measure: Callable[..., JacobianSpectrum], skip: bool
+) -> dict[str, JacobianSpectrum]:
+    """The spectra of layers by name; layers without a gradient to their inputs may be skipped."""
+    found = {}
+    for layer in layers:
+        try:
+            found[layer.name] = measure(layer, layer.inputs)
+        except Disconnected as error:
+            if not skip:
+                raise IsoplastError(f"layer {layer.name}: {error}") from error
+    return found
 
 
 def _short(name: str) -> str:

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from isoplast.model import FUNCTIONS
-
-_NOT_ELEMENTWISE = ("sdpa", "attention")
+from isoplast._core.layer_kinds import MIXING_KINDS, function_kind
 
 
 @dataclasses.dataclass
@@ -61,8 +59,8 @@ class Tracer(TorchFunctionMode):
         """Run the function; go on with a layer if it is an activation function of the layer's end."""
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        kind = FUNCTIONS.get(function, "sdpa")
-        if not self.inside and kind not in _NOT_ELEMENTWISE and args and isinstance(result, Tensor):
+        kind = function_kind(function)
+        if not self.inside and kind not in (None, *MIXING_KINDS) and args and isinstance(result, Tensor):
             self._go_on(args[0], lambda value: function(value, *args[1:], **kwargs), result)
         return result
 

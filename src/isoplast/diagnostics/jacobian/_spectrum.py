@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
 
+from isoplast._core.errors import IsoplastError
+from isoplast._core.text import text_table
 from isoplast.diagnostics._lanczos import orthogonalized
-from isoplast.diagnostics._result import Result, format_number, text_table
+from isoplast.diagnostics._linear import Linearised, NotTwice
+from isoplast.diagnostics._result import Result, format_number
+from isoplast.isometry import effective_rank, effective_rank_energy
+from isoplast.model import usable
 
 Map = Callable[[Tensor], Tensor]
 # Entries of derivatives in memory at a time: 64 MB in float32.
@@ -87,6 +91,10 @@ NUMBERS = tuple(
 )
 
 
+class Disconnected(IsoplastError):
+    """A map whose outputs depend on its inputs by no gradient."""
+
+
 def spectrum(function: Map, points: Tensor, *, exact: bool | None, steps: int) -> JacobianSpectrum:
     """Return the spectrum of the derivative of a map at each of n points.
 
@@ -95,19 +103,26 @@ def spectrum(function: Map, points: Tensor, *, exact: bool | None, steps: int) -
         points: (n, ...), floating.
         exact: True for all singular values, False for the extremes, None for what the size suggests.
         steps: most iterations for the extremes.
+
+    Raises:
+        Disconnected: where no gradient leads from the outputs to the points; in one line.
+        NotTwice: for the extremes of a map without a second derivative.
     """
-    with torch.no_grad():
-        outputs = function(points)
-        shape = (outputs[0].numel(), points[0].numel())
-        side = min(shape)
-        if exact or (exact is None and side <= _DENSE_SIDE and math.prod(shape) <= _DENSE_ENTRIES):
-            values = _dense(function, points, shape)
-            weights, residuals = torch.ones_like(values), torch.zeros_like(values)
-        else:
-            values, weights, residuals = _extremes(function, points, shape, min(steps, side))
-        # The derivative of a ReLU is a number even at NaN.
-        sound = outputs.reshape(len(outputs), -1).isfinite().all(1)
-        values = torch.where(sound[:, None], values, torch.nan)
+    one = _linearised(function, points[:1])
+    if not one.connected:
+        raise Disconnected(
+            "no gradient leads from the outputs to the inputs (tokens given as numbers, features taken under "
+            "no_grad, detached tensors): measure the part of the model behind that"
+        )
+    shape = (one.values.numel(), points[0].numel())
+    side = min(shape)
+    if exact or (exact is None and side <= _DENSE_SIDE and math.prod(shape) <= _DENSE_ENTRIES):
+        step = max(1, _CHUNK // math.prod(shape))
+        found = [_dense(_linearised(function, points[i : i + step])) for i in range(0, len(points), step)]
+        values = torch.cat(found)
+        weights, residuals = torch.ones_like(values), torch.zeros_like(values)
+    else:
+        values, weights, residuals = _extremes(_linearised(function, points), min(steps, side))
     complete = values.shape[1] == side
     if complete:
         weights = torch.full_like(values, 1.0 / side)
@@ -127,11 +142,6 @@ def _summary(
     floor = max(shape) * eps * largest
     conditions = torch.where(smallest > floor, largest / smallest, torch.inf)
 
-    def rank(power: int, whole: Tensor) -> float:
-        """exp of the entropy; 0 for a map that is constant."""
-        shares = total(lambda v: torch.special.entr(v**power / whole.clamp(min=1e-300).unsqueeze(1)))
-        return float(torch.where(whole == 0, 0.0, shares.exp()).mean())
-
     finite = bool(values.isfinite().all())
     return JacobianSpectrum(
         shape=shape,
@@ -146,66 +156,73 @@ def _summary(
         condition_number=float(conditions.median()) if finite else math.nan,
         rank=float((values > floor.unsqueeze(1)).sum(1).double().mean()) if complete and finite else math.nan,
         distance_to_isometry=float(total(lambda v: (v - 1).square()).sqrt().mean()),
-        effective_rank=rank(1, first),
-        effective_rank_energy=rank(2, square),
+        effective_rank=float(effective_rank(values, side * weights).mean()),
+        effective_rank_energy=float(effective_rank_energy(values, side * weights).mean()),
         finite=finite,
     )
 
 
-def _dense(function: Map, points: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return all singular values (n, k) in float64."""
-    step = max(1, _CHUNK // math.prod(shape))
-    found = [jacobians(function, points[i : i + step], shape) for i in range(0, len(points), step)]
-    return torch.cat([_svdvals(matrices) for matrices in found])
+def _linearised(function: Map, points: Tensor) -> Linearised:
+    with torch.enable_grad():
+        at = usable(points).requires_grad_()
+        return Linearised(function(at.clone()), [at])  # the copy may be overwritten in place
 
 
-def jacobians(function: Map, points: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return the derivatives (n, d_out, d_in), through the smaller side."""
-    n = len(points)
-    d_out, d_in = shape
+def _sizes(map_: Linearised) -> tuple[int, int, int]:
+    """Samples, outputs and inputs of each."""
+    return len(map_.values), map_.values[0].numel(), map_.at[0][0].numel()
+
+
+def _dense(map_: Linearised) -> Tensor:
+    """Return all singular values (n, k) in float64, through the smaller side of the matrices."""
+    n, d_out, d_in = _sizes(map_)
     # Rows or columns in flight: each carries a copy of the whole batch through the map.
-    chunk = max(1, _CHUNK // (4 * n * max(shape)))
-    if d_out <= d_in:
-        outputs, pull = vjp(function, points)[:2]
-
-        def row(unit: Tensor) -> Tensor:
-            return pull(unit.expand(n, -1).reshape(outputs.shape))[0].reshape(n, -1)  # type: ignore[no-any-return]
-
-        return vmap(row, out_dims=1, chunk_size=chunk)(_eye(d_out, outputs))
-
-    def column(unit: Tensor) -> Tensor:
-        return jvp(function, (points,), (unit.expand(n, -1).reshape(points.shape),))[1].reshape(n, -1)  # type: ignore[no-any-return]
-
-    return vmap(column, out_dims=2, chunk_size=chunk)(_eye(d_in, points))
+    chunk = max(1, _CHUNK // (4 * n * max(d_out, d_in)))
+    if d_out > d_in:
+        try:
+            columns = torch.cat(list(map_.columns(_units(map_.at[0]), chunk)))
+            return _svdvals(map_.values, columns.reshape(d_in, n, d_out).movedim(0, 2))
+        except NotTwice:
+            pass  # the rows need one derivative
+    rows = torch.cat(list(map_.rows(_units(map_.values), chunk)))
+    return _svdvals(map_.values, rows.reshape(d_out, n, d_in).movedim(0, 1))
 
 
-def _eye(size: int, like: Tensor) -> Tensor:
-    return torch.eye(size, dtype=like.dtype, device=like.device)
+def _units(like: Tensor) -> Iterator[Tensor]:
+    """Yield every unit vector of a sample, for all samples at once: they do not see each other."""
+    for index in range(like[0].numel()):
+        unit = torch.zeros_like(like, requires_grad=False).reshape(len(like), -1)
+        unit[:, index] = 1.0
+        yield unit.view_as(like)
 
 
-def _svdvals(matrices: Tensor) -> Tensor:
-    """Return singular values in float64; NaN for matrices that are not finite."""
-    sound = matrices.isfinite().flatten(1).all(1)
+def _sound(outputs: Tensor) -> Tensor:
+    """Whether the outputs of each sample are finite: the derivative of a ReLU is a number even at NaN."""
+    return outputs.detach().reshape(len(outputs), -1).isfinite().all(1)
+
+
+def _svdvals(outputs: Tensor, matrices: Tensor) -> Tensor:
+    """Return singular values in float64; NaN for samples where anything is not finite."""
+    sound = matrices.isfinite().flatten(1).all(1) & _sound(outputs)
     values = torch.linalg.svdvals(torch.where(sound[:, None, None], matrices, 0.0).double())
     return torch.where(sound[:, None], values, torch.nan)
 
 
-def _extremes(
-    function: Map, points: Tensor, shape: tuple[int, int], steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _extremes(map_: Linearised, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return singular values, quadrature weights and residuals (n, steps) by bidiagonalisation."""
-    n = len(points)
-    outputs, pull = vjp(function, points)[:2]
+    (points,), (n, d_out, d_in) = map_.at, _sizes(map_)
 
     def backward(rows: Tensor) -> Tensor:
-        return pull(rows.reshape(outputs.shape))[0].reshape(n, -1)  # type: ignore[no-any-return]
+        return map_.pull(rows.reshape(map_.values.shape))[0].reshape(n, -1)
 
     def forward(rows: Tensor) -> Tensor:
-        return jvp(function, (points,), (rows.reshape(points.shape),))[1].reshape(n, -1)  # type: ignore[no-any-return]
+        return map_.push([rows.reshape(points.shape)]).reshape(n, -1)
 
     # Begin on the smaller side: there `steps` vectors may fill the whole space.
-    operators = (backward, forward) if shape[0] <= shape[1] else (forward, backward)
-    return _bidiagonal(*operators, (n, min(shape), max(shape)), steps, points)
+    operators = (backward, forward) if d_out <= d_in else (forward, backward)
+    sizes = (n, min(d_out, d_in), max(d_out, d_in))
+    values, weights, residuals = _bidiagonal(*operators, sizes, steps, points.detach())
+    return torch.where(_sound(map_.values)[:, None], values, torch.nan), weights, residuals
 
 
 def _bidiagonal(

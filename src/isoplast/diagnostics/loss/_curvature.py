@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.text import text_table
 from isoplast.diagnostics._lanczos import Ritz, lanczos
-from isoplast.diagnostics._result import Result, format_number, text_table
+from isoplast.diagnostics._linear import Linearised, derivatives, refuse_once_differentiable
+from isoplast.diagnostics._result import Result, format_number
 from isoplast.diagnostics.loss._objective import Loss, Objective, Part, finite
+from isoplast.isometry import effective_rank
 from isoplast.model import differentiable_kernels, preserve_state
 
 _KINDS = ("hessian", "gauss-newton")
@@ -115,7 +118,7 @@ def curvature(
 
     Args:
         model: any module whose output is one tensor.
-        inputs: a tensor (n, ...), or a tuple or dict of such, on the model's device.
+        inputs: a tensor (n, ...), or a tuple or mapping of such, on the model's device.
         targets: of the samples, as the loss takes them.
         loss: a function of (outputs, targets), the mean over the samples; twice differentiable.
         kind: "hessian" for H, "gauss-newton" for G.
@@ -130,7 +133,8 @@ def curvature(
         The result: print it, or look at `.sharpness`, `.eigenvalues`, `.trace`, `.effective_rank`.
 
     Raises:
-        IsoplastError: for a value out of range, inputs or targets that do not fit, an unknown kind.
+        IsoplastError: for a value out of range, inputs or targets that do not fit, an unknown kind, an
+            operation without a second derivative, or one whose backward pass is not its derivative.
 
     Example:
         >>> linear = nn.Linear(2, 1, bias=False)
@@ -159,6 +163,7 @@ def curvature(
             generator=torch.Generator().manual_seed(seed),
             dtype=objective.dtype,
             device=objective.device,
+            rounding=objective.rounding,
         )
     return _summarise(found, kind, top, objective.samples)
 
@@ -183,7 +188,10 @@ class _HessianProduct:
         """The gradient on some samples, with a graph of its own."""
         objective = self._objective
         loss = part.share * objective.mean_loss(objective.outputs(part.inputs), part.targets)
-        return list(objective.differentiated(loss, create_graph=True))
+        with derivatives(second=True):
+            found = objective.differentiated(loss, create_graph=True)
+        refuse_once_differentiable(found)
+        return list(found)
 
     def __call__(self, vector: Tensor) -> Tensor:
         pieces = self._objective.split(vector)
@@ -196,63 +204,53 @@ class _HessianProduct:
 
     def _along(self, gradient: list[Tensor], pieces: list[Tensor], keep: bool) -> Tensor:
         inner = torch.stack([(g * v).sum() for g, v in zip(gradient, pieces, strict=True)]).sum()
-        return self._objective.join(self._objective.differentiated(inner, retain_graph=keep))
+        with derivatives(second=True):
+            return self._objective.join(self._objective.differentiated(inner, retain_graph=keep))
 
 
 class _GaussNewtonProduct:
-    """v -> G v as J^T H_f (J v), with J v as the derivative of J^T u by u."""
+    """v -> G v as J^T H_f (J v)."""
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         parts = list(objective.parts())
-        self._graph = self._linearised(parts[0]) if len(parts) == 1 else None
+        self._graph = self._split(parts[0]) if len(parts) == 1 else None
         self._parts = parts
 
-    def _linearised(self, part: Part) -> _Linearised:
+    def _split(self, part: Part) -> _Split:
         objective = self._objective
-        values = objective.outputs(part.inputs)
-        cotangent = torch.zeros_like(values, requires_grad=True)
-        pulled = objective.differentiated(values, cotangent, create_graph=True)
-        at = values.detach().requires_grad_()
+        map_ = Linearised(objective.outputs(part.inputs), list(objective.parameters.values()))
+        at = map_.values.detach().requires_grad_()
         loss = part.share * objective.mean_loss(at, part.targets)
         (slope,) = torch.autograd.grad(loss, at, create_graph=True)
-        return _Linearised(values, cotangent, pulled, at, slope)
+        return _Split(map_, Linearised(slope, [at]))
 
     def __call__(self, vector: Tensor) -> Tensor:
         pieces = self._objective.split(vector)
         if self._graph is not None:
-            return self._along(self._graph, pieces)
+            return self._objective.join(self._graph.product(pieces))
         total = torch.zeros_like(vector)
         for part in self._parts:
-            total += self._along(self._linearised(part), pieces)
+            total += self._objective.join(self._split(part).product(pieces))
         return total
-
-    def _along(self, graph: _Linearised, pieces: list[Tensor]) -> Tensor:
-        inner = torch.stack([(g * v).sum() for g, v in zip(graph.pulled, pieces, strict=True)]).sum()
-        if not (graph.slope.requires_grad and inner.requires_grad):  # a loss that is linear, constant outputs
-            return torch.cat([torch.zeros_like(piece).flatten() for piece in pieces])
-        (pushed,) = torch.autograd.grad(inner, graph.cotangent, retain_graph=True)
-        (curved,) = torch.autograd.grad(graph.slope, graph.at, pushed, retain_graph=True)
-        return self._objective.join(self._objective.differentiated(graph.values, curved, retain_graph=True))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Linearised:
-    """Graphs of some samples: outputs, J^T u as a function of u, and the loss's slope by the outputs."""
+class _Split:
+    """The outputs of some samples by the parameters, and the slope of their loss by the outputs."""
 
-    values: Tensor
-    cotangent: Tensor
-    pulled: tuple[Tensor, ...]
-    at: Tensor
-    slope: Tensor
+    network: Linearised
+    loss: Linearised
+
+    def product(self, pieces: list[Tensor]) -> list[Tensor]:
+        (curved,) = self.loss.pull(self.network.push(pieces))
+        return self.network.pull(curved)
 
 
 def _summarise(found: Ritz, kind: str, top: int, samples: int) -> Curvature:
     best = int(found.values[:, 0].argmax())
     trace, error = _trace_of(found, lambda values: values)
     square, _ = _trace_of(found, torch.square)
-    absolute, _ = _trace_of(found, torch.abs)
-    entropy, _ = _trace_of(found, lambda values: torch.xlogy(values.abs(), values.abs()))
     return Curvature(
         kind=kind,
         eigenvalues=found.values[best, :top],
@@ -260,8 +258,9 @@ def _summarise(found: Ritz, kind: str, top: int, samples: int) -> Curvature:
         smallest=found.smallest.value,
         trace=trace,
         trace_error=error,
-        # exp(-sum p log p) with p = |lambda| / sum |lambda|; of the zero matrix the ranks are 0.
-        effective_rank=absolute * math.exp(-entropy / absolute) if absolute else 0.0,
+        effective_rank=float(effective_rank(found.values[0].abs()))
+        if _complete(found)
+        else found.effective_rank(),
         participation_rank=trace**2 / square if square else 0.0,
         complete=_complete(found),
         parameters=found.size,

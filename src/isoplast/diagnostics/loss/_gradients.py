@@ -16,10 +16,17 @@ from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Layers, Result, format_number, layer_table, wrapped
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Layers, Result, format_number, wrapped
 from isoplast.diagnostics.loss._objective import Loss, Objective, finite, layer_of, norm
-from isoplast.diagnostics.ntk._samples import applied
-from isoplast.model import differentiable_kernels, preserve_state, refuse_batch_statistics, take_samples
+from isoplast.isometry import effective_rank
+from isoplast.model import (
+    applied,
+    differentiable_kernels,
+    preserve_state,
+    refuse_batch_statistics,
+    take_samples,
+)
 
 _PASS = 256  # samples per pass for the gradient of the mean, which takes no more memory than training
 _MIB = 2**20
@@ -105,7 +112,7 @@ class Gradients(Layers[LayerGradient], Result):
             ]
             for name, layer in self.layers.items()
         ]
-        return f"{wrapped(summary)}\n{layer_table(('layer', 'gradient', 'weight', ''), rows)}"
+        return f"{wrapped(summary)}\n{text_table(('layer', 'gradient', 'weight', ''), rows, width=80)}"
 
 
 def gradients(
@@ -128,7 +135,7 @@ def gradients(
 
     Args:
         model: any module whose output is one tensor and whose samples do not influence each other.
-        inputs: a tensor (n, ...), or a tuple or dict of such, on the model's device.
+        inputs: a tensor (n, ...), or a tuple or mapping of such, on the model's device.
         targets: of the samples, as the loss takes them.
         loss: a function of (outputs, targets), the mean over the samples; it is also called with one sample.
         memory_limit: bytes for gradients of single samples, > 0. Where those of all samples do not fit, pairs
@@ -209,7 +216,7 @@ def _vectorised(objective: Objective, inputs: Any, targets: Any) -> list[Tensor]
         # vmap runs a rare operation row by row
         warnings.filterwarnings("ignore", "There is a performance drop")
         found = vmap(grad(one), in_dims=(None, *dims))(at, *leaves)
-    return [found[name] for name in objective.parameters]
+    return [found[name].detach() for name in objective.parameters]
 
 
 def _looped(objective: Objective, rows: slice) -> list[Tensor]:
@@ -258,8 +265,4 @@ def _layer(gradient: list[Tensor], weights: list[Tensor]) -> LayerGradient:
 def _effective_rank(gram: Tensor) -> float:
     if not bool(gram.isfinite().all()):
         return math.nan
-    values = torch.linalg.eigvalsh(gram).clamp(min=0)
-    if not bool(values.sum() > 0):
-        return 0.0
-    shares = values / values.sum()
-    return float(torch.exp(-torch.xlogy(shares, shares).sum()))
+    return float(effective_rank(torch.linalg.eigvalsh(gram).clamp(min=0)))

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics.ntk._samples import applied
-from isoplast.model import outputs, refuse_scripted, sample_count, take_samples, usable
+from isoplast.model import applied, dense, outputs, refuse_scripted, sample_count, take_samples, usable
 
 Loss = Callable[[Tensor, Any], Tensor]
 
@@ -66,6 +65,7 @@ class Objective:
             self.mean_loss(found, take_samples(self.targets, first))
         widest = max((p.dtype for p in self.parameters.values()), key=lambda dtype: torch.finfo(dtype).bits)
         self.dtype = torch.promote_types(widest, torch.float32)
+        self.rounding = max(torch.finfo(p.dtype).eps for p in self.parameters.values())
         self.device = next(iter(self.parameters.values())).device
 
     @property
@@ -123,7 +123,8 @@ class Objective:
         at = list(self.parameters.values())
         if not value.requires_grad:
             return tuple(torch.zeros_like(p) for p in at)
-        return torch.autograd.grad(value, at, weight, materialize_grads=True, **options)
+        found = torch.autograd.grad(value, at, weight, materialize_grads=True, **options)
+        return tuple(map(dense, found))
 
     def gradient(self) -> dict[str, Tensor]:
         """The gradient of the mean loss over all samples, by parameter."""

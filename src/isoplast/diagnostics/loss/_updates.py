@@ -12,9 +12,21 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics._result import Layers, Result, format_number, layer_table, text_table
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Layers, Result, format_number
 from isoplast.diagnostics.loss._objective import finite, layer_of, norm
-from isoplast.model import clean_name, outputs, preserve_state, sample_count, take_samples, unwrap, usable
+from isoplast.model import (
+    clean_name,
+    outputs,
+    preserve_state,
+    refuse_flattened,
+    refuse_unready,
+    sample_count,
+    take_samples,
+    unwrap,
+    usable,
+    whole,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +76,7 @@ class UpdateRatios(Layers[LayerUpdate], Result):
             [name, format_number(one.ratio), format_number(one.distance), "" if one.finite else "NOT FINITE"]
             for name, one in [*self.layers.items(), ("all", LayerUpdate(self.ratio, self.distance, True))]
         ]
-        return layer_table(("layer", "update / weight", "update", ""), rows)
+        return text_table(("layer", "update / weight", "update", ""), rows, width=80)
 
 
 def update_ratio(model: nn.Module, before: nn.Module | Mapping[str, Tensor]) -> UpdateRatios:
@@ -73,7 +85,8 @@ def update_ratio(model: nn.Module, before: nn.Module | Mapping[str, Tensor]) -> 
     .. math:: \frac{|W - W_{before}|_F}{|W_{before}|_F}
 
     For a single optimizer step about 1e-3 is usual; far less means that the layer hardly learns, far more
-    that it is being overwritten. `Updates` keeps the earlier state for you.
+    that it is being overwritten. `Updates` keeps the earlier state for you. Weights that are sharded over
+    processes are put together first: call it on all of them.
 
     Args:
         model: the network now; its trainable parameters are compared.
@@ -101,9 +114,13 @@ def update_ratio(model: nn.Module, before: nn.Module | Mapping[str, Tensor]) -> 
                 f"the earlier state has no {name} of shape {tuple(parameter.shape)}: compare the same network"
             )
         members.setdefault(layer_of(name), []).append((parameter, then[name].detach().to(parameter.device)))
-    layers = {name: _update(pairs) for name, pairs in members.items()}
-    everything = _update([pair for pairs in members.values() for pair in pairs])
-    return UpdateRatios(layers, everything.ratio, everything.distance)
+    sizes = {name: _sizes(pairs) for name, pairs in members.items()}
+    layers = {
+        name: LayerUpdate(_ratio(distance, size), distance, sound)
+        for name, (distance, size, sound) in sizes.items()
+    }
+    distance, size = (math.hypot(*column) for column in list(zip(*sizes.values(), strict=True))[:2])
+    return UpdateRatios(layers, _ratio(distance, size), distance)
 
 
 class Updates:
@@ -134,7 +151,10 @@ class Updates:
 
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:
-    found = {clean_name(name): p.detach() for name, p in unwrap(model).named_parameters() if p.requires_grad}
+    network = unwrap(model)
+    refuse_unready(network)
+    refuse_flattened(network)
+    found = {clean_name(name): p.detach() for name, p in network.named_parameters() if p.requires_grad}
     if not found:
         raise IsoplastError(f"{type(model).__name__} has no trainable parameter: nothing can move")
     return found
@@ -144,12 +164,17 @@ def _copies(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in _trainable(model).items()}
 
 
-def _update(pairs: list[tuple[Tensor, Tensor]]) -> LayerUpdate:
+def _sizes(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float, float, bool]:
+    """How far parameters moved, the norm that they had, and whether all is finite."""
+    pairs = [(whole(now), whole(then)) for now, then in pairs]
     # In float64 inside: the difference of two float32 numbers is then exact.
     distance = norm([now.double() - then.double() for now, then in pairs])
-    size = norm([then for _, then in pairs])
-    ratio = distance / size if size else (math.inf if distance else 0.0)
-    return LayerUpdate(ratio, distance, finite(tensor for pair in pairs for tensor in pair))
+    sound = finite(tensor for pair in pairs for tensor in pair)
+    return distance, norm([then for _, then in pairs]), sound
+
+
+def _ratio(distance: float, size: float) -> float:
+    return distance / size if size else (math.inf if distance else 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +212,7 @@ class Churn:
 
     Args:
         model: the network in training.
-        inputs: reference inputs: a tensor (n, ...), or a tuple or dict of such, on the model's device.
+        inputs: reference inputs: a tensor (n, ...), or a tuple or mapping of such, on the model's device.
         batch_size: samples in a forward pass, >= 1.
 
     Raises:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
+from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._result import Result
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics._student import interval
@@ -26,7 +27,15 @@ from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
 from isoplast.diagnostics.plasticity._plasticity import Plasticity, Progress, plasticity
 from isoplast.diagnostics.weights._spectra import WeightSpectra, weight_spectra
-from isoplast.model import has_normalisation, preserve_state, run, take_samples, unwrap
+from isoplast.model import (
+    has_normalisation,
+    one_tensor,
+    preserve_state,
+    run,
+    sharded_names,
+    take_samples,
+    unwrap,
+)
 
 _ACTIVITY, _JACOBIAN, _KERNEL, _PROBE = 512, 16, 24, 256
 _KERNEL_SIZE = 512  # eigenvalues of more rows take longer than all the rest
@@ -67,12 +76,15 @@ def setting(
         IsoplastError: for inputs that do not fit; in one line.
     """
     found = None
-    if inputs is not None:
-        with preserve_state(model) as network, torch.no_grad():
+    network = unwrap(model)
+    if inputs is not None and not sharded_names(network):  # else the measures say why they cannot run
+        with preserve_state(model), torch.no_grad():
             found = run(network, take_samples(inputs, slice(1)))
-        found = getattr(found, "logits", found)
-    shape = tuple(found.shape) if isinstance(found, Tensor) else ()
-    normalised = has_normalisation(dict(unwrap(model).state_dict()))
+    try:
+        shape = tuple(one_tensor(found).shape)
+    except IsoplastError:
+        shape = ()
+    normalised = has_normalisation(dict(network.state_dict()))
     return Setting(shape, normalised, optimizer, lr, {} if fixed else None)
 
 
@@ -90,6 +102,12 @@ class Standard:
 
 
 def _weights(model: nn.Module, inputs: Any, known: Setting) -> Result:
+    processes = max(sharded_names(unwrap(model)).values(), default=1)
+    if processes > 1:  # putting them together is communication, and no two monitors measure at the same step
+        raise IsoplastError(
+            f"the weights are sharded over {processes} processes: call weight_spectra(model) on all of them "
+            "at the same step"
+        )
     return weight_spectra(model)
 
 

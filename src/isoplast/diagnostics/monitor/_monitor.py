@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Result, text_table
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Result, reason_of
 from isoplast.diagnostics.health._findings import Finding
 from isoplast.diagnostics.health._optimizer_findings import optimizer_findings
 from isoplast.diagnostics.monitor._account import Account, divide
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 Measure: TypeAlias = Callable[[nn.Module, Any], Result | Mapping[str, float]]
+
+T = TypeVar("T")
 
 _DEFAULT = ("weights", "activity", "ntk", "plasticity")
 _OWN_GUESS = 20  # training steps that a measure of the user's is taken to cost before it has run
@@ -44,8 +48,9 @@ class Monitor:
 
     Every measure has a share of the budget and runs as soon as the training so far has paid for it: cheap
     ones often, expensive ones rarely; `print(monitor)` says how often. The network, its gradients, modes
-    and hooks, the optimizer and torch's random generators stay as they are, to the bit. A measure that a
-    network does not allow (a kernel of too many outputs, say) is left out, and that is said.
+    and hooks, the optimizer and the random generators stay as they are, to the bit. A measure that a network
+    does not allow (a kernel of too many outputs, say), or that raises anything at all, is left out from then
+    on; a sink that fails is tried again with the next record. Either is kept in `left_out` and said once.
 
     The plasticity measure trains copies on two tasks of random labels for 25 steps of Adam, the kernel is
     that of up to 24 samples on centred logits: comparable in one history, not with longer probes.
@@ -58,7 +63,7 @@ class Monitor:
         measures: names out of "weights", "activity", "jacobian", "ntk" and "plasticity", or a mapping from
             names of your own to functions (model, inputs) -> Result or mapping from names to numbers. By
             default all but the Jacobian, or the weights alone where there are no inputs.
-        inputs: what the network takes, some hundred samples: a tensor, a tuple or a dict of tensors, or a
+        inputs: what the network takes, some hundred samples: a tensor, a tuple or a mapping of tensors, or a
             function that returns such, called before measures so that the data may change; it may draw from
             torch's generators, which are put back.
         budget: measuring time over training time, in (0, 1).
@@ -73,7 +78,8 @@ class Monitor:
         records: a dict for every step with measures: "step", "seconds" (of training) and the numbers, named
             "measure/number" or "measure/layer/number".
         findings: (step, finding), each finding once until it goes away, and once more if it becomes worse.
-        left_out: measures that could not be taken, with the reason.
+        left_out: measures that could not be taken, and what else failed (a sink, the function that gives
+            inputs), with the last reason.
         total_steps: how many steps it has watched.
 
     Raises:
@@ -110,7 +116,7 @@ class Monitor:
         self._every, self._budget, self._horizon, self._warn = every, budget, steps, warn
         self._measures, self._accounts = self._open(measures)
         divide(budget, self._accounts.values())
-        self._sinks: list[Write] = [sink(target) for target in sinks]
+        self._sinks: list[tuple[str, Write]] = [(_name(target), sink(target)) for target in sinks]
         self._known: dict[tuple[str, str, str], int] = {}
         self._untold: list[tuple[type[Warning], str]] = []
         self._last: float | None = None
@@ -206,12 +212,12 @@ class Monitor:
         self._count_time()
         record: dict[str, float] = {"step": float(self.total_steps), "seconds": self._elapsed}
         start = perf_counter()
-        inputs = self._sample()
+        drawn = self._tried("inputs", lambda: [self._sample()])
         self._check_optimizer()
         bill: dict[str, float] = {}
         for name in due:
             begun = perf_counter()
-            record |= self._take(name, inputs)
+            record |= {} if drawn is None else self._take(name, drawn[0])
             _synchronize(self._model)
             bill[name] = perf_counter() - begun
         self._keep(record)
@@ -225,30 +231,42 @@ class Monitor:
         return record
 
     def _take(self, name: str, inputs: Any) -> dict[str, float]:
-        """The numbers of one measure, or none if the network does not allow it."""
-        try:
-            result = self._measures[name](self._model, inputs)
-        except (IsoplastError, torch.OutOfMemoryError) as error:
-            # A training that has run for days must not end because an instrument does not fit it.
-            self._leave_out(name, str(error).partition("\n")[0])
+        """The numbers of one measure, or none, now and from now on, if it fails."""
+        found = self._tried(name, lambda: self._numbers(name, inputs))
+        if found is None:
+            del self._accounts[name]
+            divide(self._budget, self._accounts.values())
             return {}
-        self._note(name, judge(result, self._known_setting()))
-        numbers = result.as_dict() if isinstance(result, Result) else result
-        return {f"{name}/{key}": float(value) for key, value in numbers.items()}
+        return found
 
-    def _leave_out(self, name: str, reason: str) -> None:
-        self.left_out[name] = reason
-        del self._accounts[name]
-        divide(self._budget, self._accounts.values())
-        self._untold.append((UserWarning, f"the monitor leaves {name} out: {reason}"))
+    def _numbers(self, name: str, inputs: Any) -> dict[str, float]:
+        result = self._measures[name](self._model, inputs)
+        numbers = result.as_dict() if isinstance(result, Result) else result
+        found = {f"{name}/{key}": float(value) for key, value in numbers.items()}
+        self._note(name, judge(result, self._known_setting()))
+        return found
+
+    def _tried(self, name: str, action: Callable[[], T]) -> T | None:
+        """What an action returns; None, and a note and a warning the first time, where it raises anything.
+
+        A training that has run for days must not end because an instrument does not fit it or a disk is full.
+        """
+        try:
+            return action()
+        except Exception as error:
+            reason = reason_of(error)
+            if name not in self.left_out:
+                self._untold.append((UserWarning, f"the monitor leaves {name} out: {reason}"))
+            self.left_out[name] = reason
+            return None
 
     def _keep(self, record: dict[str, float]) -> None:
         if self.records and self.records[-1]["step"] == record["step"]:
             self.records[-1] |= record
         else:
             self.records.append(dict(record))
-        for write in self._sinks:
-            write(self.total_steps, record)
+        for name, write in self._sinks:  # one that failed is tried again: the disk may have been cleared
+            self._tried(name, functools.partial(write, self.total_steps, record))
 
     def _sample(self) -> Any:
         if not callable(self._inputs):
@@ -264,8 +282,12 @@ class Monitor:
         return self._setting
 
     def _check_optimizer(self) -> None:
-        if self._optimizer is not None:
-            self._note("optimizer", optimizer_findings(self._model, self._optimizer, self._horizon))
+        optimizer = self._optimizer
+        if optimizer is not None:
+            found = self._tried(
+                "optimizer", lambda: optimizer_findings(self._model, optimizer, self._horizon)
+            )
+            self._note("optimizer", found or ())
 
     def _note(self, measure: str, findings: Iterable[Finding]) -> None:
         """Keep what is new or worse, forget what this measure does not find any more."""
@@ -361,6 +383,11 @@ def _check(every: int, budget: float, lr: float | None) -> None:
         raise IsoplastError(f"budget is {budget}: it is a share of the training time, in (0, 1)")
     if lr is not None and not lr > 0:
         raise IsoplastError(f"lr of the plasticity probe is {lr}: it must be positive")
+
+
+def _name(target: Any) -> str:
+    """What a sink is called where it fails."""
+    return f"sink {target}" if isinstance(target, str | os.PathLike) else f"sink {type(target).__name__}"
 
 
 def _synchronize(model: nn.Module) -> None:

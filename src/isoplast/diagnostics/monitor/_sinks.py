@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +24,7 @@ def sink(target: Any) -> Write:
             (step, record).
 
     Raises:
-        IsoplastError: for anything else.
+        IsoplastError: for anything else, and for a path that cannot be written.
     """
     if isinstance(target, str | os.PathLike):
         path = Path(target)
@@ -75,17 +77,25 @@ def _run(run: Any) -> Write:
 
 def _csv(path: Path) -> Write:
     """Long rows, since not every measure runs at every time; each record in one write, so none is torn."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.stat().st_size == 0:
-        path.write_bytes(b"step,name,value\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.stat().st_size == 0:
+            path.write_bytes(b"step,name,value\n")
+    except OSError as error:
+        raise IsoplastError(f"sink {str(path)!r} cannot be written: {error.strerror}") from error
 
-    def write(step: int, record: Record) -> None:
-        numbers = (item for item in record.items() if item[0] != "step")
-        rows = "".join(f"{step},{_quoted(name)},{value!r}\n" for name, value in numbers)
-        with path.open("ab", buffering=0) as file:
-            file.write(rows.encode())
+    return partial(_append, path)
 
-    return write
+
+def _append(path: Path, step: int, record: Record) -> None:
+    numbers = (item for item in record.items() if item[0] != "step")
+    rows = "".join(f"{step},{_quoted(name)},{value!r}\n" for name, value in numbers)
+    contents = rows.encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if file.write(contents) != len(contents):  # a disk that became full on the way
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _quoted(name: str) -> str:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from isoplast._core.layer_kinds import CONVOLUTIONS
 from isoplast.diagnostics.ntk._terms import Explicit, Outer, Term, merged
 
 
@@ -27,6 +28,18 @@ class Call:
     edge: GradientEdge
     shape: torch.Size
 
+    def fits(self, n: int) -> bool:
+        """Whether it has a whole number of rows for each of n samples, in its inputs as in its outputs."""
+        spatial = getattr(self.module, "kernel_size", None)
+        batched = spatial is None or self.inputs.dim() == len(spatial) + 2
+        return (
+            batched
+            and len(self.shape) > 0
+            and self.shape[0] > 0
+            and self.shape[0] % n == 0
+            and self.inputs.shape[0] == self.shape[0]
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -36,11 +49,13 @@ class Seen:
         module: the layer.
         inputs: what it was applied to.
         signals: (n, C, k, ...): C derivatives of the k rows of its output that belong to each sample.
+        call: its number among all calls.
     """
 
     module: nn.Module
     inputs: Tensor
     signals: Tensor
+    call: int
 
     def inputs_last(self, values: Tensor) -> Tensor:
         """Values like the inputs with the features last: (n, positions, features)."""
@@ -63,11 +78,16 @@ class Seen:
 
 
 def _linear(seen: Seen) -> Term:
-    return Outer(seen.inputs_last(seen.inputs), seen.signals_last(seen.module.out_features))  # type: ignore[arg-type]
+    signals = seen.signals_last(seen.module.out_features)  # type: ignore[arg-type]
+    return Outer(seen.inputs_last(seen.inputs), signals, call=seen.call)
 
 
 def _linear_bias(seen: Seen) -> Term:
-    return Explicit(seen.signals_last(seen.module.out_features).sum(2))  # type: ignore[arg-type]
+    signals = seen.signals_last(seen.module.out_features)  # type: ignore[arg-type]
+    if signals.shape[2] > 1:
+        return Explicit(signals.sum(2))
+    # A matrix with one column, applied to ones: it shares its Gram matrix with the weight.
+    return Outer(signals.new_ones(len(signals), 1, 1), signals, call=seen.call)
 
 
 def _conv(seen: Seen) -> Term:
@@ -149,12 +169,12 @@ _KNOWN: dict[tuple[Any, str], Callable[[Seen], Term]] = {
     (nn.BatchNorm2d.forward, "weight"): _BATCH_NORM,
     (nn.BatchNorm2d.forward, "bias"): _channels_bias,
 }
-for _kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+for _kind in CONVOLUTIONS:
     _KNOWN[_kind.forward, "weight"] = _conv
     _KNOWN[_kind.forward, "bias"] = _channels_bias
 
 
-def known_uses(network: nn.Module, parameters: dict[str, nn.Parameter]) -> dict[str, list[Use]]:
+def known_uses(network: nn.Module, parameters: dict[str, Tensor]) -> dict[str, list[Use]]:
     """Return, by parameter name, the layers that own the parameter, where the formula knows all of them."""
     names = {id(parameter): name for name, parameter in parameters.items()}
     uses: dict[str, list[Use]] = {name: [] for name in parameters}
@@ -223,8 +243,9 @@ def signals(calls: list[Call], outputs: Tensor, cotangents: Iterator[Tensor], co
             call.module,
             call.inputs.to(signal.dtype) if call.inputs.is_floating_point() else call.inputs,
             signal,
+            number,
         )
-        for call, signal in zip(calls, found, strict=True)
+        for number, (call, signal) in enumerate(zip(calls, found, strict=True))
     ]
 
 

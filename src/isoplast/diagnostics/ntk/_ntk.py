@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics.ntk._exact import kernel
+from isoplast.diagnostics._outputs import are_classes, check_outputs
+from isoplast.diagnostics.ntk._exact import Misfit, kernel
 from isoplast.diagnostics.ntk._free import Products
-from isoplast.diagnostics.ntk._plan import Plan, check_outputs, plan
+from isoplast.diagnostics.ntk._plan import Plan, plan
 from isoplast.diagnostics.ntk._result import NTK, estimated, exact, nothing
 from isoplast.model import (
     differentiable_kernels,
@@ -19,9 +21,13 @@ from isoplast.model import (
     outputs,
     preserve_state,
     refuse_scripted,
+    replaced,
     sample_count,
     usable,
 )
+
+# Activations that a graph of gradients keeps, relative to one of outputs.
+_TWICE = 8
 
 METHODS = ("auto", "layers", "samples", "lanczos")
 
@@ -58,7 +64,7 @@ def ntk(
 
     Args:
         model: any module whose outputs are one tensor (n, ...), C numbers per sample.
-        inputs: n samples: a tensor, or a tuple or dict of tensors, with the samples in front.
+        inputs: n samples: a tensor, or a tuple or mapping of tensors, with the samples in front.
         centred: project the mean over the last output dimension out of K. The gradient of a cross-entropy
             has no part along it. Needs at least two outputs.
         biases: whether parameters with "bias" in their own name count. Without them K of a deep orthogonal
@@ -99,9 +105,16 @@ def ntk(
         raise IsoplastError(f"steps={steps}, probes={probes}: lanczos needs at least 2 steps and 1 probe")
     inputs = usable(inputs)
     samples = sample_count(inputs)
-    with preserve_state(model) as network, differentiable_kernels(network), torch.enable_grad():
+    with (
+        preserve_state(model) as network,
+        differentiable_kernels(network),
+        torch.enable_grad(),
+        contextlib.ExitStack() as stack,
+    ):
         refuse_scripted(network)
-        parameters = _parameters(network, biases)
+        # Stand-ins, so that the hooks of the parameters themselves are not called.
+        parameters = {name: p.detach().requires_grad_() for name, p in _parameters(network, biases).items()}
+        stack.enter_context(replaced(network, parameters))
         with torch.no_grad():
             values = outputs(network, inputs)
         check_outputs(network, values, inputs)
@@ -121,13 +134,26 @@ def ntk(
         bad = _non_finite(network, values)
         if bad:
             return nothing(bad, method, facts)
-        how = plan(network, inputs, parameters, method)
         if method == "lanczos":
-            block = max(1, min(samples, memory_limit // max(1, 2 * how.per_sample)))
+            how = plan(network, inputs, parameters, method)
+            block = max(1, min(samples, memory_limit // max(1, _TWICE * how.activations)))
             product = Products(network, inputs, parameters, block)
             return estimated(product, values, basis, gradient, (steps, probes, seed), facts)
-        matrix = kernel(network, inputs, how, how.block_size(samples, memory_limit))
+        how, matrix = _whole(network, inputs, parameters, method, memory_limit)
     return exact(matrix, basis, gradient, _description(how), facts)
+
+
+def _whole(
+    network: nn.Module, inputs: Any, parameters: dict[str, Tensor], method: str, limit: int
+) -> tuple[Plan, Tensor]:
+    """The matrix, with the plan that it was computed by."""
+    without: set[str] = set()
+    while True:
+        how = plan(network, inputs, parameters, method, without)
+        try:
+            return how, kernel(network, inputs, how, how.block_size(sample_count(inputs), limit))
+        except Misfit as misfit:
+            without |= misfit.names
 
 
 def _parameters(network: nn.Module, biases: bool) -> dict[str, nn.Parameter]:
@@ -147,18 +173,10 @@ def _parameters(network: nn.Module, biases: bool) -> dict[str, nn.Parameter]:
 def _gradient(values: Tensor, targets: Tensor) -> Tensor:
     """Return the gradient (n, C) of the summed loss by the outputs, in float64."""
     values, targets = values.double(), targets.to(values.device)
-    if targets.is_floating_point() and targets.shape == values.shape:
-        return (values - targets.double()).reshape(len(values), -1)
-    if targets.is_floating_point() or values.dim() < 2 or targets.shape != values.shape[:-1]:
-        raise IsoplastError(
-            f"targets of {targets.dtype} {tuple(targets.shape)} do not fit outputs {tuple(values.shape)}: "
-            f"give class numbers of shape {tuple(values.shape[:-1])} or numbers of the outputs' shape"
-        )
+    if not are_classes(targets, tuple(values.shape)):
+        return (values - targets.double().view_as(values)).reshape(len(values), -1)
     counted = targets != -100
-    classes = values.shape[-1]
-    if bool(((targets < 0) | (targets >= classes))[counted].any()):
-        raise IsoplastError(f"targets hold classes outside 0..{classes - 1}, the outputs of the model")
-    hot = F.one_hot(targets.where(counted, 0), classes)
+    hot = F.one_hot(targets.where(counted, 0), values.shape[-1])
     return ((values.softmax(-1) - hot) * counted.unsqueeze(-1)).reshape(len(values), -1)
 
 

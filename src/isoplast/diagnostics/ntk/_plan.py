@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
+from isoplast.diagnostics._linear import Linearised
+from isoplast.diagnostics._outputs import check_outputs
+from isoplast.diagnostics.ntk._gram import CHUNK
 from isoplast.diagnostics.ntk._layers import Call, Seen, Use, known_uses, recorded, signals, term
-from isoplast.diagnostics.ntk._terms import CHUNK, Explicit, Outer
-from isoplast.model import outputs, refuse_batch_statistics, sample_count, take_samples
+from isoplast.diagnostics.ntk._terms import Explicit, Outer, Term, agree, whole_norm
+from isoplast.model import outputs, sample_count, take_samples
+
+# Bytes for the derivatives of a pass: part of what is counted as chunks in float64.
+_PASS = 2 * 8 * CHUNK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +29,20 @@ class Plan:
     Attributes:
         layered: parameters served by the layer-wise formula, with their layers.
         sampled: parameters that need gradients sample by sample.
+        parameters: all of them.
         outputs: C, the number of outputs of a sample.
-        per_sample: bytes that one more sample in a block takes at most.
+        activations: bytes that the graph of one more sample keeps.
+        held: bytes of gradients that one more sample in a block takes.
+        passing: bytes that one more sample takes while it is differentiated.
     """
 
     layered: dict[str, list[Use]]
-    sampled: dict[str, nn.Parameter]
+    sampled: dict[str, Tensor]
+    parameters: dict[str, Tensor]
     outputs: int
-    per_sample: int
+    activations: int
+    held: int
+    passing: int
 
     @property
     def modules(self) -> set[nn.Module]:
@@ -43,19 +55,23 @@ class Plan:
         Raises:
             IsoplastError: if not even one does.
         """
-        fixed = fixed_bytes(samples * self.outputs)
-        if fixed + samples * self.per_sample <= limit:
+        fixed = fixed_bytes(samples * self.outputs) + self.passing
+        if fixed + samples * self.held <= limit:
             return samples
-        size = (limit - fixed) // (2 * self.per_sample)  # every pair of blocks meets
+        size = (limit - fixed) // (2 * max(1, self.held))  # every pair of blocks meets
         if size >= 1:
             return int(size)
-        needed = fixed + 2 * self.per_sample
-        fitting = _largest(limit - 2 * self.per_sample, self.outputs)
+        needed = fixed + 2 * self.held
+        fitting = _largest(limit - needed + fixed_bytes(samples * self.outputs), self.outputs)
         advice = f"take at most {fitting} samples, or" if fitting else "use"
         raise IsoplastError(
             f"memory_limit={limit}: the NTK of {samples} samples x {self.outputs} outputs needs at least "
             f"{needed} bytes ({needed / 2**20:.0f} MiB): raise it, {advice} method='lanczos'"
         )
+
+    def pass_size(self, samples: int) -> int:
+        """Return how many of the samples of a block are differentiated at a time."""
+        return max(1, min(samples, _PASS // max(1, self.passing)))
 
 
 def fixed_bytes(rows: int) -> int:
@@ -69,18 +85,32 @@ def _largest(limit: int, outputs: int) -> int:
     return int(math.sqrt(room) / outputs) if room > 0 else 0
 
 
-def plan(network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter], method: str) -> Plan:
+def plan(
+    network: nn.Module,
+    inputs: Any,
+    parameters: dict[str, Tensor],
+    method: str,
+    without: Collection[str] = (),
+) -> Plan:
     """Compare the layer-wise formula with autograd on up to two samples, parameter by parameter.
 
     Where they differ (a layer used as a function of its weight elsewhere, samples that are not the leading
     dimension, hooks that do something else) the formula does not apply.
+
+    Args:
+        network: in evaluation mode.
+        inputs: a batch of n samples.
+        parameters: those the kernel is about, by name.
+        method: of :func:`ntk`.
+        without: parameters known to have no formula.
 
     Raises:
         IsoplastError: for inputs that do not fit, a network whose samples influence each other, or
             method="layers" where a parameter has no formula.
     """
     few = take_samples(inputs, slice(0, 2))
-    uses = {} if method == "samples" else known_uses(network, parameters)
+    known = {name: parameter for name, parameter in parameters.items() if name not in without}
+    uses = {} if method == "samples" else known_uses(network, known)
     counter = _Saved({parameter.untyped_storage().data_ptr() for parameter in network.parameters()})
     with (
         recorded({use.module for found in uses.values() for use in found}) as calls,
@@ -91,41 +121,21 @@ def plan(network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter], m
     check_outputs(network, found, few)
     width = found[0].numel()
     layered: dict[str, list[Use]] = {}
-    bytes_held = 0
-    if found.requires_grad:
-        layered, bytes_held = _verified(found, calls, uses, parameters, width)
-    sampled = {name: parameter for name, parameter in parameters.items() if name not in layered}
-    if sampled and method == "layers":
-        raise IsoplastError(
-            f"method='layers': no layer-wise formula for {next(iter(sampled))!r}; use method='auto'"
-        )
-    itemsize = found.element_size()
-    bytes_held += width * itemsize * sum(parameter.numel() for parameter in sampled.values())
     activations = counter.bytes // n
-    per_sample = 2 * activations + bytes_held
+    held, passing = 0, 2 * activations
+    if found.requires_grad:
+        layered, held, formed = _verified(found, calls, uses, parameters, width)
+        passing += formed
+    sampled = {name: parameter for name, parameter in parameters.items() if name not in layered}
     if sampled:
-        per_sample += width * activations
-    return Plan(layered, sampled, width, per_sample)
-
-
-def check_outputs(network: nn.Module, found: Tensor, few: Any) -> None:
-    """Refuse outputs without a row per sample, and samples that see each other."""
-    n = sample_count(few)
-    if not found.is_floating_point() or found.dim() == 0 or len(found) != n or found.numel() == 0:
-        raise IsoplastError(
-            f"the model returns {found.dtype} of shape {tuple(found.shape)} for {n} samples: "
-            "it must return numbers with one row per sample"
-        )
-    refuse_batch_statistics(network)
-    if n > 1:
-        with torch.no_grad():
-            alone = outputs(network, take_samples(few, slice(0, 1)))
-        scale = found[:1].detach().norm()
-        # Kernels for other batch sizes round differently; a batch statistic changes far more.
-        if float((alone - found[:1].detach()).norm()) > 10 * torch.finfo(found.dtype).eps ** 0.5 * float(
-            scale
-        ):
-            raise IsoplastError("the outputs of a sample depend on the other samples of its batch")
+        if method == "layers":
+            raise IsoplastError(
+                f"method='layers': no layer-wise formula for {next(iter(sampled))!r}; use method='auto'"
+            )
+        entries = width * found.element_size() * sum(parameter.numel() for parameter in sampled.values())
+        held += entries
+        passing += entries + width * activations
+    return Plan(layered, sampled, parameters, width, activations, held, passing)
 
 
 class _Saved:
@@ -148,43 +158,36 @@ def _verified(
     found: Tensor,
     calls: list[Call],
     uses: dict[str, list[Use]],
-    parameters: dict[str, nn.Parameter],
+    parameters: dict[str, Tensor],
     width: int,
-) -> tuple[dict[str, list[Use]], int]:
-    """Return the parameters whose formula agrees with autograd, and the bytes per sample it holds."""
+) -> tuple[dict[str, list[Use]], int, int]:
+    """Return the parameters whose formula agrees with autograd, and the bytes per sample of all their
+    gradients and of what it takes to form them.
+    """
     n = len(found)
-    strange = {call.module for call in calls if not _fits(call, n)}
+    strange = {call.module for call in calls if not call.fits(n)}
     sound = [call for call in calls if call.module not in strange]
     cotangents = list(_one_sample_each(found))
     seen = signals(sound, found, iter(cotangents), n)
-    tensors = list(parameters.values())
-    truth = [
-        torch.autograd.grad(found, tensors, cotangent, retain_graph=True, allow_unused=True)
-        for cotangent in cotangents
-    ]
+    map_ = Linearised(found, list(parameters.values()))
+    truth = [map_.pull(cotangent) for cotangent in cotangents]
+    wholes = [whole_norm(row) for row in truth]
     layered = {}
-    held = sum(width * one.signals[0, 0].nbytes for one in seen)
+    held: dict[object, int] = {}
     largest = 0
-    for index, (name, parameter) in enumerate(parameters.items()):
+    for index, name in enumerate(parameters):
         users = uses.get(name)
         if users is None or any(use.module in strange for use in users):
             continue
-        exact = [torch.zeros_like(parameter) if row[index] is None else row[index] for row in truth]
-        if _agrees(users, seen, exact):
+        if _agrees(users, seen, [row[index] for row in truth], wholes):
             layered[name] = users
-            size, passing = _bytes(users, seen, width)
-            held += size
-            largest = max(largest, passing)
-    return layered, held + largest
-
-
-def _fits(call: Call, n: int) -> bool:
-    """Whether a call has a whole number of rows per sample, in its inputs as in its outputs."""
-    spatial = getattr(call.module, "kernel_size", None)
-    batched = spatial is None or call.inputs.dim() == len(spatial) + 2
-    return (
-        batched and len(call.shape) > 0 and call.shape[0] % n == 0 and call.inputs.shape[0] == call.shape[0]
-    )
+            one = term(users, seen)
+            if one is not None:
+                sizes, formed = _bytes(name, one, width)
+                held |= sizes
+                largest = max(largest, formed)
+    passing = sum(width * one.signals[0, 0].nbytes for one in seen) + largest
+    return layered, sum(held.values()), passing
 
 
 def _one_sample_each(found: Tensor) -> Iterator[Tensor]:
@@ -197,27 +200,22 @@ def _one_sample_each(found: Tensor) -> Iterator[Tensor]:
         yield cotangent
 
 
-def _agrees(users: list[Use], seen: list[Seen], exact: list[Any]) -> bool:
+def _agrees(users: list[Use], seen: list[Seen], exact: list[Tensor], wholes: list[float]) -> bool:
     one = term(users, seen)
     if one is None:
         return all(not bool(gradient.any()) for gradient in exact)
     gradients = (one.explicit() if isinstance(one, Outer) else one).gradients
-    for index, expected in enumerate(exact):
-        own = gradients[index, index]
-        # Rounding of two ways to add up; a wrong formula is off by its own size.
-        allowed = 10 * torch.finfo(own.dtype).eps ** 0.5 * float(expected.norm())
-        if not float((own - expected.flatten()).norm()) <= allowed:
-            return False
-    return True
+    pairs = enumerate(zip(exact, wholes, strict=True))
+    return all(agree(gradients[i, i], expected, whole) for i, (expected, whole) in pairs)
 
 
-def _bytes(users: list[Use], seen: list[Seen], width: int) -> tuple[int, int]:
-    """Return the bytes per sample of one parameter's gradients: kept, and while they are being made."""
-    one = term(users, seen)
-    if one is None:
-        return 0, 0
+def _bytes(name: str, one: Term, width: int) -> tuple[dict[object, int], int]:
+    """Return the bytes per sample that one parameter's gradients hold, by tensor, and what forms them."""
     if isinstance(one, Explicit):
-        return width * one.gradients[0, 0].nbytes, 0
-    size = one.inputs[0].nbytes + width * one.signals[0, 0].nbytes
+        size = width * one.gradients[0, 0].nbytes
+        return {name: size}, size
+    inputs, signals = one.inputs[0].nbytes, width * one.signals[0, 0].nbytes
     gradients = width * one.signals.shape[3] * one.inputs[0, 0].nbytes
-    return min(size, gradients), size
+    if one.positions > 1 and gradients < inputs + signals:
+        return {name: gradients}, inputs + gradients
+    return {(name, "inputs"): inputs, name if one.call is None else one.call: signals}, inputs

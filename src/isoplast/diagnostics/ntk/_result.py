@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoplast._core.text import text_table
 from isoplast.diagnostics._lanczos import Ritz, lanczos
-from isoplast.diagnostics._result import Result, format_number, text_table, wrapped
+from isoplast.diagnostics._result import Result, format_number, wrapped
+from isoplast.isometry import effective_rank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,11 +171,10 @@ def _spectrum(eigenvalues: Tensor) -> dict[str, float]:
     mean = total / size
     floor = size * torch.finfo(torch.float64).eps * float(eigenvalues[0])
     smallest, alive = float(eigenvalues[-1]), total > 0
-    shares = eigenvalues.clamp(min=0.0) / (total if alive else 1.0)
     return {
         "condition_number": float(eigenvalues[0]) / smallest if smallest > floor else math.inf,
         "participation_rank": total**2 / square if alive else 0.0,
-        "effective_rank": math.exp(float(torch.special.entr(shares).sum())) if alive else 0.0,
+        "effective_rank": float(effective_rank(eigenvalues.clamp(min=0.0))),
         "isotropy_gap": float((eigenvalues / mean - 1).norm()) if alive else math.nan,
         "std": float(eigenvalues.std(correction=0)),
         "mean": mean,
@@ -250,7 +251,6 @@ def _moments(found: Ritz, eps: float) -> tuple[dict[str, Any], dict[str, float]]
     size = found.size
     trace, square = found.trace_of(lambda v: v), found.trace_of(torch.square)
     alive = trace.value > 0
-    plogp = found.trace_of(lambda v: torch.special.entr(v.clamp(min=0.0) / (trace.value if alive else 1.0)))
     mean = trace.value / size
     rank = trace.value**2 / square.value if alive else 0.0
     largest, smallest = found.largest, found.smallest
@@ -258,7 +258,7 @@ def _moments(found: Ritz, eps: float) -> tuple[dict[str, Any], dict[str, float]]
     numbers = {
         "condition_number": largest.value / smallest.value if smallest.value > floor else math.inf,
         "participation_rank": rank,
-        "effective_rank": math.exp(plogp.value) if alive else 0.0,
+        "effective_rank": found.effective_rank(),
         "isotropy_gap": math.sqrt(max(0.0, size**2 / rank - size)) if alive else math.nan,
         "std": math.sqrt(max(0.0, square.value / size - mean**2)),
         "mean": mean,

@@ -7,23 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics.ntk._terms import Explicit
-from isoplast.model import outputs, sample_count, take_samples
-
-
-def applied(network: nn.Module, parameters: dict[str, Tensor], inputs: Any) -> Tensor:
-    """Return the outputs of the network with some of its parameters replaced."""
-    args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, dict) else (inputs,)
-    kwargs = inputs if isinstance(inputs, dict) else {}
-    found = functional_call(network, parameters, args, kwargs)
-    return getattr(found, "logits", found)  # type: ignore[no-any-return]
+from isoplast.model import applied, dense, outputs, sample_count, take_samples
 
 
 def sample_gradients(
-    network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter], chunk: int
+    network: nn.Module, inputs: Any, parameters: dict[str, Tensor], chunk: int
 ) -> dict[str, Explicit]:
     """Return the gradients of every output of every sample, by parameter.
 
@@ -42,12 +35,13 @@ def sample_gradients(
         return _vectorised(network, inputs, parameters, chunk)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError:  # what vmap raises for code that depends on values, draws numbers, works in place
+    # What vmap raises for code that depends on values, draws numbers, works in place.
+    except (RuntimeError, IsoplastError):
         return _looped(network, inputs, parameters)
 
 
 def _vectorised(
-    network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter], chunk: int
+    network: nn.Module, inputs: Any, parameters: dict[str, Tensor], chunk: int
 ) -> dict[str, Explicit]:
     n = sample_count(inputs)
     leaves, spec = tree_flatten(inputs)
@@ -65,17 +59,20 @@ def _vectorised(
     return {name: Explicit(gradient.reshape(n, gradient.shape[1], -1)) for name, gradient in found.items()}
 
 
-def _looped(network: nn.Module, inputs: Any, parameters: dict[str, nn.Parameter]) -> dict[str, Explicit]:
+def _looped(network: nn.Module, inputs: Any, parameters: dict[str, Tensor]) -> dict[str, Explicit]:
     found: dict[str, list[Tensor]] = {name: [] for name in parameters}
     for index in range(sample_count(inputs)):
         values = outputs(network, take_samples(inputs, slice(index, index + 1))).flatten()
-        gradients = [
-            torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
-            for value in values
-        ]
+        gradients = [_gradients(value, parameters) for value in values]
         for name, parameter, column in zip(
             parameters, parameters.values(), zip(*gradients, strict=True), strict=True
         ):
-            rows = [torch.zeros_like(parameter) if g is None else g for g in column]
+            rows = [torch.zeros_like(parameter) if g is None else dense(g) for g in column]
             found[name].append(torch.stack(rows).flatten(1))
     return {name: Explicit(torch.stack(samples)) for name, samples in found.items()}
+
+
+def _gradients(value: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor | None, ...]:
+    if not value.requires_grad:  # a sample that no trainable parameter has to do with
+        return (None,) * len(parameters)
+    return torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Result, format_number, text_table, wrapped
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Result, format_number, wrapped
 from isoplast.diagnostics._student import interval
 from isoplast.diagnostics.plasticity._probe import MakeOptimizer, Probe, Problems, Task, seed_generators
 from isoplast.model import clone, freshly_made, preserve_state, redrawn, usable
@@ -181,7 +182,7 @@ def plasticity(
 
     Args:
         model: any module whose output is one tensor; compiled or data-parallel ones are unwrapped.
-        inputs: a tensor (n, ...), or a tuple or dict of such, on the model's device; a `task` of your own
+        inputs: a tensor (n, ...), or a tuple or mapping of such, on the model's device; a `task` of your own
             brings its own.
         tasks: number of tasks, >= 1; 2 for an interval.
         steps: the budget, >= 1 optimizer steps per task.

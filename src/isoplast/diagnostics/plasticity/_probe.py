@@ -15,7 +15,18 @@ from torch.optim import Optimizer
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._result import format_number
 from isoplast.diagnostics.loss._objective import finite
-from isoplast.model import clone, copy_optimizer, outputs, parameter_pairs, sample_count, take_samples, usable
+from isoplast.model import (
+    clone,
+    copy_optimizer,
+    dense,
+    outputs,
+    parameter_names,
+    parameter_pairs,
+    refuse_made_late,
+    sample_count,
+    take_samples,
+    usable,
+)
 
 Loss = Callable[[Tensor, Any], Tensor]
 Task = Callable[[int], tuple[Any, Any, Loss]]
@@ -125,7 +136,9 @@ class Probe:
             network.train()
         training = [module for module in network.modules() if module.training]
         seed_generators(network, seed)
+        names = parameter_names(network)
         found = [_loss(network, optimizer, training, problem)]
+        refuse_made_late(network, names)
         for step, rows in enumerate(problem.batches, 1):
             _step(network, optimizer, problem, rows)
             if step in self._at:
@@ -142,6 +155,8 @@ class Probe:
             raise IsoplastError(f"{type(network).__name__} has no trainable parameter: nothing to probe")
         if self._optimizer is not None:
             return self._optimizer(parameters)
+        for parameter in parameters:  # of the copy: Adam takes no sparse gradients
+            parameter.register_post_accumulate_grad_hook(_densify)  # type: ignore[no-untyped-call]
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         return torch.optim.Adam(parameters, lr=self._lr, fused=fused)
 
@@ -152,6 +167,11 @@ class Probe:
             rate = format_number(float(self._optimizer.param_groups[0]["lr"]))
             return f"{type(self._optimizer).__name__} at lr {rate} (state: {state})"
         return "the user's optimizer"
+
+
+def _densify(parameter: Tensor) -> None:
+    if parameter.grad is not None:
+        parameter.grad = dense(parameter.grad)
 
 
 def _step(network: nn.Module, optimizer: Optimizer, problem: Problem, rows: Tensor | None) -> None:

@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
+from isoplast.diagnostics._lanczos import lanczos
+from isoplast.model import preserve_state
 
 Pair = tuple[int, int]
+_PRECISION = 1e-8  # of the largest value, at which the iteration stops
 _MODES = ("zeros", "circular", "reflect", "replicate")
 
 
@@ -148,7 +151,8 @@ def conv_singular_values(
     """
     with torch.no_grad():
         if isinstance(layer, nn.Conv2d):
-            geometry = _of_layer(layer, _pair(input_size))
+            with preserve_state(layer, runs=False):
+                geometry = _of_layer(layer, _pair(input_size))
         else:
             taps, spread = layer.shape[-2:], _pair(dilation)
             half = (spread[0] * (taps[0] - 1) // 2, spread[1] * (taps[1] - 1) // 2)
@@ -236,24 +240,21 @@ def _lanczos(geometry: _Geometry, steps: int) -> ConvSpectrum:
         mapped = forward(adjoint(image)) if rows_side else adjoint(forward(image))
         return mapped.flatten()
 
-    generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(_count(shape), dtype=torch.float64, generator=generator).to(geometry.kernel.device)
-    basis = [vector / vector.norm()]
-    diagonal: list[float] = []
-    beside: list[float] = []
-    while True:
-        vector = gram(basis[-1])
-        diagonal.append(float(vector @ basis[-1]))
-        stacked = torch.stack(basis)
-        for _ in range(2):  # twice is enough for orthogonality to rounding
-            vector = vector - stacked.t() @ (stacked @ vector)
-        rest = float(vector.norm())
-        values, bound = _ritz(diagonal, beside, rest)
-        finished = len(basis) in (steps, len(vector)) or rest < 1e-14 * diagonal[0]
-        if finished or bound < 1e-8 * values[0]:
-            return ConvSpectrum(values, complete=False, error=bound)
-        beside.append(rest)
-        basis.append(vector / rest)
+    def precise(values: Tensor, residuals: Tensor) -> bool:
+        extremes, error = _extremes(values, residuals)
+        return error < _PRECISION * float(extremes[0])
+
+    found = lanczos(gram, _count(shape), steps=steps, device=geometry.kernel.device, until=precise)
+    extremes, error = _extremes(found.values[0], found.residuals[0])
+    return ConvSpectrum(extremes, complete=False, error=error)
+
+
+def _extremes(values: Tensor, residuals: Tensor) -> tuple[Tensor, float]:
+    """Largest and smallest singular value by the Ritz values of their squares, and a bound on their error."""
+    extremes, residuals = values[[0, -1]].clamp(min=0.0).sqrt(), residuals[[0, -1]]
+    # |sigma - s| = |sigma^2 - s^2| / (sigma + s), and never more than the root of the residual.
+    errors = torch.minimum(residuals / extremes.clamp(min=1e-300), residuals.sqrt())
+    return extremes, float(errors.max())
 
 
 def _operator(
@@ -265,21 +266,3 @@ def _operator(
     pull_back = torch.func.vjp(geometry.apply, zero)[1]
     outputs = (geometry.kernel.shape[0], *geometry.output_size)
     return geometry.apply, lambda image: pull_back(image)[0], inputs, outputs
-
-
-def _ritz(diagonal: list[float], beside: list[float], rest: float) -> tuple[Tensor, float]:
-    """Return largest and smallest singular value of the tridiagonal matrix and a bound on their error.
-
-    A Ritz value lies within the residual, rest times the last entry of its vector, of an eigenvalue;
-    for singular values that is divided by their sum, at least the largest one for the upper end.
-    """
-    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    if beside:
-        off = torch.tensor(beside, dtype=torch.float64)
-        matrix = matrix + torch.diag(off, 1) + torch.diag(off, -1)
-    eigenvalues, vectors = torch.linalg.eigh(matrix)
-    extremes = eigenvalues[[-1, 0]].clamp(min=0.0).sqrt()
-    residuals = rest * vectors[-1, [-1, 0]].abs()
-    # |sigma - s| = |sigma^2 - s^2| / (sigma + s), and never more than the root of the residual.
-    errors = torch.minimum(residuals / extremes.clamp(min=1e-300), residuals.sqrt())
-    return extremes, float(errors.max())

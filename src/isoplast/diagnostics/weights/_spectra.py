@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.diagnostics._result import Layers, Result, format_number, layer_table, wrapped
+from isoplast._core.text import text_table
+from isoplast.diagnostics._result import Layers, Result, format_number, wrapped
 from isoplast.diagnostics.health._findings import weight_findings
 from isoplast.diagnostics.weights._convolutions import conv_singular_values
 from isoplast.isometry import effective_rank, effective_rank_energy, singular_values, stable_rank, working
@@ -90,11 +91,18 @@ class WeightSpectra(Layers[LayerSpectrum], Result):
             of weights alone.
         finite: whether every weight is.
         left_out: why other parameters with two or more dimensions have no spectrum here, by name.
+        doubts: by layer, why a weight that counts as one matrix may hold several.
     """
 
-    def __init__(self, layers: Mapping[str, LayerSpectrum], left_out: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, LayerSpectrum],
+        left_out: Mapping[str, str],
+        doubts: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(layers)
         self.left_out = dict(left_out)
+        self.doubts = dict(doubts or {})
         ones = list(layers.values())
         counts = torch.tensor([float(math.prod(one.singular_values.shape)) for one in ones]).double()
         share = counts / counts.sum()
@@ -141,12 +149,12 @@ class WeightSpectra(Layers[LayerSpectrum], Result):
     def __str__(self) -> str:
         header = ("layer", "shape", "min", "mean", "max", "cond", "eff rank", "|Gram-I|")
         rows = [(name, "x".join(map(str, one.shape)), *_cells(one)) for name, one in self.items()]
-        lines = [layer_table(header, [*rows, ("all", "", *_cells(self))])]
+        lines = [text_table(header, [*rows, ("all", "", *_cells(self))], width=80)]
         lines.append(
             f"product of the norms {format_number(self.lipschitz_bound)} "
             "(a Lipschitz bound of a chain without shortcuts)"
         )
-        lines += [f"{name}: {reason}" for name, reason in self.unhealthy.items()]
+        lines += [f"{name}: {reason}" for name, reason in (*self.doubts.items(), *self.unhealthy.items())]
         return wrapped("\n".join(lines))
 
     __repr__ = __str__
@@ -171,9 +179,16 @@ def weight_spectra(
 
     Linear layers, convolutions, recurrent and attention projections count; embeddings, normalisations,
     biases and depthwise kernels do not. A fused q, k, v projection is three matrices, the gates of a
-    recurrent layer are one each, a grouped convolution is a block-diagonal one. Isometric and parametrised
-    layers show the weight they apply, tied weights appear once. Layers of equal shape share one call of
-    ``torch.linalg.svdvals``, in float32 (float64 for float64 weights).
+    recurrent layer and stacked experts are one each, a grouped convolution is a block-diagonal one. Isometric
+    and parametrised layers show the weight they apply, tied weights appear once. Layers of equal shape share
+    one call of ``torch.linalg.svdvals``, in float32 (float64 for float64 weights). Weights that are sharded
+    over processes are put together first: call it on all of them.
+
+    A state dict gives the same numbers as its module where names and shapes tell what a tensor is. They do
+    not tell the groups and strides of a convolution, how many heads are interleaved in a fused projection
+    (`WeightSpectra.doubts` names those that count as one matrix), which parameters are marked
+    ``_no_weight_decay``, a table of unusual name or a linear layer that is named like a table and has no
+    bias; nor do they tell an orthogonal parametrisation or a bilinear form.
 
     Args:
         model: any module, or a state dict, whose layers are told apart by their names and shapes.
@@ -205,7 +220,7 @@ def weight_spectra(
     if isinstance(model, torch.jit.ScriptModule):
         model = model.state_dict()  # its layers are no longer what they were
     if isinstance(model, nn.Module):
-        with preserve_state(model) as network, torch.no_grad():
+        with preserve_state(model, runs=conv == "operator") as network, torch.no_grad():
             matrices, left_out = matrices_of_module(network)
             start = _initial(initial, network)
             sizes = _image_sizes(network, input_size, inputs) if conv == "operator" else {}
@@ -222,7 +237,7 @@ def _initial(initial: nn.Module | Mapping[str, Any] | None, network: nn.Module |
     if initial is None:
         return {}
     if isinstance(initial, nn.Module):
-        with preserve_state(initial) as start:
+        with preserve_state(initial, runs=False) as start:
             return {one.name: one.blocks for one in matrices_of_module(start)[0]}
     if network is None:
         return {one.name: one.blocks for one in matrices_of_state(initial)[0]}
@@ -257,7 +272,8 @@ def _summarise(
         most = max(1, _STACK // group[0].blocks.numel())
         for i in range(0, len(group), most):
             found |= _of_group(group[i : i + most], initial)
-    return WeightSpectra({one.name: found[one.name] for one in matrices}, left_out)
+    doubts = {one.name: one.doubt for one in matrices if one.doubt}
+    return WeightSpectra({one.name: found[one.name] for one in matrices}, left_out, doubts)
 
 
 def _of_group(group: list[Matrix], initial: dict[str, Tensor]) -> dict[str, LayerSpectrum]:

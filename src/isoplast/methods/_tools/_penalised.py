@@ -11,14 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.hooks import RemovableHandle
 
-NORMALISATIONS = (
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-)
-"""The layers that set the scale of their output themselves."""
+from isoplast._core.layer_kinds import is_normalisation
 
 
 def affine_names(model: nn.Module) -> set[str]:
@@ -26,7 +19,7 @@ def affine_names(model: nn.Module) -> set[str]:
     return {
         f"{prefix}.{name}".lstrip(".")
         for prefix, module in model.named_modules()
-        if isinstance(module, NORMALISATIONS)
+        if is_normalisation(module)
         for name, _ in module.named_parameters(recurse=False)
     }
 

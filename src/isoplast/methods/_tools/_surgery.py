@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.layer_kinds import LAYERS
 from isoplast.methods._protocol import Method
 from isoplast.model import UnitGroup, feature_dim, graph_of, trace_units
 
-_WIDENED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _OUTPUTS = "outputs of the network"
 
 
 @dataclasses.dataclass(frozen=True)
 class Hidden:
-    """One hidden activation.
+    """One hidden activation: one call of its module.
 
     Args:
-        name: qualified name of its module.
+        name: qualified name of its module, which may serve several layers.
         features: number of features it gets.
         dim: their dimension, from the end.
         calls: how often its module is called in one pass.
@@ -66,13 +66,11 @@ def hidden_activations(method: Method, model: nn.Module) -> list[Hidden]:
             f"method {method.name} found no hidden activation in {type(model).__name__}: "
             "there is nothing it could change"
         )
-    found: dict[tuple[str, int, int], Hidden] = {}
-    for group in groups:
-        for name in group.activations:
-            features, dim = group.size * group.members, _dim(model, group, name)
-            hidden = Hidden(name, features, dim, names.count(name), group)
-            found.setdefault((name, features, dim), hidden)
-    return list(found.values())
+    return [
+        Hidden(name, group.size * group.members, _dim(model, group, name), names.count(name), group)
+        for group in groups
+        for name in group.activations
+    ]
 
 
 def _dim(model: nn.Module, group: UnitGroup, name: str) -> int:
@@ -88,6 +86,17 @@ def own(method: Method, hidden: Hidden) -> Hidden:
             f"{hidden.calls} layers: give each of them a module of its own"
         )
     return hidden
+
+
+def one_dim(method: Method, found: Sequence[Hidden]) -> None:
+    """Raise where one module acts on layers whose features lie in different dimensions."""
+    dims: dict[str, int] = {}
+    for hidden in found:
+        if dims.setdefault(hidden.name, hidden.dim) != hidden.dim:
+            raise IsoplastError(
+                f"method {method.name} acts along the features, and {hidden.name} serves layers whose "
+                "features lie in different dimensions: give each of them a module of its own"
+            )
 
 
 def keeps_width(method: Method, hidden: Hidden, name: str) -> None:
@@ -133,7 +142,7 @@ def readers(method: Method, model: nn.Module, hidden: Hidden) -> list[nn.Module]
     _no_norm_behind(method, model, hidden)
     for slot in group.outgoing:
         layer = model.get_submodule(slot.module)
-        plain = type(layer) in _WIDENED and getattr(layer, "groups", 1) == 1 and slot.dim == 1
+        plain = type(layer) in LAYERS and getattr(layer, "groups", 1) == 1 and slot.dim == 1
         if not plain or slot.parts != 1 or _shared(model, slot.find(model)):
             raise IsoplastError(
                 f"method {method.name} doubles the features behind {hidden.name}, and {slot.module} "
@@ -145,7 +154,8 @@ def readers(method: Method, model: nn.Module, hidden: Hidden) -> list[nn.Module]
 
 def _no_norm_behind(method: Method, model: nn.Module, hidden: Hidden) -> None:
     order = [str(node.target) for node in graph_of(model).nodes if node.op == "call_module"]
-    behind = order[order.index(hidden.name) :]
+    # A module that serves several layers is called behind each of them.
+    behind = order[order.index(hidden.name, order.index(hidden.group.producers[0])) :]
     late = next((slot.module for slot in hidden.group.norms if slot.module in behind), None)
     if late is not None:
         raise IsoplastError(

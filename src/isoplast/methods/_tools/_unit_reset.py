@@ -16,8 +16,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.layer_kinds import LAYERS, is_orthogonal_by_construction
 from isoplast.methods._tools._optimizer_state import memories
-from isoplast.model import LAYERS, Probe, Slot, UnitGroup, feature_dim
+from isoplast.model import Probe, Slot, UnitGroup, feature_dim
 
 _SCALES = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0, "alpha": 0.0}
 
@@ -211,7 +212,7 @@ def _frozen(tensor: Tensor) -> bool:
 
 def _entries(model: nn.Module, slot: Slot) -> Entries:
     module, tensor = model.get_submodule(slot.module), slot.find(model)
-    hard = getattr(tensor, "hard_isometry", False)
+    hard = is_orthogonal_by_construction(tensor)
     if hard or not isinstance(tensor, nn.Parameter) or is_parametrized(module):
         raise IsoplastError(
             f"{slot.module}.{slot.tensor} is computed from other parameters, so its units cannot be reset: "

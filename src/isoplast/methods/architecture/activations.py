@@ -17,6 +17,7 @@ from isoplast.methods._tools._surgery import (
     Hidden,
     hidden_activations,
     keeps_width,
+    one_dim,
     own,
     readers,
     replace_,
@@ -26,9 +27,18 @@ from isoplast.methods._tools._surgery import (
 _CLAIMS = frozenset({"activation"})
 
 
-def _replaced(method: Method, model: nn.Module, make: Callable[[Hidden], nn.Module], name: str) -> nn.Module:
+def _replaced(
+    method: Method,
+    model: nn.Module,
+    make: Callable[[Hidden], nn.Module],
+    name: str,
+    *,
+    along_features: bool = False,
+) -> nn.Module:
     """Replace every hidden activation by one that keeps the number of features."""
     found = hidden_activations(method, model)
+    if along_features:
+        one_dim(method, found)
     for hidden in found:
         keeps_width(method, hidden, name)
     return replace_(model, {model.get_submodule(hidden.name): make(hidden) for hidden in found})
@@ -37,6 +47,7 @@ def _replaced(method: Method, model: nn.Module, make: Callable[[Hidden], nn.Modu
 def _doubled(method: Method, model: nn.Module, make: Callable[[int], nn.Module]) -> nn.Module:
     """Replace every hidden activation by one that doubles the features, and widen what reads them."""
     found = hidden_activations(method, model)
+    one_dim(method, found)
     behind = [layer for hidden in found for layer in readers(method, model, hidden)]
     for layer in dict.fromkeys(behind):
         widen_(layer)
@@ -61,7 +72,6 @@ class CReLU(Method):
     """
 
     name: ClassVar[str] = "crelu"
-    cannot_take: ClassVar[tuple[str, ...]] = ("resnet18",)
     info: ClassVar[MethodInfo] = MethodInfo(
         title="CReLU",
         source="Shang et al., 2016; Abbas et al., arXiv:2303.07507, section 5",
@@ -94,7 +104,6 @@ class Fourier(Method):
     """
 
     name: ClassVar[str] = "fourier"
-    cannot_take: ClassVar[tuple[str, ...]] = ("resnet18",)
     info: ClassVar[MethodInfo] = MethodInfo(
         title="Deep Fourier features",
         source="Lewandowski et al., arXiv:2410.20634, section 4",
@@ -134,7 +143,7 @@ class MaxMin(Method):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Replace the activations in place."""
-        return _replaced(self, model, self._make, "maxmin")
+        return _replaced(self, model, self._make, "maxmin", along_features=True)
 
     def _make(self, hidden: Hidden) -> nn.Module:
         if hidden.features % 2:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.layer_kinds import BATCH_NORMS, INSTANCE_NORMS, NORMALISATIONS
 from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import fraction, positive
 from isoplast.methods._tools._surgery import hidden_activations, own, replace_
-from isoplast.model import BATCH_NORMS, NORMS, feature_dim, graph_of
+from isoplast.model import feature_dim, graph_of
 from isoplast.nn import GPT, Attention, ViT
 
 # (features, their dimension from the end) -> layer
@@ -89,7 +89,6 @@ class BatchNorm(Method):
     """
 
     name: ClassVar[str] = "batchnorm"
-    cannot_take: ClassVar[tuple[str, ...]] = ("vit",)
     info: ClassVar[MethodInfo] = MethodInfo(
         title="BatchNorm",
         source="Ioffe and Szegedy, arXiv:1502.03167, algorithm 1",
@@ -116,7 +115,7 @@ class BatchNorm(Method):
             raise IsoplastError(
                 f"method batchnorm normalises over samples, and {tokens} works on tokens: use layernorm"
             )
-        return _normalized(self, model, lambda module: isinstance(module, _BatchNorm), self._make)
+        return _normalized(self, model, _is_batch_norm, self._make)
 
     def _make(self, features: int, dim: int) -> nn.Module:
         kind = {-1: nn.BatchNorm1d, -2: nn.BatchNorm1d, -3: nn.BatchNorm2d, -4: nn.BatchNorm3d}[dim]
@@ -124,7 +123,12 @@ class BatchNorm(Method):
 
 
 _TOKENS = (Attention, nn.MultiheadAttention, nn.Embedding)
+_ATTENTION = (Attention, nn.MultiheadAttention)
 _DIMS = ((nn.BatchNorm2d, -3), (nn.InstanceNorm2d, -3), (nn.BatchNorm3d, -4), (nn.InstanceNorm3d, -4))
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, BATCH_NORMS) and not isinstance(module, INSTANCE_NORMS)
 
 
 def _is_layer_norm(module: nn.Module) -> bool:
@@ -135,7 +139,7 @@ def _normalized(
     method: Method, model: nn.Module, is_right: Callable[[nn.Module], bool], make: Make
 ) -> nn.Module:
     """Replace the normalisations of another kind, or put new ones where there are none."""
-    present = [module for module in model.modules() if isinstance(module, NORMS)]
+    present = [module for module in model.modules() if isinstance(module, NORMALISATIONS)]
     if present:
         wrong = [module for module in present if not is_right(module)]
         return replace_(model, {module: make(*_width(module)) for module in wrong})

@@ -94,9 +94,8 @@ class CChain(Method):
         state = self.state
         if "next" in state:
             state["seen"] = state.pop("next")
-        state["last"] = with_tensors(
-            lambda t: t.detach().clone(), step.inputs
-        )  # a loop may use its memory again
+        # A copy: the loop may use its memory again.
+        state["last"] = with_tensors(lambda tensor: tensor.detach().clone(), step.inputs)
         if "churn" in state:
             found = {"loss": step.loss.abs(), "churn": state["churn"]}
             means = state.get("means", found)

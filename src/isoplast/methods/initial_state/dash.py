@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.layer_kinds import MAPS
 from isoplast.methods._protocol import MethodInfo, TaskContext, TaskMethod
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import fraction
@@ -75,7 +76,7 @@ class DASH(TaskMethod):
             )
         if self.floor == 1:
             return
-        layers = [m for m in task.model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+        layers = [m for m in task.model.modules() if isinstance(m, MAPS)]
         tied_once = dict.fromkeys(p for layer in layers for p in layer.parameters())
         parameters = [parameter for parameter in tied_once if parameter.requires_grad]
         pulls = self._descent(task, parameters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -12,7 +13,7 @@ from isoplast.methods._protocol import Inputs, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._features import FeatureMethod
-from isoplast.model import head_name
+from isoplast.model import head_names
 
 
 @register
@@ -29,7 +30,8 @@ class FeatureNorm(FeatureMethod):
         strength: lambda, >= 0.
 
     Deviations: the source gives neither the layer nor the reduction nor the strength. Here: the input of the
-    head, the mean over its entries (so that the strength does not depend on the width), and 1e-2.
+    head (the mean over the heads where there are several), the mean over its entries (so that the strength
+    does not depend on the width), and 1e-2.
 
     Reference:
         Lyle et al., "Disentangling the causes of plasticity loss in neural networks", arXiv:2402.18762,
@@ -55,14 +57,16 @@ class FeatureNorm(FeatureMethod):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return the model, if it has a head."""
-        head_name(model)
+        head_names(model)
         return model
 
     def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Watch the input of the head."""
         if self.strength > 0:
-            self.tap([model.get_submodule(head_name(model))])
+            self.tap(model.get_submodule(name) for name in head_names(model))
 
     def penalty(self, model: nn.Module, inputs: Inputs) -> Tensor | None:
         """Return the strength times the mean square of the features."""
-        return None if self.strength == 0 else self.strength * self.features()[0].square().mean()
+        if self.strength == 0:
+            return None
+        return self.strength * torch.stack([features.square().mean() for features in self.features()]).mean()

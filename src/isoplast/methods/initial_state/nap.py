@@ -10,11 +10,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.layer_kinds import is_normalisation
 from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
-from isoplast.methods._tools._penalised import NORMALISATIONS, Frozen, affine_names
-from isoplast.model import head_name
+from isoplast.methods._tools._penalised import Frozen, affine_names
+from isoplast.model import head_names
 
 
 @register
@@ -63,17 +64,17 @@ class NaP(Method):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Freeze gains, offsets and biases of a model that has normalisation layers."""
-        if not any(isinstance(module, NORMALISATIONS) for module in model.modules()):
+        if not any(map(is_normalisation, model.modules())):
             raise IsoplastError(
                 f"method nap needs normalisation layers, and {type(model).__name__} has none: "
                 "choose 'layernorm+nap'"
             )
-        head, affine = head_name(model), affine_names(model)
+        heads, affine = tuple(f"{name}." for name in head_names(model)), affine_names(model)
         self.handles.append(
             Frozen(
                 parameter
                 for name, parameter in model.named_parameters()
-                if name in affine or (name.endswith("bias") and not name.startswith(f"{head}."))
+                if name in affine or (name.endswith("bias") and not name.startswith(heads))
             )
         )
         return model

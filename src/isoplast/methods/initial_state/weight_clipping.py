@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from isoplast._core.layer_kinds import CONVOLUTIONS, MAPS, TRANSPOSED_CONVOLUTIONS
 from isoplast.methods._protocol import Method, MethodInfo, StepContext
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import positive
@@ -64,7 +65,7 @@ class WeightClipping(Method):
 
 
 def _bounds(model: nn.Module, zeta: float) -> list[tuple[Tensor, float]]:
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    layers = [m for m in model.modules() if isinstance(m, MAPS)]
     return [
         (parameter, zeta / math.sqrt(_fan_in(layer)))
         for layer in layers
@@ -76,5 +77,5 @@ def _bounds(model: nn.Module, zeta: float) -> list[tuple[Tensor, float]]:
 def _fan_in(layer: nn.Module) -> int:
     if isinstance(layer, nn.Linear):
         return layer.in_features
-    assert isinstance(layer, nn.modules.conv._ConvNd)
+    assert isinstance(layer, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS)
     return layer.in_channels // layer.groups * math.prod(layer.kernel_size)

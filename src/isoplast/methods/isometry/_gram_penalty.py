@@ -35,14 +35,10 @@ def kept_matrices(model: nn.Module, *, head: bool) -> list[tuple[Tensor, Decisio
 
     Args:
         model: the network.
-        head: whether its last linear layer counts.
+        head: whether its output layers count.
     """
     decisions = [d for d in decide(model) if d.isometric and (head or d.role != "head")]
-    return [
-        (view, d)
-        for d in decisions
-        for view in matrix_views(d.parameter, batch_dims=d.batch_dims, split=d.split)
-    ]
+    return [(view, d) for d in decisions for view in matrix_views(d.parameter, **d.layout)]
 
 
 class _GramPenalty(torch.autograd.Function):

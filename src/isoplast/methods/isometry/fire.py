@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from isoplast.isometry import newton_schulz
+from isoplast.isometry import matrix_views, newton_schulz
 from isoplast.methods._protocol import MethodInfo, TaskContext, TaskMethod
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.model import Decision, decide
-
-_QUERY_OR_KEY = re.compile(r"(^|[._])(q|k|query|key)(_proj|_lin)?[._]weight$", re.IGNORECASE)
 
 
 @register
@@ -79,7 +76,7 @@ class Fire(TaskMethod):
             queries_and_keys = _queries_and_keys(kept)
             if queries_and_keys:
                 return queries_and_keys
-        return [block for d in kept for block in _row_blocks(d)]
+        return [matrix for d in kept for matrix in _matrices(d)]
 
     def _projected(self, weight: Tensor) -> Tensor:
         taps = weight[0, 0].numel()
@@ -89,10 +86,13 @@ class Fire(TaskMethod):
         return (scale * newton_schulz(matrices, self.iterations)).movedim(0, -1).reshape(weight.shape)
 
 
-def _row_blocks(decision: Decision) -> list[Tensor]:
-    """The matrices or kernels that a parameter's rows hold."""
-    parameter, split = decision.parameter.detach(), decision.split
-    return list(parameter.chunk(split) if isinstance(split, int) else torch.split(parameter, list(split)))
+def _matrices(decision: Decision) -> list[Tensor]:
+    """The matrices that a parameter holds, or the kernels of a convolution's groups: views of it."""
+    parameter = decision.parameter.detach()
+    if parameter.ndim - decision.batch_dims > 2:
+        return list(parameter.chunk(decision.split))  # type: ignore[arg-type]
+    views = matrix_views(parameter, **decision.layout)
+    return [matrix for view in views for matrix in view.reshape(-1, *view.shape[-2:])]
 
 
 def _queries_and_keys(kept: list[Decision]) -> list[Tensor]:
@@ -102,11 +102,10 @@ def _queries_and_keys(kept: list[Decision]) -> list[Tensor]:
     """
     owners: dict[str, list[tuple[str, Tensor]]] = {}
     for decision in kept:
-        found = owners.setdefault(decision.name.removesuffix(".weight").rpartition(".")[0], [])
-        blocks, named = _row_blocks(decision), _QUERY_OR_KEY.search(decision.name)
-        if named:
-            found += [(named[2][0].lower(), block) for block in blocks]
-        elif "named like a fused projection" in decision.reason or "fused q, k, v" in decision.reason:
-            found += zip("kv" if len(blocks) == 2 else "qkv", blocks, strict=True)
+        matrices = _matrices(decision)
+        if len(matrices) == len(decision.parts):
+            found = owners.setdefault(decision.name.removesuffix(".weight").rpartition(".")[0], [])
+            # "q" is a whole projection, "q0" that of one head.
+            found += zip((part.rstrip("0123456789") for part in decision.parts), matrices, strict=True)
     both = [found for found in owners.values() if {"q", "k"} <= {role for role, _ in found}]
-    return [block for found in both for role, block in found if role != "v"]
+    return [matrix for found in both for role, matrix in found if role in ("q", "k")]

@@ -8,12 +8,11 @@ from typing import ClassVar
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from isoplast._core.layer_kinds import LAYERS
 from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._hidden_layers import hidden_layers
-
-_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @register
@@ -54,6 +53,6 @@ class SpectralNorm(Method):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Normalise the hidden layers in place."""
-        for layer in hidden_layers(self, model, _KINDS).values():
+        for layer in hidden_layers(self, model, LAYERS).values():
             parametrizations.spectral_norm(layer, n_power_iterations=self.iterations)
         return model

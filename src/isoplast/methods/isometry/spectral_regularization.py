@@ -108,5 +108,5 @@ def _matrices(decision: Decision) -> list[tuple[str, Tensor]]:
     """The stacks of matrices of a parameter under isometry, each with a name of its own."""
     if not decision.isometric:
         return []
-    views = matrix_views(decision.parameter, batch_dims=decision.batch_dims, split=decision.split)
+    views = matrix_views(decision.parameter, **decision.layout)
     return [(f"{decision.name}:{index}", view) for index, view in enumerate(views)]

@@ -14,7 +14,7 @@ from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least
 from isoplast.methods._tools._execution import last_layers, names_within
 from isoplast.methods._tools._fresh import drawn, forget, prepare_to_draw, put, tensors
-from isoplast.model import head_name
+from isoplast.model import head_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,8 @@ class HeadReset(_Reset):
     All other weights are left alone. The optimizer's state of the head starts anew with it; a frozen head
     stays frozen.
 
-    The head is the module `head` of the network, else its last linear layer.
+    Heads are the output layers that `isoplast.param_groups` finds: a module called `head` with all that is in
+    it, the last layers of an actor and a critic, else the last layer.
 
     Deviations: the source resets every 20 000 updates (SPR on Atari), here where tasks begin.
 
@@ -67,7 +68,7 @@ class HeadReset(_Reset):
 
     def reset_names(self, model: nn.Module) -> Iterable[str]:
         """Names of all tensors of the head."""
-        return names_within(model, [head_name(model)])
+        return names_within(model, head_names(model))
 
 
 @register

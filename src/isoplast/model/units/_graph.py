@@ -12,11 +12,10 @@ import torch.fx
 from torch import nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.model.units._groups import LAYERS, NORMS
-from isoplast.model.units._layout import ACTIVATION_MODULES
+from isoplast._core.layer_kinds import ACTIVATION_MODULES, LAYERS, NORMALISATIONS
 from isoplast.nn import Attention
 
-_LEAVES = (*LAYERS, *NORMS, *ACTIVATION_MODULES, Attention)
+_LEAVES = (*LAYERS, *NORMALISATIONS, *ACTIVATION_MODULES, Attention)
 
 
 def graph_of(model: nn.Module) -> torch.fx.Graph:

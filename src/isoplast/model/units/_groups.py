@@ -9,12 +9,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.layer_kinds import BATCH_NORMS, CONVOLUTIONS
 from isoplast.model._preserve_state import unwrap
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-LAYERS = (nn.Linear, *CONVOLUTIONS)
-BATCH_NORMS = nn.modules.batchnorm._NormBase
-NORMS = (BATCH_NORMS, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,41 +6,6 @@ import dataclasses
 from typing import Any
 
 import torch.fx
-from torch import nn
-
-from isoplast.nn import AdaLin, CReLU, FourierFeatures, GroupSort, IntervalDropout, SmoothLeaky
-
-# fmt: off
-ACTIVATION_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.Softsign,
-    nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold,
-    CReLU, FourierFeatures, GroupSort, SmoothLeaky, AdaLin, IntervalDropout,
-)
-ACTIVATIONS = {
-    "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "rrelu", "elu", "elu_", "celu", "selu", "gelu",
-    "silu", "mish", "sigmoid", "logsigmoid", "tanh", "hardtanh", "hardsigmoid", "hardswish", "softplus",
-    "softsign", "sin", "cos", "abs", "square", "clamp", "clamp_min", "clip", "threshold",
-}
-POOLS = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
-)
-PASSING_MODULES = (
-    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-    nn.FeatureAlphaDropout, nn.Upsample, nn.ZeroPad2d, *POOLS,
-)
-PASSING = {
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "contiguous", "clone", "to", "float",
-    "double", "half", "bfloat16", "type_as", "neg", "interpolate", "max_pool1d", "max_pool2d", "max_pool3d",
-    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-}
-SUMS = {"add", "add_", "iadd", "sub", "sub_", "isub"}
-PRODUCTS = {"mul", "mul_", "imul", "truediv", "div", "div_", "itruediv"}
-SIZES = {"size", "dim", "getattr", "numel", "ndimension"}
-# fmt: on
 
 
 class Untraceable(Exception):
@@ -132,11 +97,6 @@ class Layout:
         if first is None or second is None:
             raise Untraceable("transpose moves dimensions that are not known")
         return dataclasses.replace(self, dim={first: second, second: first}.get(self.dim, self.dim))
-
-
-def function_name(target: Any) -> str:
-    """The name of a function or method in a graph, as in torch's documentation."""
-    return target if isinstance(target, str) else str(getattr(target, "__name__", target))
 
 
 def arguments(node: torch.fx.Node, *wanted: tuple[str, Any]) -> list[Any]:

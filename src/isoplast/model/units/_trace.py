@@ -15,11 +15,23 @@ from typing import Any
 import torch.fx
 from torch import nn
 
-from isoplast.model.units._graph import graph_of
-from isoplast.model.units._groups import (
+from isoplast._core.layer_kinds import (
     CONVOLUTIONS,
     LAYERS,
-    NORMS,
+    NORMALISATIONS,
+    PASSING_FUNCTIONS,
+    PASSING_MODULES,
+    POOLS,
+    PRODUCTS,
+    RECURRENT,
+    SIZES,
+    SUMS,
+    UNIT_FUNCTIONS,
+    function_name,
+    is_activation,
+)
+from isoplast.model.units._graph import graph_of
+from isoplast.model.units._groups import (
     Probe,
     Slot,
     Units,
@@ -28,28 +40,12 @@ from isoplast.model.units._groups import (
     slots_of_norm,
     slots_of_rows,
 )
-from isoplast.model.units._layout import (
-    ACTIVATION_MODULES,
-    ACTIVATIONS,
-    PASSING,
-    PASSING_MODULES,
-    POOLS,
-    PRODUCTS,
-    SIZES,
-    SUMS,
-    Layout,
-    Untraceable,
-    arguments,
-    function_name,
-    keeps_batch,
-    picks_position,
-)
+from isoplast.model.units._layout import Layout, Untraceable, arguments, keeps_batch, picks_position
 from isoplast.model.units._sets import Forest, UnitSet
 from isoplast.nn import AdaLin, Attention, CReLU, FourierFeatures, GroupSort
 
 _FEED_FORWARD = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
-_OPAQUE = (nn.RNNBase, nn.RNNCellBase, nn.Transformer, nn.TransformerEncoder, *_FEED_FORWARD)
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_OPAQUE = (*RECURRENT, nn.Transformer, nn.TransformerEncoder, *_FEED_FORWARD)
 
 
 def follow(model: nn.Module) -> Units:
@@ -129,12 +125,12 @@ class _Follower:
         if layout is None:
             if any(source in self.layouts for source in node.all_input_nodes):
                 raise Untraceable(f"units are not followed through {type(module).__name__} ({name})")
-            if isinstance(module, ACTIVATION_MODULES):
+            if is_activation(module):
                 self.left_out[name] = "what it acts on is not known to come from a layer"
             return None
-        if isinstance(module, ACTIVATION_MODULES):
+        if is_activation(module):
             return self._activation(name, module, layout)
-        if isinstance(module, NORMS):
+        if isinstance(module, NORMALISATIONS):
             return self._norm(name, module, layout)
         if isinstance(module, nn.Flatten):
             return layout.flattened(module.start_dim, module.end_dim)
@@ -143,10 +139,10 @@ class _Follower:
         raise Untraceable(f"units are not followed through {type(module).__name__} ({name})")
 
     def _function(self, node: torch.fx.Node, name: str, layout: Layout) -> Layout:
-        if name in ACTIVATIONS:
+        if name in UNIT_FUNCTIONS:
             self.forest.of(layout).activations.append("")
             return dataclasses.replace(layout, active=True)
-        if name in PASSING and not ("pool" in name and layout.dim == -1):
+        if name in PASSING_FUNCTIONS and not ("pool" in name and layout.dim == -1):
             return layout
         if name in SUMS or name in PRODUCTS:
             return self._combined(node, name in SUMS)
@@ -216,7 +212,7 @@ class _Follower:
                 layout = self._write(f"{own}.linear1", child.linear1)
                 self.forest.of(layout).activations.append("")
                 self._read(f"{own}.linear2", child.linear2, layout)
-            elif isinstance(child, _RECURRENT):
+            elif isinstance(child, RECURRENT):
                 self.left_out[own] = f"its units are inside of {type(child).__name__}"
 
     def _activation(self, name: str, module: nn.Module, layout: Layout) -> Layout:

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from torch import nn
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.layer_kinds import heads
 from isoplast.model._preserve_state import unwrap
-from isoplast.model.units._groups import CONVOLUTIONS, Probe, Slot, UnitGroup, Units
+from isoplast.model.units._groups import Probe, Slot, UnitGroup, Units
 from isoplast.model.units._trace import follow
 
-__all__ = ["Probe", "Slot", "UnitGroup", "Units", "declare_units", "head_name", "trace_units"]
+__all__ = ["Probe", "Slot", "UnitGroup", "Units", "declare_units", "head_name", "head_names", "trace_units"]
 
 DECLARED = "isoplast_units"
 """The attribute of a model that holds the units its user has declared."""
@@ -72,24 +73,38 @@ def declare_units(model: nn.Module, groups: Iterable[UnitGroup]) -> nn.Module:
     return model
 
 
-def head_name(model: nn.Module) -> str:
-    """Return the qualified name of the layer that produces the outputs.
+def head_names(model: nn.Module) -> list[str]:
+    """Return the qualified names of the layers that produce the outputs, several for an actor-critic.
 
-    It is the module `head` if there is one, else the last linear layer (or convolution, without any).
+    A module called `head` counts with all that is in it; see `isoplast._core.layer_kinds.heads`.
 
     Raises:
-        IsoplastError: for a model without such a layer.
+        IsoplastError: for a model without a linear layer or convolution.
+
+    Example:
+        >>> head_names(nn.ModuleDict({"actor": nn.Linear(8, 2), "critic": nn.Linear(8, 1)}))
+        ['actor', 'critic']
+    """
+    model = unwrap(model)
+    found = heads(model)
+    if not found:
+        raise IsoplastError(f"{type(model).__name__} has no linear layer: name its output layer `head`")
+    return [head.name for head in found]
+
+
+def head_name(model: nn.Module) -> str:
+    """Return the qualified name of the one layer that produces the outputs.
+
+    Raises:
+        IsoplastError: for a model without such a layer, or with several: see `head_names`.
 
     Example:
         >>> head_name(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
         '2'
     """
-    model = unwrap(model)
-    if isinstance(getattr(model, "head", None), nn.Module):
-        return "head"
-    kinds: type | tuple[type, ...]
-    for kinds in (nn.Linear, CONVOLUTIONS):
-        names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
-        if names:
-            return str(names[-1])
-    raise IsoplastError(f"{type(model).__name__} has no linear layer: name its output layer `head`")
+    names = head_names(model)
+    if len(names) > 1:
+        raise IsoplastError(
+            f"{type(unwrap(model)).__name__} has several output layers ({', '.join(names)}): use head_names"
+        )
+    return names[0]

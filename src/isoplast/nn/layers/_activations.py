@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.layer_kinds import Activation
 from isoplast.nn.layers._maxmin import maxmin
 
 
@@ -35,7 +36,7 @@ def groupsort(inputs: Tensor, group_size: int, dim: int) -> Tensor:
     return groups.sort(dim, descending=True).values.flatten(dim, dim + 1)
 
 
-class GroupSort(nn.Module):
+class GroupSort(Activation):
     r"""Sort the features inside groups of `group_size`, in descending order.
 
     .. math:: (y_i, y_{i+k}, \dots, y_{i+(g-1)k}) = \text{sort}(x_i, x_{i+k}, \dots, x_{i+(g-1)k}),
@@ -61,8 +62,6 @@ class GroupSort(nn.Module):
     Reference:
         Anil, Lucas and Grosse, "Sorting out Lipschitz function approximation", ICML 2019.
     """
-
-    expansion: ClassVar[int] = 1
 
     def __init__(self, group_size: int, dim: int = -1) -> None:
         super().__init__()
@@ -106,7 +105,7 @@ class MaxMin(GroupSort):
         super().__init__(2, dim)
 
 
-class CReLU(nn.Module):
+class CReLU(Activation):
     r"""Concatenated ReLU: keep both signs.
 
     .. math:: y = [\max(x, 0), \max(-x, 0)]
@@ -140,7 +139,7 @@ class CReLU(nn.Module):
         return f"dim={self.dim}"
 
 
-class FourierFeatures(nn.Module):
+class FourierFeatures(Activation):
     r"""Deep Fourier features: a sine and a cosine of every pre-activation.
 
     .. math:: y = [\sin x, \cos x]
@@ -175,7 +174,7 @@ class FourierFeatures(nn.Module):
         return f"dim={self.dim}"
 
 
-class SmoothLeaky(nn.Module):
+class SmoothLeaky(Activation):
     r"""A leaky rectifier with a smooth bend.
 
     .. math:: y = \alpha x + (1 - \alpha)\, x\, \sigma(c x / p)
@@ -196,8 +195,6 @@ class SmoothLeaky(nn.Module):
         Lillo and Cheney, "Activation function design sustains plasticity in continual learning",
         arXiv:2509.22562, Eq 1.
     """
-
-    expansion: ClassVar[int] = 1
 
     def __init__(self, alpha: float = 0.1, power: float = 3.0, curvature: float = 5.0) -> None:
         super().__init__()
@@ -240,7 +237,7 @@ _BASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], 
 }
 
 
-class AdaLin(nn.Module):
+class AdaLin(Activation):
     r"""Adaptive linearisation: a learned linear path that opens where the unit saturates.
 
     .. math:: y_i = \phi(x_i) + \alpha_i\, x_i\, \text{sg}[g(x_i)], \qquad
@@ -266,8 +263,6 @@ class AdaLin(nn.Module):
         Rohani et al., "Preserving plasticity in continual learning with adaptive linearity injection",
         arXiv:2505.09486, Eq 2.
     """
-
-    expansion: ClassVar[int] = 1
 
     def __init__(self, features: int, base: str = "relu", dim: int = -1) -> None:
         super().__init__()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.layer_kinds import Activation
 
 
-class IntervalDropout(nn.Module):
+class IntervalDropout(Activation):
     r"""ReLU with probability p, min(x, 0) else, drawn for every entry.
 
     .. math:: y = b \max(x, 0) + (1 - b) \min(x, 0), \quad b \sim \mathrm{Bernoulli}(p)
@@ -29,8 +28,6 @@ class IntervalDropout(nn.Module):
     Reference:
         Park et al., "Activation by interval-wise dropout", arXiv:2502.01342.
     """
-
-    expansion: ClassVar[int] = 1
 
     def __init__(self, p: float = 0.9) -> None:
         super().__init__()

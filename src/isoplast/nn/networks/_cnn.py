@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from isoplast.nn.networks._spec import NetSpec, image_shape, positive, register
+from isoplast._core.checks import positive
+from isoplast.nn.networks._spec import LayeredSpec, image_shape, register
 from isoplast.nn.networks._style import Style
 
 _STRIDES = (1, 1, 2)
@@ -52,7 +53,7 @@ class CNN(nn.Module):
 
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CNNSpec(NetSpec):
+class CNNSpec(LayeredSpec):
     """The paper's CNN: three 3 x 3 convolutions (strides 1, 1, 2), two hidden layers and a head.
 
     The paper names neither padding nor pooling; ours pads by one pixel and does not pool.
@@ -73,7 +74,7 @@ class CNNSpec(NetSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "channels", "width")
+        positive(self, f"network {self.name}", "channels", "width")
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> CNN:
         """Return the network for images of any size."""

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from isoplast.nn.networks._spec import NetSpec, positive, register
+from isoplast._core.checks import positive
+from isoplast.nn.networks._spec import LayeredSpec, register
 from isoplast.nn.networks._style import Style
 
 
@@ -40,7 +41,7 @@ class MLP(nn.Module):
 
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MLPSpec(NetSpec):
+class MLPSpec(LayeredSpec):
     """The paper's MLP: `depth` hidden layers of `width` units and a head.
 
     Args:
@@ -60,7 +61,7 @@ class MLPSpec(NetSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "width", "depth")
+        positive(self, f"network {self.name}", "width", "depth")
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> MLP:
         """Return the network; inputs of any shape are flattened."""

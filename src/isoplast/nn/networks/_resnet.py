@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from isoplast.nn.networks._spec import ResidualSpec, image_shape, positive, register
+from isoplast._core.checks import positive
+from isoplast.nn.networks._spec import ResidualSpec, image_shape, register
 from isoplast.nn.networks._style import Style
 
 _STRIDES = (1, 2, 2, 2)
@@ -88,7 +89,7 @@ class ResNet18Spec(ResidualSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "width")
+        positive(self, f"network {self.name}", "width")
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> ResNet18:
         """Return the network for images of any size."""

@@ -9,14 +9,14 @@ from torch import nn
 from isoplast.nn._initialisation import isometric_init_
 from isoplast.nn.layers._isometric import IsometricConv2d, IsometricLinear
 from isoplast.nn.networks._choices import ACTIVATIONS
-from isoplast.nn.networks._spec import NetSpec
+from isoplast.nn.networks._spec import LayeredSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
     """The settings all networks share, as factories of layers."""
 
-    spec: NetSpec
+    spec: LayeredSpec
 
     @property
     def expansion(self) -> int:

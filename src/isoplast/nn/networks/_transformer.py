@@ -7,8 +7,9 @@ import dataclasses
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isoplast._core.checks import positive
 from isoplast._core.errors import IsoplastError
-from isoplast.nn.networks._spec import ResidualSpec, positive
+from isoplast.nn.networks._spec import ResidualSpec
 from isoplast.nn.networks._style import Style
 
 
@@ -32,7 +33,7 @@ class TransformerSpec(ResidualSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "width", "depth", "heads", "mlp_ratio")
+        positive(self, f"network {self.name}", "width", "depth", "heads", "mlp_ratio")
         if self.width % self.heads:
             raise IsoplastError(f"width {self.width} is not a multiple of {self.heads} heads")
         if self.normalization == "batchnorm":

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from isoplast._core.checks import positive
 from isoplast._core.errors import IsoplastError
-from isoplast.nn.networks._spec import image_shape, positive, register
+from isoplast.nn.networks._spec import image_shape, register
 from isoplast.nn.networks._style import Style
 from isoplast.nn.networks._transformer import TransformerSpec
 
@@ -62,7 +63,7 @@ class ViTSpec(TransformerSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "patch")
+        positive(self, f"network {self.name}", "patch")
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> ViT:
         """Return the network for images whose sides are multiples of the patch."""

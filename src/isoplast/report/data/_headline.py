@@ -1,7 +1,7 @@
 """The one sentence on top of the page, said from the data alone.
 
-It speaks of the mean over seeds. What an arm could lose is the margin over chance that it had after the first
-task; the words for its fate are chosen by the fraction of this margin that is left.
+It speaks of the mean over seeds. What a method could lose is the margin over chance that it had after the
+first task; the words for what became of it are chosen by the fraction of this margin that is left.
 """
 
 from __future__ import annotations
@@ -11,53 +11,56 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isoplast.report.data._arms import Arm, Array, over_seeds
+from isoplast.report.data._method_runs import Array, MethodRuns, over_seeds
+from isoplast.report.data._numbers import scores
 
 # Of the margin, at most a tenth left at the end: "falls"; at least four fifths left at all times: "stays".
 _LOST, _KEPT = 0.1, 0.8
 # A margin below 0.05 on the first task is no learning that could be lost.
 _LEARNED = 0.05
-# More arms than these are counted by fate instead of told one by one.
-_TOLD = 5
-# Of those counted together, so many are named.
-_NAMED = 3
+# So many methods are told one by one, in a sentence of at most three lines on a desk; more are counted by
+# what became of them.
+_TOLD, _LONGEST = 5, 330
 _FATES = {
-    "single": "ran one task",
-    "switched": "changed their method on the way",
-    "unlearned": "never learned",
-    "rises": "rose from near chance",
-    "collapses": "lost more than 90 % of it",
-    "declines": "lost part of it",
+    "keeps": "kept 80 % or more{margin}",
+    "declines": "lost part{margin}",
+    "collapses": "lost 90 % or more{margin}",
     "recovers": "dipped and recovered",
-    "keeps": "kept at least 80 % of it throughout",
+    "rises": "rose from near chance",
+    "unlearned": "never learned",
+    "switched": "changed the method on the way",
+    "single": "ran one task",
 }
 
 
-def headline(arms: Sequence[Arm]) -> str:
-    """What became of each arm's ability to learn, in one sentence.
+def headline(results: Sequence[MethodRuns]) -> str:
+    """What became of each method's ability to learn, in one sentence.
 
     Args:
-        arms: at least one with a finished task.
+        results: at least one with a finished task.
 
     Example:
-        "Adam falls from 0.91 to 0.11 within 10 tasks; AdamO stays at 0.85 or above (24 tasks, mean over 2
+        "Adam falls from 0.91 to 0.14 within 10 tasks; AdamO stays at 0.85 or above (24 tasks, mean over 2
         seeds; chance is 0.10)."
     """
-    told = [arm for arm in arms if len(_curve(arm))]
-    body = "; ".join(f"{arm.label} {_fate(arm)}" for arm in told) if len(told) <= _TOLD else _by_fate(told)
-    return f"{body} ({_scope(told)})."
+    one_by_one = "; ".join(f"{result.label} {_told(result)}" for result in results)
+    scope = _scope(results)
+    if len(results) > _TOLD or len(one_by_one) + len(scope) > _LONGEST:
+        return f"{_by_fate(results)}."
+    return f"{one_by_one} ({scope})."
 
 
-def fate(arm: Arm) -> str:
-    """What became of an arm, in one word: a key of `_FATES`."""
-    curve = _curve(arm)
+def fate(result: MethodRuns) -> str:
+    """What became of a method, in one word: a key of `_FATES`."""
+    curve = scores(result).curve
     if len(curve) == 1:
         return "single"
-    if arm.switches:
+    if result.switches:
         return "switched"
-    left, margin = curve - _floor(arm), curve[0] - _floor(arm)
-    if margin < _LEARNED:
-        return "rises" if left[-1] >= _LEARNED else "unlearned"
+    left = _margins(result)
+    margin, enough = left[0], _LEARNED * _unit(result)
+    if margin < enough:
+        return "rises" if left[-1] >= enough else "unlearned"
     if left[-1] <= _LOST * margin:
         return "collapses"
     if left.min() >= _KEPT * margin:
@@ -65,38 +68,47 @@ def fate(arm: Arm) -> str:
     return "declines" if left[-1] < _KEPT * margin else "recovers"
 
 
-def _curve(arm: Arm) -> Array:
-    """Accuracy after each task that was trained on, mean over seeds."""
-    mean, _, _ = over_seeds(arm.accuracy[:, arm.trained])
-    return mean[np.isfinite(mean)]
+def _margins(result: MethodRuns) -> Array:
+    """How much better than chance the scores of the curve are, whichever direction is better."""
+    return result.sign * (scores(result).curve - (0.0 if math.isnan(result.chance) else result.chance))
 
 
-def _floor(arm: Arm) -> float:
-    return 0.0 if math.isnan(arm.chance) else arm.chance
+def _unit(result: MethodRuns) -> float:
+    """What a margin is measured by: 1 for shares, chance itself for errors."""
+    return abs(result.chance) if result.sign < 0 and not math.isnan(result.chance) else 1.0
 
 
-def _fate(arm: Arm) -> str:
-    curve, floor = _curve(arm), _floor(arm)
-    first, last, low = curve[0], curve[-1], curve.min()
-    gone = int(np.argmax(curve - floor <= _LOST * (first - floor))) + 1
+def _told(result: MethodRuns) -> str:
+    reached = scores(result)
+    curve, left = reached.curve, _margins(result)
+    first, last, worst = reached.first.mean, reached.last.mean, reached.worst.mean
+    gone, lowest = int(np.argmax(left <= _LOST * left[0])), int(left.argmin())
+    falls, dips = ("rises", "climbs") if result.sign < 0 else ("falls", "dips")
     return {
         "single": lambda: f"reaches {first:.2f} on its one task",
-        "switched": lambda: _rescue(arm),
-        "unlearned": lambda: f"never gets past {curve.max():.2f}",
-        "rises": lambda: f"rises from {first:.2f} to {last:.2f}",
-        "collapses": lambda: f"falls from {first:.2f} to {last:.2f} within {gone} tasks",
-        "keeps": lambda: f"stays at {low:.2f} or above",
+        "switched": lambda: _rescue(result),
+        "unlearned": lambda: f"never gets past {curve[left.argmax()]:.2f}",
+        "rises": lambda: f"gets from {first:.2f} to {last:.2f}",
+        "collapses": lambda: f"{falls} from {first:.2f} to {curve[gone]:.2f} within {gone + 1} tasks",
+        "keeps": lambda: f"stays at {_rounded(worst, result.sign)}",
         "declines": lambda: f"declines from {first:.2f} to {last:.2f}",
-        "recovers": lambda: f"dips to {low:.2f} after {int(curve.argmin()) + 1} tasks and ends at {last:.2f}",
-    }[fate(arm)]()
+        "recovers": lambda: f"{dips} to {worst:.2f} after {lowest + 1} tasks and ends at {last:.2f}",
+    }[fate(result)]()
 
 
-def _rescue(arm: Arm) -> str:
-    """The way from the last accuracy before the (last) change of method to the last one after it."""
-    mean, _, _ = over_seeds(arm.accuracy)
-    switch = arm.switches[-1]
-    before = mean[(arm.tasks == switch.task - 1) & np.isfinite(mean)]
-    after = mean[(arm.tasks >= switch.task) & np.isfinite(mean)]
+def _rounded(worst: float, sign: float) -> str:
+    """The bound that all scores keep, rounded to its own side: "0.89 or above" is not true of 0.885."""
+    if sign < 0:
+        return f"{math.ceil(100 * worst - 1e-6) / 100:.2f} or below"
+    return f"{math.floor(100 * worst + 1e-6) / 100:.2f} or above"
+
+
+def _rescue(result: MethodRuns) -> str:
+    """The way from the last score before the (last) change of method to the last one after it."""
+    mean, _, _ = over_seeds(result.score)
+    switch = result.switches[-1]
+    before = mean[(result.tasks == switch.task - 1) & np.isfinite(mean)]
+    after = mean[(result.tasks >= switch.task) & np.isfinite(mean)]
     if not len(before) or not len(after):
         return f"goes on with {switch.new} after {_count(switch.task, 'task')}"
     verb = "climbs" if after[-1] > before[0] else "goes"
@@ -106,28 +118,27 @@ def _rescue(arm: Arm) -> str:
     )
 
 
-def _by_fate(arms: Sequence[Arm]) -> str:
-    groups = {name: [arm for arm in arms if fate(arm) == name] for name in _FATES}
-    said = [f"{len(group)} {_FATES[name]} ({_ends(group)})" for name, group in groups.items() if group]
-    return f"Of {len(arms)} arms, by the margin over chance after the first task, " + "; ".join(said)
+def _by_fate(results: Sequence[MethodRuns]) -> str:
+    """How many methods met which fate; the names and numbers are in the table below."""
+    fates = [fate(result) for result in results]
+    said: list[str] = []
+    for name, words in _FATES.items():
+        if name in fates:
+            margin = "" if said else f" of their {results[0].metric.label} above chance"
+            said.append(f"{fates.count(name)} {words.format(margin=margin)}")
+    return f"Over {_tasks(results)}, of {len(results)} methods {', '.join(said)}"
 
 
-def _ends(arms: Sequence[Arm]) -> str:
-    """The first names of a group, and the range of its last accuracies."""
-    names = ", ".join(f"“{arm.label}”" for arm in arms[:_NAMED])  # quoted: swept labels hold commas
-    more = f" and {len(arms) - _NAMED} more" if len(arms) > _NAMED else ""
-    ends = [f"{_curve(arm)[-1]:.2f}" for arm in arms]
-    low, high = min(ends), max(ends)
-    return f"{names}{more}: last task {low}" + (f" to {high}" if low != high else "")
+def _tasks(results: Sequence[MethodRuns]) -> str:
+    return _count(max(len(scores(result).curve) for result in results), "task")
 
 
-def _scope(arms: Sequence[Arm]) -> str:
-    tasks = _count(max(len(_curve(arm)) for arm in arms), "task")
-    counts = sorted({len(arm.seeds) for arm in arms})
+def _scope(results: Sequence[MethodRuns]) -> str:
+    counts = sorted({len(result.seeds) for result in results})
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     seeds = "one seed" if counts == [1] else f"mean over {n} seeds"
-    chances = sorted({f"{arm.chance:.2f}" for arm in arms if not math.isnan(arm.chance)})
-    return f"{tasks}, {seeds}" + (f"; chance is {' or '.join(chances)}" if chances else "")
+    chances = sorted({f"{result.chance:.2f}" for result in results if not math.isnan(result.chance)})
+    return f"{_tasks(results)}, {seeds}" + (f"; chance is {' or '.join(chances)}" if chances else "")
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,14 +1,13 @@
-"""The accuracies of the results table, over tasks within a seed first, then over seeds."""
+"""What a method reached, in four numbers: the page, its headline and the command line all show these."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from isoplast.report.data._arms import Arm, Array
+from isoplast.report.data._method_runs import Array, MethodRuns, over_seeds
 
 
 @dataclass(frozen=True)
@@ -36,22 +35,38 @@ def spread(values: Array) -> Spread:
     return Spread(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else math.nan, len(known))
 
 
-@dataclass(frozen=True)
-class Accuracies:
-    """Accuracy on the first, worst and last task and the mean over tasks: per seed, then over seeds."""
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of one method, as means over seeds.
 
+    Attributes:
+        curve: after each task that was trained on, shape (tasks,): the line that figures draw.
+        first, last: at both ends of the curve.
+        worst: at its lowest point, or its highest where less is better.
+        mean: over all tasks.
+    """
+
+    curve: Array
     first: Spread
     worst: Spread
     last: Spread
     mean: Spread
 
 
-def accuracies(arm: Arm) -> Accuracies:
-    """What an arm reached. Seeds that ended early count with the tasks they have, but for the last task."""
-    accuracy = arm.accuracy[:, arm.trained]
-    known = accuracy[np.isfinite(accuracy).any(axis=1)]
+def scores(result: MethodRuns) -> Scores:
+    """What a method reached. A task counts with the seeds that have finished it.
 
-    def each(how: Callable[..., Array]) -> Spread:
-        return spread(how(known, axis=1))
-
-    return Accuracies(spread(accuracy[:, 0]), each(np.nanmin), spread(accuracy[:, -1]), each(np.nanmean))
+    Args:
+        result: with at least one finished task.
+    """
+    found = result.score[:, result.trained]
+    known = found[:, np.isfinite(found).any(axis=0)]
+    curve, _, _ = over_seeds(known)
+    started = known[np.isfinite(known).any(axis=1)]
+    return Scores(
+        curve,
+        first=spread(known[:, 0]),
+        worst=spread(known[:, int((result.sign * curve).argmin())]),
+        last=spread(known[:, -1]),
+        mean=spread(np.nanmean(started, axis=1)),
+    )

@@ -7,69 +7,98 @@ from collections.abc import Sequence
 import numpy as np
 
 from isoplast._core.errors import IsoplastError
-from isoplast.report.data._arms import Arm, Array, over_seeds
+from isoplast.report.data._method_runs import Array, MethodRuns, over_seeds
+from isoplast.report.figures._axes import Scale, score_scale, share_scale
 from isoplast.report.figures._palette import style
 from isoplast.report.figures._svg import Axes, Line, line_chart
 
 
-def accuracy_chart(arms: Sequence[Arm], title: str = "Accuracy after each task") -> str:
-    """Accuracy after each task, a line and a band over seeds per arm, as SVG text.
+def score_chart(results: Sequence[MethodRuns], title: str | None = None) -> str:
+    """The score after each task, a line and a band over seeds per method, as SVG text.
 
     Example:
-        >>> Path("docs/demo.svg").write_text(accuracy_chart(arms(load_study("runs/demo"))))
+        >>> Path("docs/demo.svg").write_text(score_chart(method_runs(load_study("runs/demo"))))
     """
     lines = []
-    for arm in arms:
-        mean, low, high = over_seeds(arm.accuracy[:, arm.trained])
+    for result in results:
+        mean, low, high = over_seeds(result.score[:, result.trained])
         known = np.isfinite(mean)
-        tasks = (arm.tasks[arm.trained][known] + 1).astype(np.float64)
-        lines.append(Line(arm.label, arm.style, tasks, mean[known], low[known], high[known]))
-    marks = dict.fromkeys((s.task + 0.5, f"{s.old} → {s.new}") for arm in arms for s in arm.switches)
-    axes = Axes(title, "tasks trained on", "accuracy", references=_chance(arms), marks=tuple(marks))
-    return line_chart(lines, axes)
+        tasks = (result.tasks[result.trained][known] + 1).astype(np.float64)
+        lines.append(Line(result.label, result.style, tasks, mean[known], low[known], high[known]))
+    marks = dict.fromkeys((s.task + 0.5, f"{s.old} → {s.new}") for result in results for s in result.switches)
+    label = results[0].metric.label
+    title = title or f"{label.capitalize()} after each task"
+    axes = Axes(title, "tasks trained on", label, references=_chance(results), marks=tuple(marks))
+    return line_chart(lines, axes, scale_of_scores(results))
+
+
+def scale_of_scores(results: Sequence[MethodRuns]) -> Scale:
+    """The axis that fits the curves of these methods and their bands."""
+    edges = [over_seeds(result.score[:, result.trained]) for result in results]
+    low, high = (np.concatenate([edge[part] for edge in edges]) for part in (1, 2))
+    return _fitting(results, low, high)
+
+
+def _fitting(results: Sequence[MethodRuns], low: Array, high: Array) -> Scale:
+    scale = share_scale if results[0].metric.name.endswith("accuracy") else score_scale
+    return scale(float(np.nanmin(low)), float(np.nanmax(high)))
 
 
 def sweep_chart(
-    arms: Sequence[Arm],
+    results: Sequence[MethodRuns],
     *,
     x: str = "isometry",
     line: str = "lr",
-    title: str = "Mean accuracy over all tasks",
+    title: str | None = None,
     x_label: str = "isometry strength λ",
 ) -> str:
-    """Mean accuracy over tasks against a setting (log scale), a line per value of another one, as SVG text.
+    """The mean score over tasks against a setting (log scale), a line per value of another one, as SVG text.
 
     Arms in which `x` is absent or 0 have no place on a log axis; they become named horizontal lines.
 
     Raises:
-        IsoplastError: no arm has a positive `x`.
+        IsoplastError: no result has a positive `x`.
     """
-    placed = [arm for arm in arms if arm.settings.get(x)]
+    placed = [result for result in results if _setting(result, x)]
     if not placed:
-        raise IsoplastError(f"no arm of this study has a setting {x!r} above 0 to sweep over")
-    values = sorted({arm.settings[line] for arm in placed})
+        raise IsoplastError(f"no method of this study has a setting {x!r} above 0 to sweep over")
+    values = sorted({result.settings[line] for result in placed})
     lines = []
     for index, value in enumerate(values):
         group = sorted(
-            (arm for arm in placed if arm.settings[line] == value), key=lambda arm: arm.settings[x]
+            (result for result in placed if result.settings[line] == value),
+            key=lambda result: _setting(result, x),
         )
-        edges = [over_seeds(_means(arm)) for arm in group]
+        edges = [over_seeds(_means(result)) for result in group]
         mean, low, high = (np.array([float(edge[part]) for edge in edges]) for part in range(3))
-        at = np.array([float(arm.settings[x]) for arm in group])
+        at = np.array([_setting(result, x) for result in group])
         lines.append(Line(f"{line} {value:g}", style(index), at, mean, low, high))
-    others = [(float(over_seeds(_means(arm))[0]), arm.label) for arm in arms if not arm.settings.get(x)]
-    references = (*_chance(arms), *others)
-    return line_chart(lines, Axes(title, x_label, "accuracy", log_x=True, references=references))
+    others = [
+        (float(over_seeds(_means(result))[0]), result.label) for result in results if not _setting(result, x)
+    ]
+    levels = np.array([value for value, _ in others])
+    low = np.concatenate([*(line.low for line in lines), levels])
+    high = np.concatenate([*(line.high for line in lines), levels])
+    scale = _fitting(results, low, high)
+    label = results[0].metric.label
+    title = title or f"Mean {label} over all tasks"
+    references = (*_chance(results), *others)
+    return line_chart(lines, Axes(title, x_label, label, log_x=True, references=references), scale)
 
 
-def _means(arm: Arm) -> Array:
-    """The mean accuracy over tasks of each seed that has at least one."""
-    accuracy = arm.accuracy[:, arm.trained]
-    means: Array = np.nanmean(accuracy[np.isfinite(accuracy).any(axis=1)], axis=1)
+def _setting(result: MethodRuns, name: str) -> float:
+    """A setting of a method, or of a part of it ("adamo.isometry"); 0 where it has none."""
+    found = [value for key, value in result.settings.items() if key == name or key.endswith(f".{name}")]
+    return next((float(value) for value in found if value), 0.0)
+
+
+def _means(result: MethodRuns) -> Array:
+    """The mean score over tasks of each seed that has at least one."""
+    found = result.score[:, result.trained]
+    means: Array = np.nanmean(found[np.isfinite(found).any(axis=1)], axis=1)
     return means
 
 
-def _chance(arms: Sequence[Arm]) -> tuple[tuple[float, str], ...]:
-    return tuple(
-        (c, f"chance {c:.2g}") for c in sorted({arm.chance for arm in arms if np.isfinite(arm.chance)})
-    )
+def _chance(results: Sequence[MethodRuns]) -> tuple[tuple[float, str], ...]:
+    known = sorted({result.chance for result in results if np.isfinite(result.chance)})
+    return tuple((chance, f"chance {chance:.2g}") for chance in known)

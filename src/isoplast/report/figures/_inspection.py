@@ -13,8 +13,17 @@ import numpy as np
 import plotly.graph_objects as go
 
 from isoplast.diagnostics import Activity, Moment, WeightSpectra
+from isoplast.report.figures._axes import share_scale
 from isoplast.report.figures._palette import style
-from isoplast.report.figures._plotly import ALL, SMALLEST_DRAWN, blank_figure, reference, set_log_axis, short
+from isoplast.report.figures._plotly import (
+    ALL,
+    SMALLEST_DRAWN,
+    blank_figure,
+    reference,
+    set_log_axis,
+    set_share_axis,
+    short,
+)
 
 LARGEST, MEAN, SMALLEST, DEAD, DORMANT, ALWAYS_ON = range(6)
 CURVES = ("largest", "mean", "smallest", "dead", "dormant", "always on")
@@ -127,7 +136,7 @@ def _add(
     figure.add_scatter(
         x=list(x),
         y=[value if math.isfinite(value) else None for value in values],
-        meta={"arm": curve, "view": view},
+        meta={"curve": curve, "view": view},
         visible=view == ALL if visible is None else visible,
         name=CURVES[curve],
         text=None if names is None else [html.escape(name, quote=False) for name in names],
@@ -144,7 +153,8 @@ def _set_log(figure: go.Figure) -> None:
 
 
 def _set_share(figure: go.Figure) -> None:
-    figure.update_yaxes(range=[-0.02, 1.04], tickformat=".0%", dtick=0.25)
+    drawn = [value for trace in figure.data for value in trace.y if value is not None]
+    set_share_axis(figure, share_scale(0.0, max(drawn, default=0.0)), percent=True)
 
 
 def _set_names(figure: go.Figure, names: Sequence[str], title: str) -> None:

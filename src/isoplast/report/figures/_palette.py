@@ -1,7 +1,7 @@
-"""One look for each arm: a colour for light and dark pages, a dash and a marker.
+"""One look for each curve: a colour for light and dark pages, a dash and a marker.
 
-Nobody has to tell two arms apart by colour alone: dashes repeat after six arms, markers after seven,
-colours after eight, so that the triple first repeats at arm 169.
+Nobody has to tell two curves apart by colour alone: dashes repeat after six curves, markers after seven,
+colours after eight, so that the triple first repeats at curve 169.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SHADES = {
 
 @dataclass(frozen=True)
 class Style:
-    """How one arm is drawn, everywhere on the page and in every exported figure."""
+    """How one curve is drawn, everywhere on the page and in every exported figure."""
 
     light: str
     dark: str
@@ -49,7 +49,7 @@ class Style:
 
 
 def style(index: int) -> Style:
-    """The look of the arm at this position in the study."""
+    """The look of the method at this position in the study."""
     return Style(
         light=_LIGHT[index % len(_LIGHT)],
         dark=_DARK[index % len(_DARK)],

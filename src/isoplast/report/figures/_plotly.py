@@ -1,8 +1,8 @@
 """Plotly figures of a study.
 
-Every trace says in its `meta` which arm it belongs to and which view (all layers, or one) it is part of; the
-page's script shows and hides traces by it. Colours here are for a light page; the script swaps them on a dark
-one.
+Every trace says in its `meta` which method's curve it is and which view (all layers, or one) it belongs to;
+the page's script shows and hides traces by it. Colours here are for a light page; the script swaps them on a
+dark one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from isoplast.report.data._arms import Arm, Array, over_seeds
+from isoplast.report.data._method_runs import Array, MethodRuns, over_seeds
+from isoplast.report.figures._axes import Scale, share_scale
+from isoplast.report.figures._charts import scale_of_scores
 from isoplast.report.figures._palette import SHADES
 
 ALL = "all"
@@ -25,106 +27,121 @@ SMALLEST_DRAWN = 1e-10
 _HEIGHT = {"tall": 400, "short": 300}
 
 
-def accuracy_figure(arms: Sequence[Arm]) -> go.Figure:
-    """Accuracy after each task: a line and band per arm, the chance line, a marker where a method changes."""
+def score_figure(results: Sequence[MethodRuns]) -> go.Figure:
+    """The score after each task: a line and band per method, the chance, marks where a method changes."""
     figure = blank_figure("tall")
-    for index, arm in enumerate(arms):
-        _add_curve(figure, index, arm, arm.tasks[arm.trained], arm.accuracy[:, arm.trained], ".3f")
-    figure.update_yaxes(range=[-0.02, 1.04], tickformat=".1f", dtick=0.2)
-    _set_task_axis(figure, arms, first=1)
-    for chance in sorted({arm.chance for arm in arms if not math.isnan(arm.chance)}):
-        # below the line there is room for a word only if it is not at the very bottom
-        reference(figure, chance, f"chance {chance:.2g}", "below" if chance > 0.07 else "above")
-    _mark_switches(figure, arms)
+    for index, result in enumerate(results):
+        _add_curve(
+            figure, index, result, result.tasks[result.trained], result.score[:, result.trained], ".3f"
+        )
+    scale = scale_of_scores(results)
+    set_share_axis(figure, scale)
+    _set_task_axis(figure, results, first=1)
+    for chance in sorted({result.chance for result in results if not math.isnan(result.chance)}):
+        if scale.holds(chance):
+            # below the line there is room for a word only if it is not at the very bottom
+            room = chance - scale.bottom > 0.07 * (scale.top - scale.bottom)
+            reference(figure, chance, f"chance {chance:.2g}", "below" if room else "above")
+    _mark_switches(figure, results)
     return figure
 
 
-def singular_value_figure(arms: Sequence[Arm], metric: str) -> go.Figure:
+def singular_value_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
     """Largest (`sigma_max`) or smallest (`sigma_min`) singular value, log scale; a view per layer."""
     worst = np.nanmax if metric == "sigma_max" else np.nanmin
     figure = blank_figure("short")
     drawn = [1.0]
-    for view, index, arm, values in _views(arms, metric):
+    for view, index, result, values in _views(results, metric):
         picked = _reduce(worst, values) if view == ALL else values[:, :, 0]
         picked = np.maximum(picked, SMALLEST_DRAWN)
-        _add_curve(figure, index, arm, arm.tasks, picked, ".3~g", view)
+        _add_curve(figure, index, result, result.tasks, picked, ".3~g", view)
         drawn += picked[np.isfinite(picked)].tolist()
     set_log_axis(figure, min(drawn), max(drawn))
-    _set_task_axis(figure, arms, first=0)
+    _set_task_axis(figure, results, first=0)
     reference(figure, 1.0, "isometry", "below" if metric == "sigma_max" else "above")
-    _mark_switches(figure, arms)
+    _mark_switches(figure, results)
     return figure
 
 
-def unit_figure(arms: Sequence[Arm], metric: str) -> go.Figure:
+def unit_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
     """Fraction of dead or dormant units per task: mean over the hidden layers; a view per layer."""
     figure = blank_figure("short")
-    for view, index, arm, values in _views(arms, metric):
+    highest = 0.0
+    for view, index, result, values in _views(results, metric):
         picked = _reduce(np.nanmean, values) if view == ALL else values[:, :, 0]
-        _add_curve(figure, index, arm, arm.tasks, picked, ".1%", view)
-    figure.update_yaxes(range=[-0.02, 1.04], tickformat=".0%", dtick=0.25)
-    _set_task_axis(figure, arms, first=0)
-    _mark_switches(figure, arms)
+        _add_curve(figure, index, result, result.tasks, picked, ".1%", view)
+        highest = max(highest, float(np.nanmax(picked, initial=0.0)))
+    set_share_axis(figure, share_scale(0.0, highest), percent=True)
+    _set_task_axis(figure, results, first=0)
+    _mark_switches(figure, results)
     return figure
 
 
-def probe_figure(arms: Sequence[Arm], metric: str) -> go.Figure:
+def probe_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
     """A measure of the whole network per task: the plasticity probe on a linear, others on a log scale.
 
     An infinite condition number is drawn on a line of its own, above the largest finite one.
     """
     figure = blank_figure("short")
-    every = np.concatenate([arm.probes[metric].ravel() for arm in arms if metric in arm.probes])
+    every = np.concatenate([result.probes[metric].ravel() for result in results if metric in result.probes])
     drawn = every[np.isfinite(every)].tolist() or [1.0]
     infinite = bool(np.isposinf(every).any())
     top = 10.0 ** (math.floor(math.log10(max(*drawn, SMALLEST_DRAWN))) + 2) if infinite else max(drawn)
-    for index, arm in enumerate(arms):
-        if metric in arm.probes:
-            values = np.where(np.isposinf(arm.probes[metric]), top, arm.probes[metric])
+    for index, result in enumerate(results):
+        if metric in result.probes:
+            values = np.where(np.isposinf(result.probes[metric]), top, result.probes[metric])
             digits = ".3f" if metric == "plasticity_learned" else ".3~g"
-            _add_curve(figure, index, arm, arm.tasks, values, digits)
+            _add_curve(figure, index, result, result.tasks, values, digits)
     if metric == "plasticity_learned":
         figure.update_yaxes(range=[min(-0.02, *drawn) * 1.05, max(0.2, *drawn) * 1.05], tickformat=".2f")
     else:
         set_log_axis(figure, max(min(drawn), SMALLEST_DRAWN), top)
         if infinite:
             reference(figure, top, "infinite", "below")
-    _set_task_axis(figure, arms, first=0)
-    _mark_switches(figure, arms)
+    _set_task_axis(figure, results, first=0)
+    _mark_switches(figure, results)
     return figure
 
 
-def views(arms: Sequence[Arm], metric: str) -> list[str]:
-    """The layers that at least one arm has this metric for, in order of appearance."""
-    return list(dict.fromkeys(name for arm in arms if metric in arm.per_layer for name in arm.names(metric)))
+def views(results: Sequence[MethodRuns], metric: str) -> list[str]:
+    """The layers that at least one method has this metric for, in order of appearance."""
+    return list(
+        dict.fromkeys(
+            name for result in results if metric in result.per_layer for name in result.names(metric)
+        )
+    )
 
 
-def last_values(arms: Sequence[Arm], metric: str) -> str:
-    """Where each arm ends, over all layers, in words: for readers who do not see the figure."""
+def last_values(results: Sequence[MethodRuns], metric: str) -> str:
+    """Where each method ends, over all layers, in words: for readers who do not see the figure."""
     said = []
-    for arm in arms:
-        if metric in arm.probes:
-            values = arm.probes[metric]
+    for result in results:
+        if metric in result.probes:
+            values = result.probes[metric]
             last = values[:, ~np.isnan(values).all(axis=0)][:, -1]
             end = float(np.mean(last[~np.isnan(last)]))  # infinite where one of the seeds is
-            said.append(f"{arm.label}: {'infinite' if math.isinf(end) else f'{end:.3g}'}")
+            said.append(f"{result.label}: {'infinite' if math.isinf(end) else f'{end:.3g}'}")
     how = {"sigma_max": np.nanmax, "sigma_min": np.nanmin}.get(metric, np.nanmean)
-    for view, _, arm, values in _views(arms, metric):
+    for view, _, result, values in _views(results, metric):
         if view == ALL:
             mean, _, _ = over_seeds(_reduce(how, values))
             known = mean[np.isfinite(mean)]
-            said += [f"{arm.label}: {known[-1]:.3g}"] if len(known) else []
+            said += [f"{result.label}: {known[-1]:.3g}"] if len(known) else []
     return f"After the last task, {'; '.join(said)}." if said else ""
 
 
-def _views(arms: Sequence[Arm], metric: str) -> list[tuple[str, int, Arm, Array]]:
-    known = [(index, arm, arm.per_layer[metric]) for index, arm in enumerate(arms) if metric in arm.per_layer]
-    found = [(ALL, index, arm, values) for index, arm, values in known if values.size]
-    for name in views(arms, metric):
-        for index, arm, values in known:
-            if name in arm.names(metric):
-                at = arm.names(metric).index(name)
-                found.append((name, index, arm, values[:, :, at : at + 1]))
+def _views(results: Sequence[MethodRuns], metric: str) -> list[tuple[str, int, MethodRuns, Array]]:
+    known = [
+        (index, result, result.per_layer[metric])
+        for index, result in enumerate(results)
+        if metric in result.per_layer
+    ]
+    found = [(ALL, index, result, values) for index, result, values in known if values.size]
+    for name in views(results, metric):
+        for index, result, values in known:
+            if name in result.names(metric):
+                at = result.names(metric).index(name)
+                found.append((name, index, result, values[:, :, at : at + 1]))
     return found
 
 
@@ -171,7 +188,7 @@ def blank_figure(size: str) -> go.Figure:
 def _add_curve(
     figure: go.Figure,
     index: int,
-    arm: Arm,
+    result: MethodRuns,
     tasks: npt.NDArray[np.int64],
     values: Array,
     digits: str,
@@ -181,8 +198,8 @@ def _add_curve(
     mean, low, high = over_seeds(values)
     known = np.isfinite(mean)
     x = (tasks[known] + 1).tolist()
-    shared = {"x": x, "meta": {"arm": index, "view": view}, "visible": view == ALL}
-    if len(arm.seeds) > 1 and view == ALL:
+    shared = {"x": x, "meta": {"curve": index, "view": view}, "visible": view == ALL}
+    if len(result.seeds) > 1 and view == ALL:
         # On a log axis a lower edge of mean - sd <= 0 has no place; the axis' floor stands in for it.
         low = np.maximum(low, SMALLEST_DRAWN)
         outline = short(np.concatenate([high[known], low[known][::-1]]))
@@ -191,17 +208,17 @@ def _add_curve(
             y=outline,
             mode="lines",
             fill="toself",
-            fillcolor=arm.style.light + "26",
-            line={"width": 0, "color": arm.style.light},
+            fillcolor=result.style.light + "26",
+            line={"width": 0, "color": result.style.light},
             hoverinfo="skip",
         )
     figure.add_scatter(
         **shared,
         y=short(mean[known]),
-        name=html.escape(arm.label, quote=False),
+        name=html.escape(result.label, quote=False),
         mode="lines+markers",
-        line={"color": arm.style.light, "dash": arm.style.dash, "width": 2.5},
-        marker={"symbol": arm.style.marker, "size": 7, "maxdisplayed": 13, "color": arm.style.light},
+        line={"color": result.style.light, "dash": result.style.dash, "width": 2.5},
+        marker={"symbol": result.style.marker, "size": 7, "maxdisplayed": 13, "color": result.style.light},
         hovertemplate=f"%{{y:{digits}}}",
     )
 
@@ -211,18 +228,25 @@ def short(values: Array) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
 
 
-def _last_task(arms: Sequence[Arm]) -> int:
-    return max(int(arm.tasks.max()) for arm in arms) + 1
+def _last_task(results: Sequence[MethodRuns]) -> int:
+    return max(int(result.tasks.max()) for result in results) + 1
 
 
-def _set_task_axis(figure: go.Figure, arms: Sequence[Arm], first: int) -> None:
-    last = _last_task(arms)
+def _set_task_axis(figure: go.Figure, results: Sequence[MethodRuns], first: int) -> None:
+    last = _last_task(results)
     pad = max(0.02 * (last - first), 0.2)
     figure.update_xaxes(range=[first - pad, last + pad], title_standoff=6)
     if last <= 10:
         figure.update_xaxes(dtick=1)
     if first == 0:
         figure.update_xaxes(title_text="tasks trained on (0: untrained)")
+
+
+def set_share_axis(figure: go.Figure, scale: Scale, percent: bool = False) -> None:
+    """A linear axis with room for the markers at both ends."""
+    air = 0.03 * (scale.top - scale.bottom)
+    digits = f".{max(scale.digits - 2, 0)}%" if percent else f".{scale.digits}f"
+    figure.update_yaxes(range=[scale.bottom - air, scale.top + air], tickvals=scale.ticks, tickformat=digits)
 
 
 def set_log_axis(figure: go.Figure, low: float, high: float) -> None:
@@ -257,13 +281,13 @@ def reference(figure: go.Figure, y: float, words: str, side: str) -> None:
     )
 
 
-def _mark_switches(figure: go.Figure, arms: Sequence[Arm]) -> None:
+def _mark_switches(figure: go.Figure, results: Sequence[MethodRuns]) -> None:
     """A vertical line between the last task of the old method and the first of the new one."""
-    last = _last_task(arms)
-    found: dict[tuple[int, str], list[Arm]] = {}
-    for arm in arms:
-        for switch in arm.switches:
-            found.setdefault((switch.task, f"{switch.old} → {switch.new}"), []).append(arm)
+    last = _last_task(results)
+    found: dict[tuple[int, str], list[MethodRuns]] = {}
+    for result in results:
+        for switch in result.switches:
+            found.setdefault((switch.task, f"{switch.old} → {switch.new}"), []).append(result)
     for (task, words), switching in found.items():
         color = switching[0].style.light if len(switching) == 1 else _LIGHT["muted"]
         figure.add_vline(

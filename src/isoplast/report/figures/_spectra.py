@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isoplast.report.data._arms import Array
+from isoplast.report.data._method_runs import Array
 from isoplast.report.figures._palette import SHADES, style
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Lines and markers of the arms as pieces of SVG; their colours are classes that the page defines."""
+"""Lines and markers of the curves as pieces of SVG; their colours are classes that the page defines."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _MARKERS = {
 
 
 def line(index: int, look: Style, path: str) -> str:
-    """The stroke of arm number `index` along an SVG path."""
+    """The stroke of curve number `index` along an SVG path."""
     return f'<path class="line stroke{index}" stroke-dasharray="{_DASHES[look.dash]}" d="{path}"/>'
 
 
 def marker(index: int, look: Style, x: str, y: str) -> str:
-    """The marker of arm number `index` at a point."""
+    """The marker of curve number `index` at a point."""
     return f'<path class="fill{index}" transform="translate({x} {y})" d="{_MARKERS[look.marker]}"/>'
 
 
 def swatch(index: int, look: Style) -> str:
-    """A small sample of an arm's line, for a legend in HTML."""
+    """A small sample of a curve, for a legend in HTML."""
     sample = line(index, look, "M1 0H37") + marker(index, look, "19", "0")
     return f'<svg width="38" height="14" viewBox="0 -7 38 14" aria-hidden="true">{sample}</svg>'
 
 
 def classes(looks: Sequence[Style], theme: str) -> str:
-    """CSS: the colours of the arms on a light or dark page."""
+    """CSS: the colours of the curves on a light or dark page."""
     colors = [look.light if theme == "light" else look.dark for look in looks]
     return "".join(f".stroke{i}{{stroke:{color}}}.fill{i}{{fill:{color}}}" for i, color in enumerate(colors))

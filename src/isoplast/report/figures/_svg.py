@@ -9,8 +9,9 @@ from html import escape
 
 import numpy as np
 
-from isoplast.report.data._arms import Array
+from isoplast.report.data._method_runs import Array
 from isoplast.report.figures import _strokes as strokes
+from isoplast.report.figures._axes import Scale
 from isoplast.report.figures._palette import SHADES, Style
 
 _WIDTH, _PLOT_HEIGHT = 760, 330
@@ -41,18 +42,23 @@ class Axes:
     x_label: str
     y_label: str
     log_x: bool = False
-    y_range: tuple[float, float] = (0.0, 1.0)
     references: tuple[tuple[float, str], ...] = ()
     marks: tuple[tuple[float, str], ...] = ()
 
 
-def line_chart(lines: Sequence[Line], axes: Axes) -> str:
+def line_chart(lines: Sequence[Line], axes: Axes, y: Scale) -> str:
     """The chart as a complete SVG document that follows the reader's light or dark theme.
 
+    Args:
+        lines: the curves.
+        axes: what stands beside them.
+        y: the vertical axis; reference lines outside it are left out.
+
     Example:
-        >>> path.write_text(line_chart(lines, Axes("Accuracy after each task", "task", "accuracy")))
+        >>> axes = Axes("Accuracy after each task", "task", "accuracy")
+        >>> path.write_text(line_chart(lines, axes, share_scale(0.1, 0.9)))
     """
-    plot = _Plot(lines, axes)
+    plot = _Plot(lines, axes, y)
     legend, height = _legend(lines, _TOP + _PLOT_HEIGHT + 66)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
@@ -72,8 +78,8 @@ def line_chart(lines: Sequence[Line], axes: Axes) -> str:
 class _Plot:
     """Data coordinates to pixels, and what is drawn in them."""
 
-    def __init__(self, lines: Sequence[Line], axes: Axes) -> None:
-        self.lines, self.axes = lines, axes
+    def __init__(self, lines: Sequence[Line], axes: Axes, vertical: Scale) -> None:
+        self.lines, self.axes, self.vertical = lines, axes, vertical
         every = np.concatenate([line.x for line in lines])
         self.low, self.high = self._scale(float(every.min())), self._scale(float(every.max()))
         if self.low == self.high:
@@ -88,7 +94,7 @@ class _Plot:
         return f"{_LEFT + 12 + share * (_WIDTH - _LEFT - _RIGHT - 24):.1f}"
 
     def y(self, value: float) -> str:
-        bottom, top = self.axes.y_range
+        bottom, top = self.vertical.bottom, self.vertical.top
         share = (min(max(value, bottom), top) - bottom) / (top - bottom)
         return f"{_TOP + (1 - share) * _PLOT_HEIGHT:.1f}"
 
@@ -96,13 +102,14 @@ class _Plot:
         """Grid, tick labels, axis names, reference lines and marks."""
         right, foot = _WIDTH - _RIGHT, _TOP + _PLOT_HEIGHT
         parts = []
-        for tick in np.linspace(*self.axes.y_range, 6):
+        for tick in self.vertical.ticks:
             parts.append(f'<path class="grid" d="M{_LEFT} {self.y(tick)}H{right}"/>')
-            parts.append(_text(_LEFT - 8, float(self.y(tick)) + 5, f"{tick:.3g}", "end"))
+            parts.append(_text(_LEFT - 8, float(self.y(tick)) + 5, f"{tick:.{self.vertical.digits}f}", "end"))
         parts += [_text(self.x(tick), foot + 20, f"{tick:g}", "middle") for tick in self._ticks()]
         parts.append(_text(_LEFT, _TOP - 14, self.axes.y_label, "start"))
         parts.append(_text((_LEFT + right) / 2, foot + 42, self.axes.x_label, "middle"))
-        for rank, (value, words) in enumerate(sorted(self.axes.references)):
+        inside = [one for one in self.axes.references if self.vertical.holds(one[0])]
+        for rank, (value, words) in enumerate(sorted(inside)):
             # the lowest, which is chance, is named below its line: curves lie above it
             shift = 16 if rank == 0 and foot - float(self.y(value)) > 20 else -5
             parts.append(f'<path class="reference" d="M{_LEFT} {self.y(value)}H{right}"/>')

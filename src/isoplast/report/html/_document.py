@@ -1,100 +1,141 @@
-"""What every page is made of: one HTML file that opens offline and follows the reader's theme."""
+"""Pages from templates: one HTML file each, which opens offline and follows the reader's theme.
+
+Templates escape whatever they are given but `Markup`, which is our own drawings, styles and scripts.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
-from string import Template
+from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from isoplast.report.figures import _strokes as strokes
 from isoplast.report.figures._palette import SHADES, Style, light_to_dark
-from isoplast.report.figures._plotly import ALL
-from isoplast.report.html._markup import Content, Markup, html, tag
 
-# The policy forbids every request, whatever the inlined scripts might try; blob: is for saving a figure.
-_DOCUMENT = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; \
-style-src 'unsafe-inline'; img-src data: blob:">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>$title</title>
-<style>$css</style>
-</head>
-<body>
-$body
-$data
-<script>$plotly</script>
-<script>$script</script>
-</body>
-</html>
-""")
+NONE = "–"
+"""What a table says where there is nothing to say."""
 
 
-def document(title: str, body: Sequence[Markup], plots: Mapping[str, str], looks: Sequence[Style]) -> str:
-    """The page as HTML text.
+class Alarming(str):
+    """A cell of a table that needs attention."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its caption, the names of its columns, and rows of as many cells."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """The place of a figure.
 
     Args:
-        title: of the page.
-        body: its elements in order.
-        plots: figures of plotly as JSON, by the names that `plot` was given.
-        looks: of the curves: number i is drawn with class `stroke<i>` in legends.
+        name: of the figure's data.
+        size: "tall" or "short".
+        summary: what it shows in words, for readers who do not see it.
+        title: above it, where several stand side by side.
     """
-    data = {**plots, "colors": json.dumps(light_to_dark())}
-    return _DOCUMENT.substitute(
-        title=html(title),
-        css=_colors(looks) + _asset("page.css"),
-        body="\n".join(part.text for part in body),
-        data="\n".join(_json(name, text) for name, text in data.items()),
-        plotly=get_plotlyjs(),
-        script=_asset("page.js"),
+
+    name: str
+    size: str
+    summary: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An entry of a legend: the number, label and look of the curves that it shows and hides."""
+
+    index: int
+    label: str
+    look: Style
+
+    @property
+    def swatch(self) -> Markup:
+        """A small sample of the curve."""
+        return Markup(strokes.swatch(self.index, self.look))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page with figures.
+
+    Args:
+        name: of its heading.
+        title: its heading.
+        words: what the figures show.
+        figures: their places.
+        curves: the entries of its legend.
+        layers: of which the figures can show each; none where they show one thing only.
+        picked: what is picked, "Layer".
+        every: what all layers together are called; "" where there is no such view.
+    """
+
+    name: str
+    title: str
+    words: str
+    figures: Sequence[Plot]
+    curves: Sequence[Curve] = ()
+    layers: Sequence[str] = ()
+    picked: str = ""
+    every: str = ""
+
+
+def render(template: str, figures: Mapping[str, str], looks: Iterable[Style], **values: Any) -> str:
+    """A page as HTML text.
+
+    Args:
+        template: its file.
+        figures: of plotly as JSON, by name.
+        looks: of the curves: number i is drawn with class `stroke<i>` in legends.
+        values: what the template asks for; `title` and `headline` among them.
+    """
+    data = {f"figure-{name}": text for name, text in figures.items()}
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            css=Markup(_colors(list(looks)) + _asset("page.css")),
+            data={**data, "colors": json.dumps(light_to_dark())},
+            plotly=Markup(get_plotlyjs()),
+            script=Markup(_asset("page.js")),
+            none_said=NONE,
+            **values,
+        )
     )
 
 
-def section(name: str, title: str, content: Sequence[Content]) -> Markup:
-    """A titled part of the page."""
-    return tag("section", [tag("h2", title, id=name), *content], aria_labelledby=name)
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("isoplast.report.html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["json_text"] = _json_text
+    environment.tests["alarming"] = lambda cell: isinstance(cell, Alarming)
+    return environment
 
 
-def plot(name: str, size: str, summary: str) -> Markup:
-    """The place of a figure, with what it shows in words for readers who do not see it."""
-    return tag("div", class_=f"plot {size}", role="img", aria_label=summary, data_figure=f"figure-{name}")
-
-
-def legend(curves: Sequence[tuple[int, str, Style]], *more: Markup, what: str = "Arms shown") -> Markup:
-    """One button per curve that shows or hides it in every figure: the legend, and usable by keyboard."""
-    buttons = [
-        tag(
-            "button",
-            [Markup(strokes.swatch(index, look)), tag("span", label)],
-            type="button",
-            class_="arm",
-            aria_pressed="true",
-            data_arm=str(index),
-        )
-        for index, label, look in curves
-    ]
-    return tag("div", [*buttons, *more], class_="bar", role="group", aria_label=what)
-
-
-def picker(name: str, every: str | None, layers: Sequence[str]) -> Markup:
-    """A choice of the layer that the figures of a section show; `every` names the view of all together."""
-    options = [] if every is None else [tag("option", every, value=ALL)]
-    options += [tag("option", layer, value=layer) for layer in layers]
-    return tag("label", [name, tag("select", options)], class_="pick")
-
-
-def _json(name: str, text: str) -> str:
-    # "<" cannot end the script element when it is written as an escape
-    safe = text.replace("<", "\\u003c")
-    identity = name if name == "colors" else f"figure-{name}"
-    return f'<script type="application/json" id="{identity}">{safe}</script>'
+def _json_text(text: str) -> Markup:
+    """JSON inside a script element: "<" cannot end the element when it is written as an escape."""
+    return Markup(text.replace("<", "\\u003c"))
 
 
 def _asset(name: str) -> str:

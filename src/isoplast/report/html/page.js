@@ -1,6 +1,6 @@
 "use strict";
-// Draws every figure, in the colours of the reader's theme, and redraws it when the theme, the arms shown or the
-// layer picked change. A trace belongs to an arm and to a view: `meta` says which.
+// Draws every figure, in the colours of the reader's theme, and redraws it when the theme, the curves shown or the
+// layer picked change. A trace belongs to a curve and to a view: `meta` says which.
 (() => {
   const darkOf = JSON.parse(document.getElementById("colors").textContent);
   const lightColors = new RegExp(Object.keys(darkOf).join("|"), "gi");
@@ -23,7 +23,7 @@
     const picker = plot.closest("section").querySelector("select");
     const view = picker ? picker.value : "all";
     for (const trace of figure.data) {
-      trace.visible = trace.meta.view === view && !hidden.has(String(trace.meta.arm));
+      trace.visible = trace.meta.view === view && !hidden.has(String(trace.meta.curve));
     }
     if (touch.matches) {
       // a finger that crosses a figure scrolls the page
@@ -35,12 +35,12 @@
 
   const drawAll = () => Promise.all(plots.map(draw));
 
-  for (const button of document.querySelectorAll("button.arm")) {
+  for (const button of document.querySelectorAll("button.curve")) {
     button.addEventListener("click", () => {
-      const arm = button.dataset.arm;
-      if (!hidden.delete(arm)) hidden.add(arm);
-      for (const twin of document.querySelectorAll(`button.arm[data-arm="${arm}"]`)) {
-        twin.setAttribute("aria-pressed", String(!hidden.has(arm)));
+      const curve = button.dataset.curve;
+      if (!hidden.delete(curve)) hidden.add(curve);
+      for (const twin of document.querySelectorAll(`button.curve[data-curve="${curve}"]`)) {
+        twin.setAttribute("aria-pressed", String(!hidden.has(curve)));
       }
       drawAll();
     });

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isoplast.report.data._arms import Arm, varying
+from isoplast.report.data._method_runs import MethodRuns, varying
 from isoplast.report.data._source import RunRecord, Source
-from isoplast.report.html._markup import NONE, Markup, pairs, table, tag
+from isoplast.report.html._document import NONE, Table
 from isoplast.study import git_words
 
 Path = tuple[str, ...]
-# The seed tells the runs of an arm apart, the label is a name: neither is a setting of the arm.
+# The seed tells the runs of a method apart, the label is a name: neither is a setting of the method.
 _NOT_SETTINGS = {("seed",), ("label",)}
 
 
-def configuration(source: Source, arms: Sequence[Arm]) -> Markup:
-    """What differs between the arms, what is common, and every specification in full."""
-    records = [source.records[arm.runs[0]] for arm in arms]
+def configuration(source: Source, results: Sequence[MethodRuns]) -> dict[str, Any]:
+    """What differs between the methods, what is common, and every specification in full: for the template."""
+    records = [source.records[result.runs[0]] for result in results]
     settings = [_flat(record.spec) for record in records]
-    differing = varying(settings)
-    parts = [tag("h2", "Configuration", id="configuration-heading")]
-    if differing:
-        columns = list(dict.fromkeys(path[0] for path in differing))
-        rows = [
-            [arm.label, *(_cell(column, differing, one) for column in columns)]
-            for arm, one in zip(arms, settings, strict=True)
-        ]
-        parts.append(table("What differs between the arms", ["Arm", *columns], rows))
-    common = [(_words(path), _shown(value)) for path, value in settings[0].items() if path not in differing]
-    parts.append(pairs("Common to all arms", common))
-    parts += [_full(arm, record) for arm, record in zip(arms, records, strict=True)]
-    return tag("section", parts, aria_labelledby="configuration-heading")
+    paths = varying(settings)
+    columns = list(dict.fromkeys(path[0] for path in paths))
+    rows = [
+        [result.label, *(_cell(column, paths, one) for column in columns)]
+        for result, one in zip(results, settings, strict=True)
+    ]
+    return {
+        "differing": Table("What differs between the methods", ["Method", *columns], rows) if paths else None,
+        "common": [(_words(path), _shown(value)) for path, value in settings[0].items() if path not in paths],
+        "specifications": [_full(result, record) for result, record in zip(results, records, strict=True)],
+    }
 
 
 def _flat(spec: Mapping[str, Any], prefix: Path = ()) -> dict[Path, Any]:
@@ -45,7 +44,7 @@ def _flat(spec: Mapping[str, Any], prefix: Path = ()) -> dict[Path, Any]:
 
 
 def _cell(column: str, differing: Sequence[Path], settings: Mapping[Path, Any]) -> str:
-    """What an arm has below a setting, in one line: "adamo, isometry 0.01, weight_decay 0"."""
+    """What a method has below a setting, in one line: "adamo, isometry 0.01, weight_decay 0"."""
     said = []
     for path, value in settings.items():
         if path[0] == column and path in differing:
@@ -57,12 +56,10 @@ def _words(path: Path) -> str:
     return ": ".join(path)
 
 
-def _full(arm: Arm, record: RunRecord) -> Markup:
-    seeds = ", ".join(map(str, arm.seeds))
+def _full(result: MethodRuns, record: RunRecord) -> tuple[str, str]:
+    seeds = ", ".join(map(str, result.seeds))
     text = f"# run with seeds {seeds}; this is seed {record.seed}\n{record.text}"
-    return tag(
-        "details", [tag("summary", f"Full specification: {arm.label}"), tag("pre", text, tabindex="0")]
-    )
+    return f"Full specification: {result.label}", text
 
 
 def _shown(value: Any) -> str:
@@ -71,27 +68,11 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def provenance(source: Source) -> Markup:
-    """Where the results come from, what they cost, and how to make them again."""
+def provenance(source: Source) -> dict[str, Any]:
+    """Where the results come from, what they cost, and how to make them again: for the template."""
     records = list(source.records.values())
-    parts = [tag("h2", "Provenance", id="provenance-heading"), *_again(source)]
-    parts.append(
-        pairs("Where the results come from, and what they cost", [*_origin(records), *_cost(records)])
-    )
-    return tag("section", parts, aria_labelledby="provenance-heading")
-
-
-def _again(source: Source) -> list[Markup]:
-    commands = [source.command] if source.document else [_run_command(one) for one in source.records.values()]
-    parts = [
-        tag("p", "What makes these results again:"),
-        tag("pre", "\n".join(commands), tabindex="0"),
-    ]
-    if source.document:
-        parts.append(
-            tag("details", [tag("summary", f"{source.name}.yaml"), tag("pre", source.document, tabindex="0")])
-        )
-    return parts
+    commands = [source.command] if source.document else [_run_command(record) for record in records]
+    return {"commands": "\n".join(commands), "provenance": [*_origin(records), *_cost(records)]}
 
 
 def _run_command(record: RunRecord) -> str:
@@ -102,14 +83,23 @@ def _run_command(record: RunRecord) -> str:
     words = ["isoplast", "run"]
     for key, value in spec.items():
         if isinstance(value, Mapping):
-            option = {"net": "--net-options", "method": "--hyper"}[key]
-            settings = [f"{name}={setting}" for name, setting in value.items() if name != "name"]
-            words += [f"--{key}", value["name"], *([option, *settings] if settings else [])]
+            inner = [
+                ("", value["name"]),
+                *((f".{name}", one) for name, one in value.items() if name != "name"),
+            ]
+            words += [f"{key}{name}={_as_yaml(one)}" for name, one in inner]
+        elif key == "device":
+            words += ["--device", str(value)]
         elif key != "label":
-            words += [f"--{key.replace('_', '-')}", str(value)]
+            words.append(f"{key}={_as_yaml(value)}")
     if record.provenance:
         words += ["--threads", str(record.provenance["threads"])]
     return shlex.join(words)
+
+
+def _as_yaml(value: Any) -> str:
+    """A setting as YAML reads it back, in one word."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _origin(records: Sequence[RunRecord]) -> list[tuple[str, str]]:

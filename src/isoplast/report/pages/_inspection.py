@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from isoplast.diagnostics import Activity, Inspection, Moment, format_number
 from isoplast.report.figures import _inspection as figures
 from isoplast.report.figures._palette import style
-from isoplast.report.html._document import document, legend, picker, plot, section
-from isoplast.report.html._markup import Markup, table, tag
+from isoplast.report.html import _document as html
 
-_CURVES = [(index, name, style(index)) for index, name in enumerate(figures.CURVES)]
+_CURVES = [html.Curve(index, name, style(index)) for index, name in enumerate(figures.CURVES)]
 _WEIGHTS = _CURVES[: figures.DEAD]
 _UNITS = _CURVES[figures.DEAD :]
 
@@ -26,100 +26,108 @@ def inspection_page(
         found: what was found in it.
         moments: its history, the oldest first.
     """
-    plots: dict[str, str] = {}
-    main = [
-        _findings(found),
-        _spectra(found, plots),
-        *_units(found, plots),
-        *_history(moments, plots),
-        _numbers(found),
-    ]
-    scope = tag("p", "; ".join(line for line in (*about, found.assumption) if line), class_="scope")
-    named = tag("p", f"isoplast inspect: {name}", class_="name")
-    header = tag("header", [named, tag("h1", _headline(found)), scope])
-    footer = tag("footer", tag("p", "Written by isoplast inspect. Limits and remedies: arXiv:2606.09762."))
-    looks = [look for _, _, look in _CURVES]
-    return document(f"{name}: isoplast inspect", [header, tag("main", main), footer], plots, looks)
+    drawn: dict[str, str] = {}
+    activity = [] if found.activity is None else [_activity(found.activity)]
+    return html.render(
+        "inspection.html",
+        drawn,
+        [curve.look for curve in _CURVES],
+        title=f"{name}: isoplast inspect",
+        headline=_headline(found),
+        name=name,
+        about="; ".join(line for line in (*about, found.assumption) if line),
+        findings=_findings(found),
+        unseen="Dead units show on inputs only: none were given." if found.activity is None else "",
+        groups=[*_spectra(found, drawn), *_units(found, drawn), *_history(moments, drawn)],
+        tables=[_numbers(found), *activity],
+    )
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """Findings that share a remedy."""
+
+    severity: str
+    remedy: str
+    lines: list[str]
 
 
 def _headline(found: Inspection) -> str:
     if not found.healthy:
-        ill = [
+        critical = [
             f"{finding.where}: {finding.what}" for finding in found.findings if finding.severity == "critical"
         ]
-        more = [f"and {len(ill) - 2} more"] if len(ill) > 2 else []
-        return f"Critical: {'; '.join([*ill[:2], *more])}."
+        more = [f"and {len(critical) - 2} more"] if len(critical) > 2 else []
+        return f"Critical: {'; '.join([*critical[:2], *more])}."
     warnings = sum(finding.severity == "warning" for finding in found.findings)
     if warnings:
         return f"Healthy, with {warnings} warning{'s' if warnings > 1 else ''}."
     return "Healthy: nothing found that keeps this network from learning."
 
 
-def _findings(found: Inspection) -> Markup:
+def _findings(found: Inspection) -> list[_Findings]:
     groups: dict[tuple[str, str], list[str]] = {}
     for finding in found.findings:
         groups.setdefault((finding.severity, finding.remedy), []).append(f"{finding.where}: {finding.what}")
-    content: list[Markup] = []
-    for (severity, remedy), said in groups.items():
-        items = tag("ul", [tag("li", one) for one in said])
-        parts = [tag("strong", severity.capitalize()), items, tag("span", f"Remedy: {remedy}.")]
-        content.append(tag("div", parts, class_="warning" if severity != "note" else "note"))
-    unseen = "Dead units show on inputs only: none were given." if found.activity is None else ""
-    words = [tag("p", "Nothing.")] if not content else []
-    return section("findings-heading", "What was found", [*words, *content, tag("p", unseen, class_="note")])
+    return [_Findings(severity, remedy, said) for (severity, remedy), said in groups.items()]
 
 
-def _spectra(found: Inspection, plots: dict[str, str]) -> Markup:
+def _spectra(found: Inspection, drawn: dict[str, str]) -> list[html.Section]:
     spectra = found.spectra
-    plots["layers"] = figures.layers_figure(spectra).to_json()
-    plots["spectrum"] = figures.spectrum_figure(spectra).to_json()
+    drawn["layers"] = figures.layers_figure(spectra).to_json()
+    drawn["spectrum"] = figures.spectrum_figure(spectra).to_json()
     words = (
         "A matrix whose singular values are all 1 preserves lengths: isometry. Along a singular value near 0 "
         "nothing gets through, neither signal nor gradient; one far above the rest drowns all others."
     )
     said = "Largest, mean and smallest singular value of every layer; the numbers are in the table below."
-    figure = tag("figure", plot("layers", "tall", said))
-    every = section("layers-heading", "Singular values by layer", [tag("p", words), legend(_WEIGHTS), figure])
-    bar = tag("div", [picker("Layer", None, list(spectra))], class_="bar")
-    one = tag(
-        "figure", plot("spectrum", "tall", "All singular values of the chosen layer, the largest first.")
-    )
-    return Markup(every.text + section("spectrum-heading", "The spectrum of a layer", [bar, one]).text)
+    every = html.Plot("layers", "tall", said)
+    one = html.Plot("spectrum", "tall", "All singular values of the chosen layer, the largest first.")
+    return [
+        html.Section("layers", "Singular values by layer", words, [every], curves=_WEIGHTS),
+        html.Section("spectrum", "The spectrum of a layer", "", [one], layers=list(spectra), picked="Layer"),
+    ]
 
 
-def _units(found: Inspection, plots: dict[str, str]) -> list[Markup]:
+def _units(found: Inspection, drawn: dict[str, str]) -> list[html.Section]:
     if found.activity is None:
         return []
-    plots["units"] = figures.units_figure(found.activity).to_json()
+    drawn["units"] = figures.units_figure(found.activity).to_json()
     words = (
         "Dead: zero on every input. Dormant: mean activity at most a tenth of the layer's average "
         "(arXiv:2302.12902). Always on: positive on every input, where a ReLU is the identity."
     )
     said = "; ".join(f"{name}: {one.dead:.0%} dead" for name, one in found.activity.items())
-    figure = tag("figure", plot("units", "short", f"Share of units by layer. {said}."))
-    return [section("units-heading", "Hidden units", [tag("p", words), legend(_UNITS), figure])]
+    place = html.Plot("units", "short", f"Share of units by layer. {said}.")
+    return [html.Section("units", "Hidden units", words, [place], curves=_UNITS)]
 
 
-def _history(moments: Sequence[Moment], plots: dict[str, str]) -> list[Markup]:
+def _history(moments: Sequence[Moment], drawn: dict[str, str]) -> list[html.Section]:
     if len(moments) < 2:
         return []
-    plots["history"] = figures.history_figure(moments).to_json()
+    drawn["history"] = figures.history_figure(moments).to_json()
     first, last = moments[0], moments[-1]
     ends = [f"{format_number(max(one.largest.values()))} at {one.name}" for one in (first, last)]
     said = f"Singular values over time; the largest goes from {ends[0]} to {ends[1]}."
-    shown = [_WEIGHTS[figures.LARGEST], _WEIGHTS[figures.SMALLEST]]
-    bar = legend(shown, picker("Layer", f"all {len(last.largest)} layers", list(last.largest)))
-    figure = tag("figure", plot("history", "short", said))
-    found = [section("history-heading", "Singular values over time", [bar, figure])]
+    layers = list(last.largest)
+    found = [
+        html.Section(
+            *("history", "Singular values over time", "", [html.Plot("history", "short", said)]),
+            curves=[_WEIGHTS[figures.LARGEST], _WEIGHTS[figures.SMALLEST]],
+            layers=layers,
+            picked="Layer",
+            every=f"all {len(layers)} layers",
+        )
+    ]
     if any(moment.dead for moment in moments):
-        plots["dead"] = figures.dead_figure(moments).to_json()
-        figure = tag("figure", plot("dead", "short", "Share of dead units of the worst layer, over time."))
-        words = tag("p", "Of the layer that has most of them: one closed layer closes the network.")
-        found.append(section("dead-heading", "Dead units over time", [words, figure]))
+        drawn["dead"] = figures.dead_figure(moments).to_json()
+        place = html.Plot("dead", "short", "Share of dead units of the worst layer, over time.")
+        words = "Of the layer that has most of them: one closed layer closes the network."
+        found.append(html.Section("dead", "Dead units over time", words, [place]))
     return found
 
 
-def _numbers(found: Inspection) -> Markup:
+def _numbers(found: Inspection) -> html.Table:
     head = ("layer", "shape", "smallest", "mean", "largest", "condition number", "effective rank", "norm")
     rows = [
         (
@@ -131,13 +139,10 @@ def _numbers(found: Inspection) -> Markup:
         )
         for name, one in found.spectra.items()
     ]
-    parts = [table("Singular values of the weights", head, rows)]
-    if found.activity is not None:
-        parts.append(_activity(found.activity))
-    return section("numbers-heading", "The numbers", parts)
+    return html.Table("Singular values of the weights", head, rows)
 
 
-def _activity(activity: Activity) -> Markup:
+def _activity(activity: Activity) -> html.Table:
     head = ("layer", "units", "dead", "dormant", "saturated", "always on", "rank of features")
     rows = [
         (
@@ -148,4 +153,4 @@ def _activity(activity: Activity) -> Markup:
         )
         for name, one in activity.items()
     ]
-    return table("Hidden units on the inputs", head, rows)
+    return html.Table("Hidden units on the inputs", head, rows)

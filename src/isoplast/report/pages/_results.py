@@ -2,120 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-
-from isoplast.report.data._arms import Arm
-from isoplast.report.data._numbers import accuracies
+from isoplast.report.data._isometry import Isometry, isometry
+from isoplast.report.data._method_runs import MethodRuns
+from isoplast.report.data._numbers import scores
 from isoplast.report.data._source import RunRecord, Source
-from isoplast.report.html._markup import NONE, Content, Markup, table, tag
+from isoplast.report.html._document import NONE, Alarming, Table
 
 _HEAD = (
-    "Arm",
-    "λ",
-    "lr",
-    "Seeds",
-    "First task",
-    "Worst task",
-    "Last task",
-    "Mean",
-    "Time constant",
-    "Isometry time",
+    *("Method", "First task", "Worst task", "Last task", "Mean", "Seeds", "lr"),
+    *("λ", "Time constant", "Isometry time"),
 )
+_ALWAYS = 6  # the columns up to the seeds
 _OPEN = {"running": "still running", "waiting": "not started yet"}
 
 
-@dataclass(frozen=True)
-class Isometry:
-    """How long the isometry step of an arm had to act.
-
-    Args:
-        strength: lambda.
-        constant: 1 / (8 lr lambda) in steps: the excess of a singular value over 1 falls to 1/e in this time.
-        elapsed: 8 lr lambda x the steps that were taken with it: the run's length in time constants.
-    """
-
-    strength: float
-    constant: float
-    elapsed: float
-
-
-def isometry(arm: Arm) -> Isometry | None:
-    """What the isometry step of an arm amounts to, None if it has none.
-
-    A singular value s obeys ds/dt = -4 lr lambda (s^3 - s), whose deviation from 1 decays at the rate
-    8 lr lambda per step.
-
-    Reference: arXiv:2606.09762, Eq 20.
-    """
-    switch_task = arm.settings.get("switch_task")
-    strengths = np.zeros(len(arm.tasks))
-    for place, task in enumerate(arm.tasks.tolist()):
-        switched = switch_task is not None and task >= switch_task
-        strengths[place] = _strength(arm.settings, "switch_" if switched else "") if task >= 0 else 0.0
-    if not strengths.any():
-        return None
-    rates = 8 * arm.settings["lr"] * strengths
-    elapsed = np.nanmean(np.nansum(arm.steps * rates, axis=1))
-    return Isometry(strengths[strengths > 0][-1], 1 / rates[strengths > 0][-1], float(elapsed))
-
-
-def _strength(settings: Mapping[str, Any], prefix: str) -> float:
-    """Lambda of a method's settings, 0 without isometry."""
-    time = settings.get(f"{prefix}isometry_time")
-    return 1 / (8 * settings["lr"] * time) if time else settings.get(f"{prefix}isometry") or 0.0
-
-
-def results_table(arms: Sequence[Arm]) -> Markup:
-    """One row per arm: what was set, what it reached, how long isometry had to act."""
+def results_table(results: Sequence[MethodRuns]) -> Table:
+    """One row per method: what was set, what it reached, how long isometry had to act."""
     caption = (
-        "Accuracy on the first, the worst and the last task and over all tasks: mean ± standard deviation "
-        "over seeds. Time constant: 1/(8 lr λ), the steps in which a singular value's excess over 1 falls "
-        "to 1/e. Isometry time: 8 lr λ × steps, the length of the run in time constants."
+        f"{results[0].metric.label.capitalize()} after the first and the last task, after the task at which "
+        "the mean over seeds is worst, and over all tasks: mean ± standard deviation over seeds. Time "
+        "constant: 1/(8 lr λ), the steps in which a singular value's excess over 1 falls to 1/e. "
+        "Isometry time: 8 lr λ × steps, the length of the run in time constants."
     )
-    return table(caption, _HEAD, [_row(arm) for arm in arms])
+    rows = [_row(result) for result in results]
+    kept = [place for place in range(len(_HEAD)) if place < _ALWAYS or not _says_nothing(rows, place)]
+    return Table(caption, [_HEAD[place] for place in kept], [[row[place] for place in kept] for row in rows])
 
 
-def _row(arm: Arm) -> list[Content]:
-    reached = accuracies(arm)
-    found = isometry(arm)
+def _says_nothing(rows: Sequence[Sequence[str]], place: int) -> bool:
+    """Whether a column is empty, or the same for all methods: then the configuration says it once."""
+    cells = {row[place] for row in rows}
+    return cells == {NONE} or (_HEAD[place] == "lr" and len(rows) > 1 and len(cells) == 1)
+
+
+def _row(result: MethodRuns) -> list[str]:
+    reached = scores(result)
     numbers = [str(one) for one in (reached.first, reached.worst, reached.last, reached.mean)]
-    settings = [f"{found.strength:.3g}" if found else NONE, f"{arm.settings['lr']:g}", str(len(arm.seeds))]
-    return [arm.label, *settings, *numbers, *_times(found)]
+    settings = [str(len(result.seeds)), f"{result.settings['lr']:g}"]
+    return [result.label, *numbers, *settings, *_times(isometry(result))]
 
 
-def _times(found: Isometry | None) -> list[Content]:
+def _times(found: Isometry | None) -> list[str]:
     if found is None:
-        return [NONE, NONE]
-    elapsed: Content = f"{found.elapsed:.3g}"
-    if found.elapsed < 1:
-        elapsed = tag("span", f"{found.elapsed:.2g} (short)", class_="low")
-    return [f"{found.constant:,.0f}", elapsed]
+        return [NONE, NONE, NONE]
+    elapsed = f"{found.elapsed:.3g}" if found.elapsed >= 1 else Alarming(f"{found.elapsed:.2g} (short)")
+    return [f"{found.strength:.3g}", f"{found.constant:,.0f}", elapsed]
 
 
-def troubles(source: Source, arms: Sequence[Arm]) -> list[Markup]:
-    """Warnings: runs too short for their isometry, runs that failed, runs that are not complete."""
-    return [*_too_short(arms), *_incomplete(source)]
+def troubles(source: Source, results: Sequence[MethodRuns]) -> list[tuple[str, str]]:
+    """Warnings, what and in which words: runs too short for their isometry, failed, or not complete."""
+    return [*_too_short(results), *_incomplete(source)]
 
 
-def _too_short(arms: Sequence[Arm]) -> list[Markup]:
-    found = [(arm.label, isometry(arm)) for arm in arms]
-    short = [
-        f"{label} ({time.elapsed:.2g})" for label, time in found if time is not None and time.elapsed < 1
-    ]
+def _too_short(results: Sequence[MethodRuns]) -> list[tuple[str, str]]:
+    found = [(result.label, isometry(result)) for result in results]
+    short = [f"{label} ({time.elapsed:.2g})" for label, time in found if time and time.elapsed < 1]
     if not short:
         return []
     words = (
         f"{'; '.join(short)}, in time constants. A run of x < 1 time constants pulls back only the singular "
         "values above 1/√(1 − e⁻ˣ); for more raise λ, or set isometry_time to a tenth of the run's steps."
     )
-    return [_warning("Shorter than the time constant of the isometry:", words)]
+    return [("Shorter than the time constant of the isometry:", words)]
 
 
-def _incomplete(source: Source) -> list[Markup]:
+def _incomplete(source: Source) -> list[tuple[str, str]]:
     """Runs that failed or were interrupted, each with where and why; the others only by number."""
     records = list(source.records.values())
     ended = [record for record in records if record.state in ("failed", "interrupted")]
@@ -123,18 +76,14 @@ def _incomplete(source: Source) -> list[Markup]:
     said = [_ended(record) for record in ended]
     if any(counts.values()):
         words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        said.append(_warning("Not complete:", f"of {len(records)} runs, {words}."))
+        said.append(("Not complete:", f"of {len(records)} runs, {words}."))
     return said
 
 
-def _ended(record: RunRecord) -> Markup:
+def _ended(record: RunRecord) -> tuple[str, str]:
     why = f": {record.reason}" if record.reason else ""
-    return _warning(
+    return (
         f"{record.label}, seed {record.seed}, {record.state}",
-        f"after {record.tasks} of {record.spec['tasks']} tasks{why}. Its finished tasks count. It is "
-        f"run {record.id}.",
+        f"after {record.tasks} of {record.spec['stream']['tasks']} tasks{why}. Its finished tasks "
+        f"count. It is run {record.id}.",
     )
-
-
-def _warning(what: str, words: str) -> Markup:
-    return tag("p", [tag("strong", what), f" {words}"], class_="warning")

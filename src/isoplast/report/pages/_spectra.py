@@ -14,7 +14,7 @@ import polars as pl
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
 from isoplast.methods import Spectrum
-from isoplast.report.data._arms import Array
+from isoplast.report.data._method_runs import Array
 
 # What the classes of section 5 of the paper say that a method holds, from all of the spectrum to nothing.
 CLAIMS: dict[Spectrum, tuple[str, ...]] = {
@@ -112,7 +112,7 @@ class Reading:
 
 
 def readings(frame: pl.DataFrame) -> list[Reading]:
-    """One reading per arm of a study, by claim, the most accurate first.
+    """One reading per result of a study, by claim, the most accurate first.
 
     Args:
         frame: what `load_study` returns; every run has a row for the untrained network (task -1).

@@ -2,69 +2,59 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from isoplast.report.data._arms import Arm, band_words
+from markupsafe import Markup
+
 from isoplast.report.data._headline import headline
+from isoplast.report.data._method_runs import MethodRuns, band_words
 from isoplast.report.data._source import Source
 from isoplast.report.figures import _plotly as figures
-from isoplast.report.figures._charts import accuracy_chart
-from isoplast.report.html._document import document, legend, picker, plot, section
-from isoplast.report.html._markup import Markup, tag
+from isoplast.report.figures._charts import scale_of_scores, score_chart
+from isoplast.report.html import _document as html
 from isoplast.report.pages._configuration import configuration, provenance
 from isoplast.report.pages._results import results_table, troubles
 
 
-def render(source: Source, arms: Sequence[Arm]) -> str:
+def render(source: Source, results: Sequence[MethodRuns]) -> str:
     """The page of a study as HTML text.
 
     Args:
         source: the study's runs and where they came from.
-        arms: the same study cut into arms; at least one with a finished task.
+        results: the same study by method; at least one with a finished task.
     """
-    plots: dict[str, str] = {}
-    main = [
-        _accuracy(arms, plots),
-        _results(source, arms),
-        *_probes(arms, plots),
-        *_singular_values(arms, plots),
-        *_units(arms, plots),
-        configuration(source, arms),
-        provenance(source),
-    ]
-    body = [_header(source, arms), tag("main", main), _footer()]
-    title = f"{source.name}: isoplast report"
-    return document(title, body, plots, [arm.style for arm in arms])
-
-
-def _header(source: Source, arms: Sequence[Arm]) -> Markup:
-    name = tag("p", f"isoplast report: {source.name}", class_="name")
-    about = [tag("p", source.about)] if source.about else []
-    return tag("header", [name, tag("h1", headline(arms)), *about, tag("p", source.scope, class_="scope")])
-
-
-def _footer() -> Markup:
-    return tag("footer", tag("p", "Written by isoplast. AdamO: Rosseau, Müller and Nowé, arXiv:2606.09762."))
-
-
-def _accuracy(arms: Sequence[Arm], plots: dict[str, str]) -> Markup:
-    plots["accuracy"] = figures.accuracy_figure(arms).to_json()
-    switching = any(arm.switches for arm in arms)
-    words = band_words(arms) + (
-        " The dashed vertical line marks where an arm goes on with another method, on the same network."
-        if switching
-        else ""
-    )
-    still = tag("noscript", Markup(accuracy_chart(arms)))
-    drawn = plot("accuracy", "tall", f"Accuracy after each task. {headline(arms)}")
-    note = tag("figcaption", words)
-    return section(
-        "accuracy-heading", "Accuracy after each task", [_legend(arms), tag("figure", [drawn, still, note])]
+    drawn: dict[str, str] = {"score": figures.score_figure(results).to_json()}
+    curves = [html.Curve(index, result.label, result.style) for index, result in enumerate(results)]
+    title = f"{results[0].metric.label.capitalize()} after each task"
+    groups = (_probes, _singular_values, _units)
+    return html.render(
+        "study.html",
+        drawn,
+        [result.style for result in results],
+        title=f"{source.name}: isoplast report",
+        headline=headline(results),
+        source=source,
+        curves=curves,
+        score=html.Plot("score", "tall", f"{title}. {headline(results)}", title),
+        score_note=_score_note(results),
+        still=Markup(score_chart(results)),
+        results=results_table(results),
+        troubles=troubles(source, results),
+        groups=[section for group in groups if (section := group(results, drawn)) is not None],
+        **configuration(source, results),
+        **provenance(source),
     )
 
 
-def _results(source: Source, arms: Sequence[Arm]) -> Markup:
-    return section("results-heading", "Results", [results_table(arms), *troubles(source, arms)])
+def _score_note(results: Sequence[MethodRuns]) -> str:
+    words = [band_words(results)]
+    if any(result.switches for result in results):
+        words.append("The dashed vertical line marks where another method takes over, on the same network.")
+    scale = scale_of_scores(results)
+    if not all(scale.holds(result.chance) for result in results if not math.isnan(result.chance)):
+        words.append("The axis fits the curves; chance lies outside of it.")
+    return " ".join(words)
 
 
 _PROBES = {
@@ -75,62 +65,56 @@ _PROBES = {
 }
 
 
-def _probes(arms: Sequence[Arm], plots: dict[str, str]) -> list[Markup]:
-    measured = [metric for metric in _PROBES if any(metric in arm.probes for arm in arms)]
+def _probes(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Section | None:
+    measured = [metric for metric in _PROBES if any(metric in result.probes for result in results)]
     if not measured:
-        return []
+        return None
     for metric in measured:
-        plots[metric] = figures.probe_figure(arms, metric).to_json()
-    drawn = [_small_figure(metric, _PROBES[metric], arms) for metric in measured]
+        drawn[metric] = figures.probe_figure(results, metric).to_json()
     words = (
         "Measured on a copy of the network after each task. Probe: what share of the loss of an uninformed "
         "guess a short training on new random labels removes. Empirical NTK (centred logits): the "
         "participation rank says along how many directions learning is equally fast, the condition number "
         "how slow the worst one is. Jacobian: largest over smallest singular value from input to logits."
     )
-    grid = tag("div", drawn, class_="grid")
-    return [section("probes-heading", "Can it still learn?", [tag("p", words), _legend(arms), grid])]
+    places = [_plot(metric, _PROBES[metric], results) for metric in measured]
+    return html.Section("probes", "Can it still learn?", words, places)
 
 
-def _singular_values(arms: Sequence[Arm], plots: dict[str, str]) -> list[Markup]:
-    layers = figures.views(arms, "sigma_max")
+def _singular_values(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Section | None:
+    layers = figures.views(results, "sigma_max")
     if not layers:
-        return []
-    drawn = []
+        return None
+    places = []
     for metric, title in (("sigma_max", "Largest"), ("sigma_min", "Smallest")):
-        plots[metric] = figures.singular_value_figure(arms, metric).to_json()
-        drawn.append(_small_figure(metric, f"{title} singular value", arms))
+        drawn[metric] = figures.singular_value_figure(results, metric).to_json()
+        places.append(_plot(metric, f"{title} singular value", results))
     words = (
         "The largest and the smallest over all weight matrices, or of one matrix, on a log scale. A matrix "
         "whose singular values are all 1 preserves lengths: isometry. Along a singular value near 0 nothing "
         "gets through, neither signal nor gradient."
     )
-    bar = _legend(arms, picker("Matrix", f"all {len(layers)} matrices", layers))
-    grid = tag("div", drawn, class_="grid")
-    return [section("singular-heading", "Singular values of the weights", [tag("p", words), bar, grid])]
+    every = f"all {len(layers)} matrices"
+    title = "Singular values of the weights"
+    return html.Section("singular", title, words, places, layers=layers, picked="Matrix", every=every)
 
 
-def _units(arms: Sequence[Arm], plots: dict[str, str]) -> list[Markup]:
-    layers = figures.views(arms, "dead")
+def _units(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Section | None:
+    layers = figures.views(results, "dead")
     if not layers:
-        return []
-    drawn = []
+        return None
+    places = []
     for metric, title in (("dead", "Dead units"), ("dormant", "Dormant units")):
-        plots[metric] = figures.unit_figure(arms, metric).to_json()
-        drawn.append(_small_figure(metric, title, arms))
+        drawn[metric] = figures.unit_figure(results, metric).to_json()
+        places.append(_plot(metric, title, results))
     words = (
         "The share of hidden units: mean over the hidden layers, or of one layer. Dead: zero on every input "
         "of the task. Dormant: mean activity at most a tenth of its layer's average (arXiv:2302.12902)."
     )
-    bar = _legend(arms, picker("Layer", f"all {len(layers)} hidden layers", layers))
-    grid = tag("div", drawn, class_="grid")
-    return [section("units-heading", "Dead and dormant units", [tag("p", words), bar, grid])]
+    every = f"all {len(layers)} hidden layers"
+    title = "Dead and dormant units"
+    return html.Section("units", title, words, places, layers=layers, picked="Layer", every=every)
 
 
-def _small_figure(metric: str, title: str, arms: Sequence[Arm]) -> Markup:
-    summary = figures.last_values(arms, metric)
-    return tag("figure", [tag("h3", title), plot(metric, "short", f"{title} per task. {summary}")])
-
-
-def _legend(arms: Sequence[Arm], *more: Markup) -> Markup:
-    return legend([(index, arm.label, arm.style) for index, arm in enumerate(arms)], *more)
+def _plot(metric: str, title: str, results: Sequence[MethodRuns]) -> html.Plot:
+    return html.Plot(metric, "short", f"{title} per task. {figures.last_values(results, metric)}", title)

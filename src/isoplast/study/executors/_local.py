@@ -1,4 +1,4 @@
-"""Running many runs on this machine, each in a process of its own."""
+"""Many runs on this machine, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,162 +6,91 @@ import contextlib
 import dataclasses
 import json
 import os
-import selectors
+import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
-from isoplast import streams
-from isoplast.study._spec import Run, whole
-from isoplast.study._study import Study
-from isoplast.study.executors._cores import usable_cores
+from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome
+from isoplast.study.executors._worker import DONE, LOCKED
 from isoplast.study.run._execute import Progress
-from isoplast.study.store._directory import RunDirectory
-from isoplast.study.store._files import RunLocked, locked
-
-DONE, FAILED, BUSY, ORPHANED = 0, 1, 75, 76  # exit status of a worker
+from isoplast.study.store._lock import RunLocked
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
+@EXECUTORS.register
+class LocalExecutor(Executor):
+    """A process for every run, so many at a time."""
 
-    Args:
-        run: which one.
-        directory: where its results are.
-        failure: why it failed, in one line; None if it is done.
-        accuracy: accuracy after its last finished task, where that is known.
-    """
+    name: ClassVar[str] = "local"
 
-    run: Run
-    directory: RunDirectory
-    failure: str | None = None
-    accuracy: float | None = None
-
-
-class Display(Protocol):
-    """Somebody who wants to know how a study is going."""
-
-    def started(self, run: Run) -> None:
-        """A worker begins with a run."""
-
-    def progressed(self, run: Run, progress: Progress) -> None:
-        """A worker has finished an epoch."""
-
-    def ended(self, outcome: Outcome) -> None:
-        """A worker has ended."""
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def started(self, run: Run) -> None:
-        """Show nothing."""
-
-    def progressed(self, run: Run, progress: Progress) -> None:
-        """Show nothing."""
-
-    def ended(self, outcome: Outcome) -> None:
-        """Show nothing."""
+    def execute(self, jobs: Sequence[Job], at_once: int, display: Display) -> Iterator[Outcome]:
+        """Do all jobs, `at_once` processes at a time."""
+        waiting = deque(jobs)
+        working: list[_Worker] = []
+        events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        try:
+            while waiting or working:
+                while waiting and len(working) < at_once:
+                    worker = _Worker(waiting.popleft(), events)
+                    working.append(worker)
+                    display.started(worker.job.run)
+                worker, event = _next(events)
+                if event is not None:
+                    worker.take(event, display)
+                    continue
+                working.remove(worker)
+                outcome = worker.outcome()
+                display.ended(outcome)
+                yield outcome
+        finally:  # nobody is left behind, whatever went wrong
+            for worker in working:
+                worker.stop()
 
 
-def run_study(
-    study: Study, out: Path, *, jobs: int | None = None, threads: int = 1, display: Display | None = None
-) -> list[Outcome]:
-    """Do the runs of a study that are not done yet, in parallel processes.
-
-    Started again after any interruption it goes on where it stopped. A worker that dies takes its own run
-    with it, which is then marked as failed; a failed run is tried again when the study is started again.
-
-    Args:
-        study: what to run.
-        out: directory of the results, made if need be.
-        jobs: number of processes, >= 1; None: as many as there are usable cores for.
-        threads: threads of each process, >= 1; the bits of a result depend on it.
-        display: is told how it goes.
-
-    Returns:
-        How each run ended, in the study's order.
-
-    Raises:
-        RunLocked: another process runs a study in this directory.
-        IsoplastError: the directory holds another study or a damaged file, data cannot be had, or jobs or
-            threads are out of range. No run has been started then.
-    """
-    for name, value in (("jobs", jobs), ("threads", threads)):
-        if value is not None:
-            whole(name, value, 1)
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        study.describe(out)
-        directories = {run: RunDirectory.create(out, run) for run in study.runs}
-        outcomes = {run: Outcome(run, directory) for run, directory in directories.items()}
-        missing = _missing(directories)
-        # Here, once: a download is seen and not made by every worker, a bad file stops nothing half-way.
-        for data, samples in dict.fromkeys((run.data, run.samples) for run in missing):
-            streams.load_data(data, samples=samples)
-        pool = _Pool(jobs or max(1, usable_cores() // threads), threads, display or Silent())
-        for outcome in pool.work_through(Outcome(run, directories[run]) for run in missing):
-            outcomes[outcome.run] = outcome
-    return [outcomes[run] for run in study.runs]
-
-
-def _missing(directories: Mapping[Run, RunDirectory]) -> list[Run]:
-    """The runs that are not done; those that are must be complete."""
-    missing = []
-    for run, directory in directories.items():
-        if directory.status().state == "done":
-            directory.check_complete(run.tasks)
-        else:
-            missing.append(run)
-    return missing
+def _next(events: queue.Queue[Any]) -> Any:
+    while True:  # a wait without an end would keep Ctrl-C waiting on Windows
+        with contextlib.suppress(queue.Empty):
+            return events.get(timeout=1.0)
 
 
 class _Worker:
-    """A process at one run, and the events it has sent so far."""
+    """A process at one job; a thread reads its events into a queue, and None when there are no more."""
 
-    def __init__(self, task: Outcome, threads: int) -> None:
-        self.run, self.directory = task.run, task.directory
+    def __init__(self, job: Job, events: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
+        self.job = job
         self.failure: str | None = None
-        self.accuracy: float | None = None
-        self._torn = b""
-        count = str(threads)
-        with self.directory.log.open("ab") as log:
+        self.score: float | None = None
+        with job.directory.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "isoplast.study.executors.worker",
-                    str(self.directory.path),
-                    "--threads",
-                    count,
-                ],
+                job.command(sys.executable),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count},
-                start_new_session=True,  # Ctrl-C reaches the executor alone, which then ends its workers
+                env={**os.environ, **job.environment()},
+                **_apart(),
             )
-        assert self.process.stdout is not None
-        self.output = self.process.stdout
+        threading.Thread(target=self._read, args=(events,), daemon=True).start()
 
-    def read(self, display: Display) -> bool:
-        """Take in what the worker has sent; False when there will be nothing more."""
-        chunk = os.read(self.output.fileno(), 65536)
-        *lines, self._torn = (self._torn + chunk).split(b"\n")
-        for line in lines:
-            event = json.loads(line)
-            if "failed" in event:
-                self.failure = event["failed"]
-            else:
-                progress = Progress(**event)
-                self.accuracy = progress.accuracy if progress.accuracy is not None else self.accuracy
-                display.progressed(self.run, progress)
-        return bool(chunk)
+    def _read(self, events: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = _parsed(line)
+            if event is not None:
+                events.put((self, event))
+        events.put((self, None))
+
+    def take(self, event: dict[str, Any], display: Display) -> None:
+        """Take in what the worker has sent."""
+        if "failed" in event:
+            self.failure = str(event["failed"])
+            return
+        progress = Progress(**event)
+        self.score = progress.score if progress.score is not None else self.score
+        display.progressed(self.job.run, progress)
 
     def stop(self) -> None:
         """End the process now; what it has finished stays."""
@@ -170,63 +99,55 @@ class _Worker:
 
     def _close(self) -> int:
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         code = self.process.wait()
-        self.process.stdin.close()
-        self.output.close()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        self.process.stdout.close()
         return code
 
     def outcome(self) -> Outcome:
         """How the process ended; a failure that it could not write down itself is written down here."""
         code = self._close()
+        run, directory = self.job.run, self.job.directory
         if code == DONE:
-            return Outcome(self.run, self.directory, accuracy=self.accuracy)
-        if code == BUSY:
-            return Outcome(self.run, self.directory, "another process is at this run")
+            return Outcome(run, directory, score=self.score)
+        if code == LOCKED:
+            return Outcome(run, directory, "another process is at this run")
         failure = self.failure or self._last_words(code)
-        if self.directory.status().state != "failed":
+        if directory.status().state != "failed":
             self._mark(failure)
-        return Outcome(self.run, self.directory, failure, self.accuracy)
+        return Outcome(run, directory, failure, self.score)
 
     def _mark(self, failure: str) -> None:
+        directory = self.job.directory
         # On a full disk this may fail as well; the run then reads as interrupted.
-        with contextlib.suppress(RunLocked, OSError), self.directory.owned(patience=1.0):
-            status = dataclasses.replace(self.directory.status(), state="failed", reason=failure)
-            self.directory.write_status(status)
+        with contextlib.suppress(RunLocked, OSError), directory.owned(patience=1.0):
+            directory.write_status(dataclasses.replace(directory.status(), state="failed", reason=failure))
 
     def _last_words(self, code: int) -> str:
         if code < 0:
-            name = signal.Signals(-code).name
+            known = {item.value: item.name for item in signal.Signals}
+            name = known.get(-code, f"signal {-code}")
             return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-        lines = self.directory.log.read_text(errors="replace").split("\n")
+        lines = self.job.directory.log.read_text(encoding="utf-8", errors="replace").split("\n")
         said = [line.strip() for line in lines if line.strip()]
         return said[-1] if said else f"exit status {code}"
 
 
-class _Pool:
-    """At most so many workers at a time."""
+def _apart() -> dict[str, Any]:
+    """Ctrl-C reaches the executor alone, which then ends its workers."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
 
-    def __init__(self, jobs: int, threads: int, display: Display) -> None:
-        self.jobs, self.threads, self.display = jobs, threads, display
 
-    def work_through(self, tasks: Iterable[Outcome]) -> list[Outcome]:
-        waiting = deque(tasks)
-        ended: list[Outcome] = []
-        with selectors.DefaultSelector() as selector:
-            try:
-                while waiting or selector.get_map():
-                    while waiting and len(selector.get_map()) < self.jobs:
-                        self._start(waiting.popleft(), selector)
-                    for key, _ in selector.select():
-                        if not key.data.read(self.display):
-                            selector.unregister(key.fileobj)
-                            ended.append(key.data.outcome())
-                            self.display.ended(ended[-1])
-            finally:  # nobody is left behind, whatever went wrong
-                for key in list(selector.get_map().values()):
-                    key.data.stop()
-        return ended
-
-    def _start(self, task: Outcome, selector: selectors.BaseSelector) -> None:
-        started = _Worker(task, self.threads)
-        selector.register(started.output, selectors.EVENT_READ, started)
-        self.display.started(task.run)
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """An event; None for anything else that some library may have printed."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    fields = {field.name for field in dataclasses.fields(Progress)}
+    known = isinstance(event, dict) and (event.keys() == fields or event.keys() == {"failed"})
+    return event if known else None

@@ -5,23 +5,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from isoplast import streams
+from isoplast import data
 from isoplast._core.errors import IsoplastError
+from isoplast.streams import OpenProblem
+from isoplast.study._metrics import metric
+from isoplast.study._parts import make
 from isoplast.study._spec import Run, whole
-from isoplast.study.run._instruments import Instruments
+from isoplast.study.run._learner import Diverged, Learner, Recipe
 from isoplast.study.run._provenance import changes, peak_memory, provenance
 from isoplast.study.run._random import random_state, reproducible, restore_random_state, seed_everything
-from isoplast.study.run._train import Diverged, Trainer
 from isoplast.study.store._directory import RunDirectory, State
 
 FORMAT = 2  # of checkpoint.pt
+_MOST_THREADS = 1024  # many more than that end the process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +35,15 @@ class Progress:
 
     Args:
         task: index of the task that is being trained on.
-        epoch: epochs done in it.
-        accuracy: accuracy after the task before, None in the first.
+        done: share of it that is done, in [0, 1].
+        score: the primary metric after the task before, None in the first.
+        primary: name of that metric.
     """
 
     task: int
-    epoch: int
-    accuracy: float | None
+    done: float
+    score: float | None
+    primary: str = ""
 
 
 class RunFailed(Exception):
@@ -60,28 +67,85 @@ def execute(
         run: what to run.
         parent: the run's directory is parent / run.id.
         threads: threads of torch, >= 1; the bits depend on it.
-        on_progress: called after every epoch.
+        on_progress: called after every unit of progress of the learner.
         say: called with lines a user should read.
 
     Returns:
         The directory with the results; `status()` is done.
 
     Raises:
-        RunFailed: the loss became non-finite, or a file could not be written; `status()` holds the reason.
+        RunFailed: the loss became non-finite, a file could not be written, or anything else went wrong in
+            training; `status()` holds the reason, the log the traceback.
         RunLocked: another process is at this run.
         IsoplastError: the data or a file of the directory is missing or damaged, the device is not there, or
             a setting is out of range.
     """
-    whole("threads", threads, 1)
+    check_threads(threads)
     _prepare_device(run.device)
     directory = RunDirectory.create(parent, run)
     with directory.owned(patience=5.0):
         if directory.status().state == "done":
             directory.check_complete(run.tasks)
             return directory
-        with reproducible(threads):
+        with reproducible(threads), module_path(run.path):
             _Attempt(run, directory, threads, on_progress, say).execute()
     return directory
+
+
+def check_threads(threads: object) -> int:
+    """The number of threads if a process can have so many."""
+    if whole("threads", threads, 1) > _MOST_THREADS:
+        raise IsoplastError(f"threads is {threads}: no process has more than {_MOST_THREADS} of them")
+    return whole("threads", threads, 1)
+
+
+def open_problem(run: Run) -> OpenProblem:
+    """The tasks of a run, with their data.
+
+    Raises:
+        IsoplastError: the data cannot be had, or do not suit.
+    """
+    loaded = None if run.data is None else load_part(run)
+    return run.problem().open(loaded, run.seed)
+
+
+def load_part(run: Run) -> data.Dataset:
+    """The data set of a run."""
+    assert run.data is not None
+    found: data.Dataset = make("data", run.data).load()
+    return found
+
+
+def start_learner(run: Run, problem: OpenProblem, task: int) -> Learner:
+    """The learner of a run before its task number `task`, seeded as in the run, not yet restored."""
+    seed_everything(run.seed)
+    recipe = Recipe(
+        net=make("net", run.net),
+        make_method=run.make_method,
+        switch=None if run.switch is None else run.switch.task,
+        lr=run.lr,
+        seed=run.seed,
+        device=torch.device(run.device),
+        instruments=run.instruments,
+    )
+    found: Learner = make("learner", run.learner).start(problem, recipe, task)
+    return found
+
+
+@contextlib.contextmanager
+def module_path(folders: tuple[str, ...]) -> Any:
+    """Let modules be found in these folders while the block runs."""
+    added = [str(Path(folder).resolve()) for folder in folders]
+    for folder in added:
+        if not Path(folder).is_dir():
+            raise IsoplastError(f"path names {folder}, which is no folder")
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for folder in added:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(folder)
 
 
 def _prepare_device(name: str) -> None:
@@ -120,109 +184,121 @@ class _Attempt:
             self._train()
             self._note("done")
         except KeyboardInterrupt:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, IsoplastError):
                 self._note("interrupted")
+            raise
+        except IsoplastError as error:
+            self._fail(str(error))
             raise
         except (Diverged, OSError) as error:
             reason = str(error) if isinstance(error, Diverged) else _one_line(error)
             self._fail(reason)
             raise RunFailed(reason) from error
-        except Exception as error:
-            self._fail(str(error) if isinstance(error, IsoplastError) else _one_line(error))
-            raise
+        except Exception as error:  # whatever training raises: the run has failed, and says why
+            reason = _one_line(error)
+            self._fail(reason, traceback.format_exc())
+            raise RunFailed(f"{reason}; the traceback is in {self.directory.log}") from error
 
     def _train(self) -> None:
         run = self.run
-        data = streams.load_data(run.data, samples=run.samples)
-        stream = streams.stream(run.stream, data, tasks=run.tasks, seed=run.seed)
-        self._record_origin(data)
-        seed_everything(run.seed)
+        problem = open_problem(run)
+        self._record_origin(problem)
         saved = self.directory.load_checkpoint()
-        first = 0 if saved is None else self._first_task(saved, data)
-        trainer = Trainer(run, stream.input_shape, stream.classes, task=first)
-        count = sum(parameter.numel() for parameter in trainer.model.parameters())
-        steps = -(-len(data.targets) // run.batch_size) * run.epochs
-        total = steps * run.tasks
-        self.say(f"{run.label}: {run.tasks} tasks of {data.note}, {count:,} parameters, {total:,} steps")
-        self._say_method(trainer, total - steps * first)
+        first = 0 if saved is None else self._first_task(saved, problem)
+        learner = start_learner(run, problem, first)
+        count = sum(parameter.numel() for parameter in learner.network.parameters())
+        total = learner.steps_per_task * run.tasks
+        self.say(f"{run.label}: {run.tasks} tasks of {problem.note}, {count:,} parameters, {total:,} steps")
+        self._say_method(learner, first)
         if saved is None:
-            self._start(trainer, stream, data)
+            self._start(learner, problem)
         else:
             self.say(f"going on at task {first} of {run.tasks}")
-            trainer.restore(saved["trainer"])
+            learner.restore(saved["learner"])
             restore_random_state(saved["random"], self.device)
             self.directory.rewind(saved["metrics_size"])
-        accuracy = None
+        score = None
         for index in range(first, run.tasks):
-            task = stream.task(index)
-            if trainer.begin(task):
-                self.say(f"task {index}: {trainer.method.info.title} takes over")
-                self._say_method(trainer, total - steps * index)
-            accuracy = self._train_on(trainer, task, accuracy, data).accuracy
+            task = problem.task(index)
+            if learner.begin(task):
+                self.say(f"task {index}: {learner.method.info.title} takes over")
+                self._say_method(learner, index)
+            score = self._train_on(learner, problem, task, index, score)
         self.say(f"done: {run.tasks} tasks in {self._seconds():.1f} s")
 
-    def _record_origin(self, data: streams.Dataset) -> None:
+    def _record_origin(self, problem: OpenProblem) -> None:
         """Write down where the result comes from; say so if an earlier attempt ran on other code."""
-        origin = provenance(self.device, self.threads)
+        run = self.run
+        parts = [one.name for one in (run.stream, run.data, run.net, run.method, run.learner) if one]
+        origin = provenance(self.device, self.threads, parts)
         if self.earlier.provenance:
             for change in changes(self.earlier.provenance, origin):
                 self.say(f"warning: since the interruption, {change}")
-        origin["data"] = {"note": data.note, "fingerprint": data.fingerprint}
+        origin["data"] = {"note": problem.note, "fingerprint": problem.fingerprint}
         self._note("running", provenance=origin)
 
-    def _first_task(self, saved: dict[str, Any], data: streams.Dataset) -> int:
+    def _first_task(self, saved: dict[str, Any], problem: OpenProblem) -> int:
         if saved["format"] != FORMAT:
             raise IsoplastError(
                 f"{self.directory.checkpoint} is of another version: delete its directory and run again"
             )
-        if saved["data"] != data.fingerprint:
+        if saved["data"] != problem.fingerprint:
+            name = self.run.data.name if self.run.data else self.run.stream.name
             raise IsoplastError(
-                f"{self.directory.path} was begun on other images under the name {self.run.data!r}: "
+                f"{self.directory.path} was begun on other data under the name {name!r}: "
                 "delete it, or give back the data it was begun on"
             )
         return int(saved["next_task"])
 
-    def _say_method(self, trainer: Trainer, steps: int) -> None:
-        for line in trainer.training.report(steps):
+    def _say_method(self, learner: Learner, task: int) -> None:
+        for line in learner.report(learner.steps_per_task * (self.run.tasks - task)):
             self.say(line)
 
-    def _start(self, trainer: Trainer, stream: streams.Stream, data: streams.Dataset) -> None:
+    def _start(self, learner: Learner, problem: OpenProblem) -> None:
         """Begin from nothing: what an attempt without a checkpoint left behind is dropped."""
         self.directory.metrics.touch()
         self.directory.rewind(0)
-        found = trainer.measure(stream.task(0))
-        self._keep(trainer, _row(-1, trainer.method.name, 0, 0.0, stream.classes, found), data)
+        found = learner.measure(problem.task(0))
+        self._keep(learner, problem, self._row(learner, -1, 0, 0.0, found))
 
     def _train_on(
-        self, trainer: Trainer, task: streams.Task, accuracy: float | None, data: streams.Dataset
-    ) -> Instruments:
-        before = trainer.steps
+        self, learner: Learner, problem: OpenProblem, task: Any, index: int, score: float | None
+    ) -> float | None:
+        before = learner.steps
         start = time.perf_counter()
-        for epoch in range(self.run.epochs):
-            trainer.train(epoch)
-            self.on_progress(Progress(task.index, epoch + 1, accuracy))
+        for unit in range(learner.units):
+            learner.advance()
+            self.on_progress(Progress(index, (unit + 1) / learner.units, score, problem.primary))
         seconds = time.perf_counter() - start
-        found = trainer.measure(task)
-        steps = trainer.steps - before
-        self._keep(trainer, _row(task.index, trainer.method.name, steps, seconds, task.classes, found), data)
-        self.say(f"task {task.index}: accuracy {found.accuracy:.4f}, loss {found.loss:.4f}, {seconds:.1f} s")
-        return found
+        found = learner.measure(task)
+        self._keep(learner, problem, self._row(learner, index, learner.steps - before, seconds, found))
+        reached = found.get(problem.primary)
+        said = "" if reached is None else f"{metric(problem.primary).label} {reached:.4f}, "
+        self.say(f"task {index}: {said}loss {found['loss']:.4f}, {seconds:.1f} s")
+        return reached
 
-    def _keep(self, trainer: Trainer, row: dict[str, Any], data: streams.Dataset) -> None:
+    @staticmethod
+    def _row(
+        learner: Learner, task: int, steps: int, seconds: float, found: dict[str, Any]
+    ) -> dict[str, Any]:
+        head = {"task": task, "method_active": learner.method.name, "steps": steps, "seconds": seconds}
+        return head | found
+
+    def _keep(self, learner: Learner, problem: OpenProblem, row: dict[str, Any]) -> None:
         """Make a finished task last: first its row, then the checkpoint that counts it."""
         size = self.directory.append([row])
         self.directory.save_checkpoint(
             {
                 "format": FORMAT,
                 "run": self.run.id,
-                "data": data.fingerprint,
+                "data": problem.fingerprint,
                 "next_task": row["task"] + 1,
                 "metrics_size": size,
-                "trainer": trainer.state(),
+                "learner": learner.state(),
                 "random": random_state(self.device),
             }
         )
-        self._note("running", tasks=row["task"] + 1, steps=trainer.steps)
+        self._note("running", tasks=row["task"] + 1, steps=learner.steps)
 
     def say(self, line: str) -> None:
         """Tell the user, and the log."""
@@ -230,13 +306,14 @@ class _Attempt:
         self._log(line)
 
     def _log(self, line: str) -> None:
-        with self.directory.log.open("a") as log:
+        with self.directory.log.open("a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
-    def _fail(self, reason: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk may refuse these files as well
+    def _fail(self, reason: str, details: str = "") -> None:
+        # A full disk may refuse these files as well, and a directory that was taken away gets none.
+        with contextlib.suppress(OSError, IsoplastError):
             self._note("failed", reason=reason)
-            self._log(f"failed: {reason}")
+            self._log(f"failed: {reason}\n{details}".rstrip())
 
     def _note(self, state: State, **changes: Any) -> None:
         memory = max(self.earlier.peak_memory, peak_memory(self.device))
@@ -251,16 +328,3 @@ class _Attempt:
 
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _row(
-    task: int, method: str, steps: int, seconds: float, classes: int, found: Instruments
-) -> dict[str, Any]:
-    return {
-        "task": task,
-        "method_active": method,
-        "steps": steps,
-        "seconds": seconds,
-        "chance": 1 / classes,
-        **dataclasses.asdict(found),
-    }

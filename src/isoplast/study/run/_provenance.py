@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
-import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,22 @@ import torch
 
 import isoplast
 
+try:
+    import resource
+except ModuleNotFoundError:  # Windows has none
+    resource = None  # type: ignore[assignment]
+
 _PACKAGES = ("torch", "numpy", "scikit-learn", "polars")
 
 
-def provenance(device: torch.device, threads: int) -> dict[str, Any]:
-    """What a result may depend on beside its specification."""
+def provenance(device: torch.device, threads: int, parts: Iterable[str] = ()) -> dict[str, Any]:
+    """What a result may depend on beside its specification.
+
+    Args:
+        device: where it trains.
+        threads: of torch.
+        parts: names of the run's parts; of those that are imported ("package.module:Name") the source counts.
+    """
     return {
         "versions": versions(),
         "git": git_state(Path(isoplast.__file__).parent),
@@ -30,6 +41,7 @@ def provenance(device: torch.device, threads: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": threads,
+        "modules": module_sources(parts),
     }
 
 
@@ -44,11 +56,23 @@ def versions() -> dict[str, str]:
     return found
 
 
+def module_sources(parts: Iterable[str]) -> dict[str, str]:
+    """The sha256 of the source files that parts of a run were imported from, by module."""
+    found = {}
+    for part in parts:
+        module = sys.modules.get(part.partition(":")[0]) if ":" in part else None
+        file = getattr(module, "__file__", None)
+        if module is not None and file is not None and Path(file).is_file():
+            found[module.__name__] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return found
+
+
 def git_state(directory: Path) -> dict[str, Any] | None:
     """Commit of the checkout the package is imported from, and whether files differ; None outside one."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(directory), *arguments]
+        # Without its optional locks: a run must not keep somebody from committing.
+        command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
@@ -79,6 +103,7 @@ def _decisive(origin: Mapping[str, Any]) -> dict[str, str]:
         **origin["versions"],
         "the source of isoplast": git_words(origin["git"]),
         "the number of threads": str(origin["threads"]),
+        **{f"the source of {name}": digest[:12] for name, digest in origin.get("modules", {}).items()},
     }
 
 
@@ -93,8 +118,10 @@ def processor() -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory this process has used so far, in bytes: of the GPU where it trains on one."""
+    """The most memory this process has used, in bytes: of the GPU where it trains on one; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB

@@ -16,19 +16,22 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.files import write_whole
 from isoplast.study import _yaml
 from isoplast.study._spec import Run
 from isoplast.study.store import _files
+from isoplast.study.store._lock import DirectoryLock, is_locked
 
-_ESSENTIAL = {"stream", "data", "tasks", "net", "method", "seed"}  # what every reader relies on
+_ESSENTIAL = {"stream", "net", "method", "learner", "seed"}  # what every reader relies on
 State = Literal["waiting", "running", "done", "failed", "interrupted"]
 
 
@@ -42,7 +45,7 @@ class Status:
         tasks: number of finished tasks.
         steps: optimizer steps so far.
         seconds: wall time so far, all attempts together.
-        peak_memory: bytes, of the attempt that used most.
+        peak_memory: bytes, of the attempt that used most; 0 where that is not known.
         attempts: how often it was started.
         provenance: versions, source state, data and machine of the last attempt.
     """
@@ -67,6 +70,7 @@ class RunDirectory:
         self.checkpoint = path / "checkpoint.pt"
         self.log = path / "log.txt"
         self._status = path / "status.json"
+        self._lock: DirectoryLock | None = None
 
     @classmethod
     def create(cls, parent: Path, run: Run) -> RunDirectory:
@@ -80,7 +84,7 @@ class RunDirectory:
         directory.path.mkdir(parents=True, exist_ok=True)
         if not directory._describes(run):
             with directory.owned(patience=5.0):
-                _files.write_whole(directory.spec, run.to_yaml().encode())
+                write_whole(directory.spec, run.to_yaml().encode())
         return directory
 
     def _describes(self, run: Run) -> bool:
@@ -96,12 +100,21 @@ class RunDirectory:
         """Own the directory while the block runs; what killed owners left half-written is removed.
 
         Raises:
-            RunLocked: after so many seconds another process still owns it.
+            RunLocked: after so many seconds another process still owns it, or, at a write in the block, the
+                directory is not the one that is owned any more.
         """
-        with _files.locked(self.path, patience):
-            for file in (self.spec, self.checkpoint, self._status):
-                _files.drop_aside(file)
-            yield
+        with DirectoryLock(self.path, patience) as self._lock:
+            try:
+                for file in (self.spec, self.checkpoint, self._status):
+                    _files.drop_aside(file)
+                yield
+            finally:
+                self._lock = None
+
+    def check_owned(self) -> None:
+        """Raise RunLocked if the directory was taken away since it was owned."""
+        if self._lock is not None:
+            self._lock.check()
 
     def read_spec(self) -> Run:
         """The run that this directory belongs to."""
@@ -117,14 +130,16 @@ class RunDirectory:
         """The specification as it was written, whether or not this version knows all it names.
 
         Raises:
-            IsoplastError: it is damaged.
+            IsoplastError: it is damaged, or of a version that wrote it in another way.
         """
         try:
             settings = _yaml.parse_yaml(self.spec.read_text(encoding="utf-8"), str(self.spec))
         except ValueError:  # what is no text, and what is no YAML
             settings = None
         if not isinstance(settings, dict) or not settings.keys() >= _ESSENTIAL:
-            raise IsoplastError(f"{self.spec} is damaged: delete {self.path} and run again")
+            raise IsoplastError(
+                f"{self.spec} is damaged or of an older version: delete {self.path} and run again"
+            )
         return settings
 
     def status(self) -> Status:
@@ -140,18 +155,21 @@ class RunDirectory:
         # A later version may write more.
         known = {field.name: found[field.name] for field in dataclasses.fields(Status) if field.name in found}
         status = Status(**known)
-        if any(not isinstance(value, type(getattr(Status(), name))) for name, value in known.items()):
+        wrong = any(not _same_kind(value, getattr(Status(), name)) for name, value in known.items())
+        if wrong or status.state not in get_args(State):
             raise IsoplastError(f"{self._status} is damaged: {remedy}")
-        if status.state == "running" and not _files.is_locked(self.path):
+        if status.state == "running" and not is_locked(self.path):
             return dataclasses.replace(status, state="interrupted")
         return status
 
     def write_status(self, status: Status) -> None:
         """Replace the status."""
-        _files.write_whole(self._status, json.dumps(dataclasses.asdict(status), indent=1).encode())
+        self.check_owned()
+        write_whole(self._status, json.dumps(dataclasses.asdict(status), indent=1).encode())
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Append rows of metrics; returns the size of the file."""
+        self.check_owned()
         return _files.append_rows(self.metrics, rows)
 
     def save_checkpoint(self, contents: dict[str, Any]) -> None:
@@ -162,27 +180,25 @@ class RunDirectory:
         """
         buffer = io.BytesIO()
         torch.save(contents, buffer)
-        _files.write_whole(self.checkpoint, buffer.getvalue())
+        self.check_owned()
+        write_whole(self.checkpoint, buffer.getvalue())
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The checkpoint, or None if no task has been finished.
 
         Raises:
-            IsoplastError: it is damaged.
+            IsoplastError: it is damaged, or belongs to another run.
         """
         if not self.checkpoint.exists():
             return None
-        contents = self._unpickled(self.checkpoint.read_bytes())
+        contents = _unpickled(self.checkpoint.read_bytes())
         if not isinstance(contents, dict) or "format" not in contents:
             raise IsoplastError(f"{self.checkpoint} is damaged: delete {self.path} and run again")
+        if contents.get("run") != self.path.name:
+            raise IsoplastError(
+                f"{self.checkpoint} belongs to run {contents.get('run')}: delete {self.path} and run again"
+            )
         return contents
-
-    @staticmethod
-    def _unpickled(contents: bytes) -> Any:
-        try:
-            return torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
-        except Exception:  # damaged bytes let an unpickler raise nearly anything
-            return None
 
     def check_complete(self, tasks: int) -> None:
         """Make sure that the metrics of a finished run are all there.
@@ -199,4 +215,22 @@ class RunDirectory:
 
     def rewind(self, size: int) -> None:
         """Drop all metrics after the first `size` bytes: they belong to tasks that are trained again."""
+        self.check_owned()
         _files.truncate(self.metrics, size)
+
+
+def _same_kind(value: object, like: object) -> bool:
+    if isinstance(like, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(like)
+
+
+def _unpickled(contents: bytes) -> Any:
+    try:
+        # torch does not look at the checksums that its zip files carry.
+        with zipfile.ZipFile(io.BytesIO(contents)) as archive:
+            if archive.testzip() is not None:
+                return None
+        return torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
+    except Exception:  # damaged bytes let an unpickler raise nearly anything
+        return None

@@ -1,23 +1,19 @@
-"""Files that are whole or absent whatever happens, and locks that end with their owner."""
+"""Rows of metrics: appended one by one, each with a checksum, and read back."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from isoplast._core.errors import IsoplastError
-from isoplast._core.files import write_whole as write_whole
 
-
-class RunLocked(IsoplastError):
-    """A directory that another process is working in."""
+_SUM = re.compile(rb', "crc": "([0-9a-f]{8})"\}$')
 
 
 def drop_aside(path: Path) -> None:
@@ -34,7 +30,7 @@ def read_mapping(path: Path, remedy: str) -> dict[str, Any]:
     """
     try:
         contents = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         contents = None
     if not isinstance(contents, dict):
         raise IsoplastError(f"{path} is damaged: {remedy}")
@@ -42,39 +38,46 @@ def read_mapping(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Append one line of JSON per row and force them to disk.
+    """Append one line of JSON with a checksum per row, and force them to disk.
 
     Returns:
         The size of the file in bytes.
     """
-    lines = "".join(json.dumps(strict_json(row), allow_nan=False) + "\n" for row in rows)
+    lines = b"".join(map(_line, rows))
     with path.open("ab") as file:
-        file.write(lines.encode())
+        file.write(lines)
         file.flush()
         os.fsync(file.fileno())
         return file.tell()
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    text = json.dumps(strict_json(row), allow_nan=False).encode()
+    return text[:-1] + f', "crc": "{zlib.crc32(text):08x}"}}\n'.encode()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a file that `append_rows` wrote; a torn last line is dropped, a missing file is empty.
 
     Raises:
-        IsoplastError: a line other than the last is damaged.
+        IsoplastError: a line other than the last is damaged, or was changed after it was written.
     """
-    remedy = "delete its directory and run again"
     if not path.exists():
         return []
     *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends in a newline: what follows is torn
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise IsoplastError(f"{path} line {number} is damaged: {remedy}")
-        rows.append(row)
-    return rows
+    return [_row(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    written = _SUM.search(line)
+    text = line[: written.start()] + b"}" if written else b""
+    if written is None or int(written[1], 16) != zlib.crc32(text):
+        raise IsoplastError(
+            f"{path} line {number} is damaged, or was changed after it was written: delete its directory and "
+            "run again"
+        )
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def truncate(path: Path, size: int) -> None:
@@ -102,41 +105,3 @@ def strict_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [strict_json(item) for item in value]
     return value
-
-
-@contextmanager
-def locked(directory: Path, patience: float = 0.0) -> Iterator[None]:
-    """Own a directory while the block runs. The lock ends with the process, however that ends.
-
-    Args:
-        directory: what to own; it must exist.
-        patience: how many seconds to wait for another owner to leave.
-
-    Raises:
-        RunLocked: another process owns it.
-    """
-    deadline = time.monotonic() + patience
-    with (directory / ".lock").open("ab") as file:
-        while not _try_lock(file, fcntl.LOCK_EX):
-            if time.monotonic() >= deadline:
-                raise RunLocked(f"{directory} is in use by another isoplast process: wait for it or stop it")
-            time.sleep(0.05)
-        yield
-
-
-def _try_lock(file: IO[bytes], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def is_locked(directory: Path) -> bool:
-    """Whether some process owns the directory right now."""
-    lock = directory / ".lock"
-    if not lock.exists():
-        return False
-    # A shared lock: two readers do not take each other for the owner.
-    with lock.open("rb") as file:
-        return not _try_lock(file, fcntl.LOCK_SH)

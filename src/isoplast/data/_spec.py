@@ -1,0 +1,183 @@
+"""Data sets by name: which one, and its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.registry import Registry
+from isoplast._core.settings import Settings, check_fields, converted, settings_of
+from isoplast.data._dataset import Dataset
+
+_SPLITS = ("train", "test")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Which data set, with its settings: what `data` of a study says. Its fields are the settings.
+
+    A data set of one's own is a frozen dataclass derived from this one, with a `name` and a `read`. A study
+    names it `package.module:Name`; an installed package offers it as an entry point of `isoplast.data`.
+
+    Args:
+        samples: how many samples of it, >= 1, as :meth:`Dataset.take` takes them; None is all of them.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+        ... class Noise(DataSpec):
+        ...     name = "noise"
+        ...     width: int = 3
+        ...     def read(self, split, root):
+        ...         return Dataset(torch.randn(100, self.width), torch.arange(100) % 10, name=self.name)
+        >>> len(Noise(samples=20).load().inputs)
+        20
+    """
+
+    name: ClassVar[str] = ""
+
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, f"data {self.name or type(self).__name__}")
+        if self.samples is not None and self.samples < 1:
+            raise IsoplastError(
+                f"samples={self.samples} of data {self.name!r}: ask for at least 1, or None for all"
+            )
+
+    def settings(self) -> Settings:
+        """All settings in canonical form; those that are None by default and None here are left out."""
+        return settings_of(self)
+
+    def read(self, split: str, root: Path | None) -> Dataset:
+        """All samples of a split.
+
+        Args:
+            split: "train" or "test".
+            root: a folder to look in before all others.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say how its data is read")
+
+    def load(self, split: str = "train", root: str | os.PathLike[str] | None = None) -> Dataset:
+        """The data set, on the CPU.
+
+        Args:
+            split: "train" or "test".
+            root: a folder to look in before all others.
+
+        Raises:
+            IsoplastError: an unknown split, more samples than there are, a file that is damaged or cannot be
+                had, or a package that is missing.
+        """
+        if split not in _SPLITS:
+            raise unknown("split", split, _SPLITS)
+        data = self.read(split, None if root is None else Path(root))
+        return data if self.samples is None else data.take(self.samples)
+
+
+DATA: Registry[DataSpec] = Registry("data set", DataSpec, "isoplast.data")
+
+_Kind = TypeVar("_Kind", bound=type[DataSpec])
+
+
+def register_data(kind: _Kind) -> _Kind:
+    """Class decorator: makes a data set known under its `name` in this process."""
+    DATA.register(kind)
+    return kind
+
+
+def data_names(*, installed: bool = False) -> list[str]:
+    """The names that `data_spec` and `load_data` know; with `installed` those of other packages too."""
+    return DATA.names(installed=installed)
+
+
+def data_reference(spec: DataSpec) -> str:
+    """The name by which `data_spec` makes this kind of data set in any process.
+
+    Raises:
+        IsoplastError: no other process can import it.
+    """
+    return DATA.reference(type(spec))
+
+
+def data_spec(name: str, **settings: Any) -> DataSpec:
+    """The data set of that name with these settings; nothing is read yet.
+
+    Args:
+        name: one of `data_names()`, or `package.module:Name`.
+        settings: what :class:`DataSpec` of that name takes; those left out keep their defaults.
+
+    Raises:
+        IsoplastError: an unknown name, or a setting that is unknown, wrong or missing.
+
+    Example:
+        >>> data_spec("cifar10", samples=1000).settings()
+        (('samples', 1000),)
+        >>> data_spec("file", path="mine.npz").path
+        'mine.npz'
+    """
+    kind = DATA.find(name)
+    values = converted(kind, f"data {name}", settings)
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.init
+        and field.name not in values
+        and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise IsoplastError(
+            f"data {name} needs the setting {missing[0]!r}, as in {name} with {missing[0]}: ..."
+        )
+    return kind(**values)
+
+
+def load_data(
+    name: str,
+    *,
+    samples: int | None = None,
+    split: str = "train",
+    root: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> Dataset:
+    r"""Loads a data set, standardised and checked to the bit.
+
+    Every channel of the images is standardised by constants of the train split, the same for both splits and
+    any `samples`:
+
+    .. math:: x = (\mathrm{pixel} / \mathrm{peak} - \mu_c) / \sigma_c
+
+    | name    | one sample   | train / test    | peak | mean                | std                 |
+    |---------|--------------|-----------------|------|---------------------|---------------------|
+    | digits  | 1 x 8 x 8    | 1437 / 360      | 16   | .3054               | .3755               |
+    | mnist   | 1 x 28 x 28  | 60 000 / 10 000 | 255  | .1307               | .3081               |
+    | cifar10 | 3 x 32 x 32  | 50 000 / 10 000 | 255  | .4914, .4822, .4465 | .2470, .2435, .2616 |
+    | file    | your own     | your own        |      | taken as it is      |                     |
+
+    The digits come with scikit-learn. The files of MNIST and CIFAR-10 are looked for in `root`, in the folder
+    that the environment variable `ISOPLAST_DATA` names, and in the cache (`ISOPLAST_CACHE`, else
+    ~/.cache/isoplast); if none has them, they are downloaded into the cache. A file that is damaged, or whose
+    content is neither the official one nor declared in a manifest (isoplast-data.json), is refused, wherever
+    it lies. "file" is a .npz or .safetensors file of your own.
+
+    Args:
+        name: "digits", "mnist", "cifar10", "file", or `package.module:Name` of a :class:`DataSpec`.
+        samples: how many samples, as :meth:`Dataset.take` takes them; None is all of them.
+        split: "train" or "test".
+        root: a folder to look in first.
+        settings: further settings of this data set, such as `path` of "file".
+
+    Returns:
+        The data set, on the CPU.
+
+    Raises:
+        IsoplastError: an unknown name or split, `samples` out of range, a file that is damaged or cannot be
+            had, or scikit-learn missing for "digits".
+
+    Example:
+        >>> load_data("digits", samples=1280).inputs.shape
+        torch.Size([1280, 1, 8, 8])
+    """
+    return data_spec(name, samples=samples, **settings).load(split, root)

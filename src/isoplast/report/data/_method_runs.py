@@ -1,0 +1,241 @@
+"""The frame of a study, cut into methods: one array per metric, seeds by tasks.
+
+A method here is a method with its settings, run with one or more seeds. Everything the page says about it
+(curves, table, headline) is computed from here, so that no two places of the page can disagree.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from isoplast import methods
+from isoplast._core.errors import IsoplastError
+from isoplast.report.figures._palette import Style, style
+from isoplast.study import METRICS, Metric, metric
+
+Array = npt.NDArray[np.float64]
+Key = TypeVar("Key")
+
+_PER_MATRIX = ("sigma_min", "sigma_mean", "sigma_max", "condition_number", "effective_rank", "gram_deviation")
+_PER_ACTIVATION = ("dead", "dormant")
+# Of the whole network, from the probes at task boundaries.
+PROBES = (
+    "plasticity_learned",
+    "ntk_condition_number",
+    "ntk_participation_rank",
+    "jacobian_condition_number",
+)
+_LISTS = {
+    *("layers", "units", "sigma_mean_square", "sigma_count", "sigma_quantiles"),
+    *(*_PER_MATRIX, *_PER_ACTIVATION),
+}
+_SCALARS = {
+    *("score", *(one.name for one in METRICS if one.per == "task")),
+    *(*PROBES, "ntk_size", "plasticity", "plasticity_low", "plasticity_high"),
+}
+_REQUIRED = ("run_id", "label", "seed", "task", "score", "primary")
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A method gives way to another: the 0-based first task of the new one."""
+
+    task: int
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class MethodRuns:
+    """All runs of one setting.
+
+    Args:
+        tasks: 0-based task indices, -1 for the untrained network, shape (T,).
+        score: the metric that counts, after each task, shape (seeds, T); NaN where a run has no such row.
+        metric: which one that is.
+        steps: optimizer steps spent on each task, shape (seeds, T).
+        per_layer: metric name -> array (seeds, T, layers), layers named by `layers` or `units`.
+        probes: metric name -> array (seeds, T), for those of `PROBES` that were measured.
+        methods: the title of the method in force in each task.
+        runs: the ids of its runs, one per seed.
+        settings: the columns of the spec that all its runs share.
+    """
+
+    label: str
+    style: Style
+    seeds: tuple[int, ...]
+    runs: tuple[str, ...]
+    tasks: npt.NDArray[np.int64]
+    score: Array
+    metric: Metric
+    steps: Array
+    chance: float
+    layers: tuple[str, ...]
+    units: tuple[str, ...]
+    per_layer: dict[str, Array]
+    probes: dict[str, Array]
+    methods: tuple[str, ...]
+    settings: dict[str, Any]
+
+    @property
+    def sign(self) -> float:
+        """1 where more is better, -1 where less is."""
+        return -1.0 if self.metric.higher_is_better is False else 1.0
+
+    @property
+    def trained(self) -> npt.NDArray[np.bool_]:
+        """Which columns belong to tasks that were trained on (all but the untrained network's)."""
+        return self.tasks >= 0
+
+    @property
+    def switches(self) -> tuple[Switch, ...]:
+        """The tasks from which another method was in force than before."""
+        named = [(int(task), name) for task, name in zip(self.tasks, self.methods, strict=True) if task >= 0]
+        pairs = itertools.pairwise(named)
+        return tuple(Switch(task, old, new) for (_, old), (task, new) in pairs if old != new)
+
+    def names(self, metric: str) -> tuple[str, ...]:
+        """The layers that a per-layer metric speaks of."""
+        return self.units if metric in _PER_ACTIVATION else self.layers
+
+
+def method_runs(frame: pl.DataFrame) -> list[MethodRuns]:
+    """The runs of a study, by method and settings.
+
+    Args:
+        frame: one row per (run, task), as `isoplast.study.load_study` returns it.
+
+    Returns:
+        One for each distinct setting with a finished task, in the order of the frame. To a label that
+        several settings share, what tells them apart is appended.
+
+    Raises:
+        IsoplastError: the frame is empty, lacks a column, or holds no score at all.
+    """
+    missing = [name for name in _REQUIRED if name not in frame.columns]
+    if missing:
+        raise IsoplastError(
+            f"the study's results lack the column {missing[0]!r}: was it written by isoplast?"
+        )
+    finished = (pl.col("task") >= 0) & pl.col("score").is_not_null()
+    if frame.filter(finished).is_empty():
+        raise IsoplastError("the study holds no finished task yet: run it first, then write the report")
+    spec = [name for name in frame.columns if name not in {"run_id", "seed"} | _SCALARS | _LISTS]
+    every = frame.partition_by(spec, maintain_order=True)
+    groups = [group for group in every if not group.filter(finished).is_empty()]
+    labels = _distinct_labels([{name: group[name][0] for name in spec} for group in groups])
+    found = enumerate(zip(labels, groups, strict=True))
+    return [_runs_of(label, group, style(index), spec) for index, (label, group) in found]
+
+
+def varying(settings: Sequence[dict[Key, Any]]) -> list[Key]:
+    """The keys whose values are not the same in all settings, in order of appearance."""
+    keys = dict.fromkeys(key for one in settings for key in one)
+    return [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
+
+
+def _distinct_labels(settings: list[dict[str, Any]]) -> list[str]:
+    labels = []
+    for one in settings:
+        same = [other for other in settings if other["label"] == one["label"]]
+        labels.append(", ".join([str(one["label"]), *(f"{key} {one[key]}" for key in varying(same))]))
+    return labels
+
+
+def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) -> MethodRuns:
+    tasks = np.array(sorted(group["task"].unique()), dtype=np.int64)
+    seeds = tuple(sorted(group["seed"].unique()))
+    place = {(seed, task): (i, j) for i, seed in enumerate(seeds) for j, task in enumerate(tasks.tolist())}
+    rows = [(place[row["seed"], row["task"]], row) for row in group.iter_rows(named=True)]
+    names = {kind: _first_names(group, kind) for kind in ("layers", "units")}
+
+    def scalars(column: str) -> Array:
+        values = np.full((len(seeds), len(tasks)), np.nan)
+        for at, row in rows:
+            values[at] = np.nan if row.get(column) is None else row[column]
+        return values
+
+    def lists(column: str) -> Array:
+        known = names["units" if column in _PER_ACTIVATION else "layers"]
+        values = np.full((len(seeds), len(tasks), len(known)), np.nan)
+        for at, row in rows:
+            if row[column] is not None and len(row[column]) == len(known):
+                values[at] = [np.nan if value is None else value for value in row[column]]
+        return values
+
+    active = {row["task"]: _title(row.get("method_active") or "") for _, row in rows}
+    chance = [row["chance"] for _, row in rows if row.get("chance") is not None]
+    return MethodRuns(
+        label=label,
+        style=look,
+        seeds=seeds,
+        runs=tuple(group["run_id"].unique(maintain_order=True)),
+        tasks=tasks,
+        score=scalars("score"),
+        metric=metric(group["primary"].drop_nulls()[0]),
+        steps=scalars("steps"),
+        chance=chance[0] if chance else float("nan"),
+        layers=names["layers"],
+        units=names["units"],
+        per_layer={name: lists(name) for name in (*_PER_MATRIX, *_PER_ACTIVATION) if name in group.columns},
+        probes={name: values for name in PROBES if not np.isnan(values := scalars(name)).all()},
+        methods=tuple(active[task] for task in tasks.tolist()),
+        settings={name: group[name][0] for name in spec},
+    )
+
+
+def _title(method: str) -> str:
+    known = method and all(part in methods.names() for part in method.split("+"))
+    return methods.get(method).info.title if known else method
+
+
+def _first_names(group: pl.DataFrame, kind: str) -> tuple[str, ...]:
+    if kind not in group.columns:
+        return ()
+    known = group[kind].drop_nulls()
+    return tuple(known[0]) if len(known) else ()
+
+
+def over_seeds(values: Array) -> tuple[Array, Array, Array]:
+    """Mean, lower and upper edge of the band over the first axis, ignoring what is missing.
+
+    The band is the range for up to four seeds, where a standard deviation says little, and one standard
+    deviation either way from five on.
+
+    Returns:
+        Three arrays of the shape of one seed; NaN where no seed has a value.
+    """
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    filled = np.where(known, values, 0.0)
+    mean = np.where(count > 0, filled.sum(axis=0) / np.maximum(count, 1), np.nan)
+    if len(values) <= 4:
+        low = np.where(count > 0, np.where(known, values, np.inf).min(axis=0), np.nan)
+        high = np.where(count > 0, np.where(known, values, -np.inf).max(axis=0), np.nan)
+        return mean, low, high
+    squares = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0)
+    spread = np.sqrt(squares / np.maximum(count - 1, 1))
+    return mean, mean - spread, mean + spread
+
+
+def band_words(results: Iterable[MethodRuns]) -> str:
+    """What the bands of these methods show, in words."""
+    counts = sorted({len(result.seeds) for result in results})
+    if counts == [1]:
+        return "One seed per method: no band."
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    if counts[-1] <= 4:
+        return f"Line: mean over n = {n} seeds. Band: lowest to highest seed."
+    if counts[0] > 4:
+        return f"Line: mean over n = {n} seeds. Band: one standard deviation either way."
+    return (
+        f"Line: mean over n = {n} seeds. Band: one standard deviation either way; lowest to highest seed "
+        "where a method has four seeds or fewer."
+    )

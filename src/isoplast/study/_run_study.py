@@ -1,0 +1,83 @@
+"""Doing the runs of a study that are not done yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from isoplast.study._spec import Run, whole
+from isoplast.study._study import Study
+from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome, Silent
+from isoplast.study.executors._cores import usable_cores
+from isoplast.study.run._execute import check_threads, module_path, open_problem
+from isoplast.study.store._directory import RunDirectory
+from isoplast.study.store._lock import DirectoryLock
+
+
+def run_study(
+    study: Study,
+    out: Path | str,
+    *,
+    jobs: int | None = None,
+    threads: int = 1,
+    display: Display | None = None,
+    executor: str | Executor = "local",
+) -> list[Outcome]:
+    """Do the runs of a study that are not done yet.
+
+    Started again after any interruption it goes on where it stopped. A worker that dies takes its own run
+    with it, which is then marked as failed; a failed run is tried again when the study is started again.
+
+    Args:
+        study: what to run.
+        out: directory of the results, made if need be.
+        jobs: number of runs at the same time, >= 1; None: as many as there are usable cores for.
+        threads: threads of each run, >= 1; the bits of a result depend on it.
+        display: is told how it goes.
+        executor: where: "local" (processes on this machine), "inline" (one after the other in this
+            process), the name of another one, or an `Executor`.
+
+    Returns:
+        How each run ended, in the study's order.
+
+    Raises:
+        RunLocked: another process runs a study in this directory.
+        IsoplastError: the directory holds another study or a damaged file, data cannot be had, or jobs or
+            threads are out of range. No run has been started then.
+    """
+    if jobs is not None:
+        whole("jobs", jobs, 1)
+    check_threads(threads)
+    chosen = executor if isinstance(executor, Executor) else EXECUTORS.find(executor)()
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with DirectoryLock(out) as lock:
+        study.describe(out)
+        directories = {run: RunDirectory.create(out, run) for run in study.runs}
+        outcomes = {run: Outcome(run, directory) for run, directory in directories.items()}
+        missing = _missing(directories)
+        _check_tasks(missing)
+        todo = [Job(run, directories[run], threads) for run in missing]
+        at_once = jobs or max(1, usable_cores() // threads)
+        for outcome in chosen.execute(todo, at_once, display or Silent()):
+            outcomes[outcome.run] = outcome
+            lock.check()
+    return [outcomes[run] for run in study.runs]
+
+
+def _missing(directories: Mapping[Run, RunDirectory]) -> list[Run]:
+    """The runs that are not done; those that are must be complete."""
+    missing = []
+    for run, directory in directories.items():
+        if directory.status().state == "done":
+            directory.check_complete(run.tasks)
+        else:
+            missing.append(run)
+    return missing
+
+
+def _check_tasks(missing: list[Run]) -> None:
+    """Open every problem once: a download is made by no worker, bad data stop nothing half-way."""
+    for run in {(run.stream, run.data, run.path): run for run in missing}.values():
+        with module_path(run.path):
+            open_problem(run)

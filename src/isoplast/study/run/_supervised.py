@@ -1,0 +1,180 @@
+"""The supervised loop: mini-batches of one task after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from isoplast._core.checks import at_least, positive
+from isoplast._core.errors import IsoplastError
+from isoplast.methods import Method, Training, training
+from isoplast.streams import Problem, Stream, Task, TaskSequence
+from isoplast.study.run._instruments import Measured, measure_network, score
+from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec, Recipe
+from isoplast.study.run._random import order
+
+
+@LEARNERS.register
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Supervised(LearnerSpec):
+    """Passes over the data of a task in mini-batches, in a fresh order each.
+
+    Args:
+        epochs: passes over each task, >= 1.
+        batch_size: samples for an optimizer step, >= 1; the last batch of a pass may be smaller.
+        clip_norm: the norm to which the gradient is cut, > 0; None: not at all.
+    """
+
+    name: ClassVar[str] = "supervised"
+
+    epochs: int = 25
+    batch_size: int = 64
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, f"learner {self.name}", 1, "epochs", "batch_size")
+        positive(self, f"learner {self.name}", "clip_norm")
+
+    def check(self, problem: Problem) -> None:
+        """Only streams of data are learned this way."""
+        if not isinstance(problem, Stream):
+            raise IsoplastError(
+                f"learner {self.name} trains on data, and the tasks of {problem.name} are none: "
+                f"choose learner {problem.learner}"
+            )
+
+    def start(self, problem: Any, recipe: Recipe, task: int) -> SupervisedLearner:
+        """The learner before its task number `task`."""
+        return SupervisedLearner(self, problem, recipe, task)
+
+
+class SupervisedLearner(Learner):
+    """See `Supervised`."""
+
+    def __init__(self, settings: Supervised, problem: TaskSequence, recipe: Recipe, task: int) -> None:
+        self.settings, self.problem, self.recipe = settings, problem, recipe
+        self.objective = problem.objective
+        self.units = settings.epochs
+        self.steps = 0
+        self.online = problem.primary.startswith("online_")
+        network = recipe.net.make(problem.input_shape, self.objective.outputs)
+        self._training = self._started(recipe.make_method(0), network)
+        self.method, self.network = self._training.method, self._training.model
+        self._measured = Measured()
+        if recipe.switch is not None and task > recipe.switch:
+            self._switch()
+        first = problem.task(min(task, problem.tasks - 1))  # of a finished run there is no next one
+        self.steps_per_task = -(-len(first.targets) // settings.batch_size) * settings.epochs
+
+    def _started(self, method: Method, network: nn.Module) -> Training:
+        recipe, clip = self.recipe, self.settings.clip_norm
+        return training(method, network, lr=recipe.lr, clip_norm=clip, device=recipe.device)
+
+    def _switch(self) -> None:
+        assert self.recipe.switch is not None
+        self._training.release()
+        self._training = self._started(self.recipe.make_method(self.recipe.switch), self.network)
+        self.method, self.network = self._training.method, self._training.model
+
+    def begin(self, task: Task) -> bool:
+        """Take the task's data to the device, and tell the method."""
+        switches = task.index == self.recipe.switch
+        if switches:
+            self._switch()
+        device = self.recipe.device
+        self._task, self._epoch = task.index, 0
+        self._inputs, self._targets = task.inputs.to(device), task.targets.to(device)
+        self._measured = Measured()
+        self.steps_per_task = -(-len(task.targets) // self.settings.batch_size) * self.settings.epochs
+        self._training.new_task(self._inputs, self._task_loss)
+        return switches
+
+    def _task_loss(self) -> Tensor:
+        """The mean loss on the task, for methods that look at it before training."""
+        return self.objective.loss(self.network(self._inputs), self._targets)
+
+    def advance(self) -> None:
+        """Train for one epoch."""
+        self.network.train()
+        losses: list[Tensor] = []
+        path = (self.recipe.seed, "order", self._task, self._epoch)
+        permutation = order(len(self._inputs), *path).to(self.recipe.device)
+        for rows in torch.split(permutation, self.settings.batch_size):
+            inputs, targets = self._inputs[rows], self._targets[rows]
+
+            def closure(inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
+                found = self.network(inputs)
+                if self.online:
+                    self._measured.add(self.objective, found.detach(), targets)
+                return self.objective.loss(found, targets)
+
+            losses.append(self._training.step(closure, inputs=inputs))
+        self._check(torch.stack(losses))  # one synchronisation per epoch, not per step
+        self.steps += len(losses)
+        self._epoch += 1
+
+    def _check(self, losses: Tensor) -> None:
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            raise Diverged(
+                f"the loss is {losses[first].item()} at task {self._task}, epoch {self._epoch}, "
+                f"step {self.steps + first} (lr {self.recipe.lr:g}): lower the learning rate"
+            )
+
+    def measure(self, task: Task) -> dict[str, Any]:
+        """Scores on the task's data, and the instruments."""
+        inputs = self.inputs(task)
+        found: dict[str, Any] = {
+            "primary": self.problem.primary,
+            "chance": self.objective.chance(task.targets),
+        }
+        with self.evaluated() as network:
+            found |= score(network, inputs, task.targets.to(self.recipe.device), self.objective)
+            if task.test_inputs is not None and task.test_targets is not None:
+                held_out = task.test_inputs.to(self.recipe.device), task.test_targets.to(self.recipe.device)
+                scores = score(network, *held_out, self.objective)
+                found |= {f"test_{name}": value for name, value in scores.items()}
+            if self.online and self.steps:
+                found |= {
+                    f"online_{name}": value for name, value in self._measured.means(self.objective).items()
+                }
+            found |= measure_network(network, inputs, self.objective, self.recipe.lr, self.recipe.instruments)
+        if not math.isfinite(found["loss"]):
+            if self.steps == 0:
+                where, remedy = "before any training", "choose another network or initialisation"
+            else:
+                where, remedy = f"after the last epoch of task {task.index}", "lower the learning rate"
+            raise Diverged(
+                f"the loss is {found['loss']} on all of task {task.index} {where} (lr {self.recipe.lr:g}): "
+                f"{remedy}"
+            )
+        return found
+
+    def inputs(self, task: Task) -> Tensor:
+        """All inputs of a task on the device."""
+        return task.inputs.to(self.recipe.device)
+
+    def report(self, steps: int) -> list[str]:
+        """What the method says."""
+        return self._training.report(steps)
+
+    def evaluated(self) -> contextlib.AbstractContextManager[nn.Module]:
+        """What the method wants evaluated."""
+        return self._training.evaluated()
+
+    def state(self) -> dict[str, Any]:
+        """The training's state and the count of steps."""
+        return {"training": self._training.state_dict(), "steps": self.steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to that."""
+        # The runner keeps the generators, those of numpy and Python too.
+        self._training.load_state_dict(state["training"], generators=False)
+        self.steps = state["steps"]

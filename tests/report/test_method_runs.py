@@ -1,0 +1,87 @@
+"""The frame of a study, cut into methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import synthetic
+
+from isoplast._core.errors import IsoplastError
+from isoplast.report.data._method_runs import Switch, band_words, method_runs, over_seeds
+from isoplast.study import load_study
+
+
+def test_one_method_per_setting_in_the_order_of_the_study(tmp_path: Path) -> None:
+    found = method_runs(load_study(synthetic.write_study(tmp_path)))
+    assert [result.label for result in found] == list(synthetic.METHODS)
+    assert all(result.seeds == (0, 1) for result in found)
+    adam = found[0]
+    assert adam.tasks.tolist() == list(range(-1, 24))
+    assert adam.score.shape == (2, 25)
+    assert adam.score[1, 1:4] == pytest.approx([0.92, 0.84, 0.76])
+    assert adam.per_layer["sigma_max"].shape == (2, 25, 4)
+    assert adam.per_layer["dead"].shape == (2, 25, 3)
+    assert len({(result.style.light, result.style.dash, result.style.marker) for result in found}) == 4
+
+
+def test_a_change_of_method_is_seen_in_the_data(tmp_path: Path) -> None:
+    found = method_runs(load_study(synthetic.write_study(tmp_path)))
+    assert [result.switches for result in found] == [(), (), (), (Switch(12, "Adam", "AdamO"),)]
+
+
+def test_settings_that_share_a_label_are_told_apart(tmp_path: Path) -> None:
+    for lr in (3e-3, 1e-4):
+        synthetic.write_run(
+            tmp_path, synthetic.specification("Adam", 0, tasks=2, lr=lr), synthetic.collapsing
+        )
+    labels = [result.label for result in method_runs(load_study(tmp_path))]
+    assert sorted(labels) == ["Adam, lr 0.0001", "Adam, lr 0.003"]
+
+
+def test_what_a_seed_did_not_reach_is_missing_and_the_mean_goes_on_without_it(tmp_path: Path) -> None:
+    whole, torn = (synthetic.specification("AdamO", seed, tasks=4) for seed in (0, 1))
+    synthetic.write_run(tmp_path, whole, synthetic.staying)
+    synthetic.write_run(tmp_path, torn, synthetic.staying, state="failed", done=2)
+    (result,) = method_runs(load_study(tmp_path))
+    assert np.isnan(result.score[1]).tolist() == [False, False, False, True, True]
+    mean, low, high = over_seeds(result.score)
+    assert mean[1:] == pytest.approx([0.885, 0.915, 0.88, 0.91])
+    assert low[3:].tolist() == high[3:].tolist() == mean[3:].tolist()
+
+
+def test_the_band_is_the_range_of_few_seeds_and_the_deviation_of_many() -> None:
+    few = np.array([[0.0, np.nan], [1.0, np.nan]])
+    mean, low, high = over_seeds(few)
+    assert (mean[0], low[0], high[0]) == (0.5, 0.0, 1.0)
+    assert np.isnan([mean[1], low[1], high[1]]).all()
+    many = np.random.default_rng(0).normal(size=(6, 3))
+    mean, low, high = over_seeds(many)
+    np.testing.assert_allclose(high - mean, many.std(axis=0, ddof=1))
+    np.testing.assert_allclose(mean - low, many.std(axis=0, ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        (1, "One seed per method"),
+        (4, "n = 4 seeds. Band: lowest to highest"),
+        (5, "n = 5 seeds. Band: one standard"),
+    ],
+)
+def test_the_caption_says_what_the_band_is(tmp_path: Path, seeds: int, words: str) -> None:
+    assert words in band_words(
+        method_runs(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds, tasks=1)))
+    )
+
+
+def test_frames_without_a_report_in_them_are_refused(tmp_path: Path) -> None:
+    frame = load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=2))
+    with pytest.raises(IsoplastError, match="no finished task"):
+        method_runs(frame.filter(pl.col("task") < 0))
+    with pytest.raises(IsoplastError, match="no finished task"):
+        method_runs(frame.with_columns(score=pl.lit(None, dtype=pl.Float64)))
+    with pytest.raises(IsoplastError, match="'score'"):
+        method_runs(frame.drop("score"))
