@@ -12,6 +12,7 @@ from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.layer_kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from isoplast.isometry import Split
 from isoplast.model import Decision, decide
+from isoplast.optim._numbers import number, plain
 
 
 class ParamGroups(list[dict[str, Any]]):
@@ -110,9 +111,15 @@ def param_groups(
     """
     if isometry is not None and isometry_time is not None:
         raise IsoplastError(f"isometry={isometry} and isometry_time={isometry_time} exclude each other")
+    isometry, isometry_time, head = (
+        None if value is None else number(name, value)
+        for name, value in (("isometry", isometry), ("isometry_time", isometry_time), ("head", head))
+    )
     for name, value in (("isometry", isometry), ("head", head)):
         if value is not None and not 0.0 <= value < float("inf"):
             raise IsoplastError(f"Invalid {name} value: {value} (finite and >= 0)")
+    split = {pattern: plain(value) for pattern, value in (split or {}).items()}
+    batch_dims = {pattern: plain(value) for pattern, value in (batch_dims or {}).items()}
     if convolution not in ("kernel", "operator"):
         raise unknown("convolution", convolution, ("kernel", "operator"))
     decisions = decide(
