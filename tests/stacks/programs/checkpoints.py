@@ -65,13 +65,21 @@ def tensors(model: nn.Module) -> list[Tensor]:
     return [whole(parameter).detach().clone() for parameter in model.parameters()]
 
 
-def resumed(kind: str, every: Any, flat: bool, folder: Path, **_: Any) -> None:
+def resumed(folder: Path, **_: Any) -> None:
+    """AdamO and an attachment, each amortisation, nested and flat optimizer states."""
+    rank = dist.get_rank()
+    dist.destroy_process_group()
+    for kind, every, flat in (("adamo", 3, True), ("adamo", "auto", False), ("attached", 3, False)):
+        place = folder / f"{kind}-{every}-{flat}"
+        place.mkdir(exist_ok=True)
+        _resumed(kind, every, flat, place, rank)
+
+
+def _resumed(kind: str, every: Any, flat: bool, folder: Path, rank: int) -> None:
     """Saved by 2 processes, resumed by 4, by 2 and by 1: to the bits of the run that was not interrupted.
 
     All processes see the same batch, so that averages over 1, 2 and 4 of them are exact.
     """
-    rank = dist.get_rank()
-    dist.destroy_process_group()
     options = StateDictOptions(flatten_optimizer_state_dict=flat)
     with world(2, folder, "save", rank) as here:
         if here:

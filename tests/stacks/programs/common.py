@@ -17,6 +17,9 @@ from isoplast import AdamO, param_groups
 # Strong enough that 20 steps without the isometry step end 0.1 away from 20 with it.
 SETTINGS: dict[str, Any] = {"lr": 1e-2, "isometry": 0.3}
 
+# Of isometry_every: the exact step in every step, amortised as AdamO chooses, and every third step.
+MODES: tuple[Any, ...] = (1, "auto", 3)
+
 
 def mlp(widths: Iterable[int] = (20, 33, 17, 3), dtype: torch.dtype = torch.float64) -> nn.Sequential:
     """Tall and wide layers, no width a multiple of another, the same weights at every call."""

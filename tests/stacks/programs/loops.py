@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import SETTINGS, adamo, alone, batch, mlp, must_be_equal, train
+from common import MODES, SETTINGS, adamo, alone, batch, mlp, must_be_equal, train
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR, SequentialLR
@@ -16,8 +16,6 @@ from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn
 
 from isoplast import AdamO, attach, param_groups
 from isoplast.isometry import isometry_step
-
-MODES: tuple[Any, ...] = (1, "auto", 3)
 
 
 def loss_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -192,16 +190,22 @@ class _Counting:
         return module.forward
 
 
-def compiled(tensor_lr: bool, foreach: bool | None, **_: Any) -> None:
+def compiled(**_: Any) -> None:
     """torch.compile(optimizer.step) over 1000 steps of a schedule: after the first ones no compilation."""
-    for every in MODES:
+    for tensor_lr in (True, False):
+        for every in MODES:
+            _compiled(every, tensor_lr)
+
+
+def _compiled(every: Any, tensor_lr: bool) -> None:
+    for _once in (1,):
         torch._dynamo.reset()
         model, plain = mlp(), mlp()
         compiler = _Counting()
         steps: list[tuple[nn.Module, Optimizer, Callable[[], object], LRScheduler]] = []
         for network in (model, plain):
             lr = torch.tensor(1e-2) if tensor_lr else 1e-2
-            optimizer = adamo(network, isometry_every=every, lr=lr, foreach=foreach)
+            optimizer = adamo(network, isometry_every=every, lr=lr)
             schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 100) * (1 - step / 1000))
             step = torch.compile(optimizer.step, backend=compiler) if network is model else optimizer.step
             steps.append((network, optimizer, step, schedule))

@@ -9,15 +9,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from common import SETTINGS, adamo, alone, batch, mine, mlp, must_be_equal, train, whole
+from common import MODES, SETTINGS, adamo, alone, batch, mine, mlp, must_be_equal, train, whole
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-
-MODES: tuple[Any, ...] = (1, "auto", 3)
 
 
 def line() -> DeviceMesh:
@@ -33,8 +31,14 @@ def sharded(model: nn.Sequential, mesh: DeviceMesh) -> nn.Sequential:
     return fully_shard(model, mesh=mesh)
 
 
-def equal(widths: list[int], fused: bool | None = None, **_: Any) -> None:
-    """Rows do not divide evenly, or there are fewer of them than processes, so that shards are empty."""
+def equal(**_: Any) -> None:
+    """Rows that divide evenly and rows that do not, each kind of Adam's step."""
+    for fused in (None, True):
+        _equal([20, 32, 16, 4], fused)
+        _equal([20, 33, 17, 5], fused)
+
+
+def _equal(widths: list[int], fused: bool | None = None) -> None:
     for every in MODES:
         model = sharded(mlp(widths), line())
         optimizer = adamo(model, isometry_every=every, fused=fused)
@@ -57,7 +61,7 @@ def local_sizes(widths: list[int]) -> list[int]:
 def empty_shards(widths: list[int], expected: list[int], **_: Any) -> None:
     """The shards are what the claim says they are, one of them empty, and nobody waits for ever."""
     assert local_sizes(widths) == expected, local_sizes(widths)
-    equal(widths)
+    _equal(widths)
 
 
 def frozen(**_: Any) -> None:
@@ -88,7 +92,13 @@ class _Skipping(nn.Module):
         return x
 
 
-def hybrid(**_: Any) -> None:
+def meshes(**_: Any) -> None:
+    """Meshes of two by two."""
+    hybrid()
+    two_dimensions()
+
+
+def hybrid() -> None:
     """Two replicas of two shards: placements [Replicate, Shard(0)]."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
     for every in MODES:
@@ -104,8 +114,13 @@ def in_tensor_parallel(model: nn.Sequential, mesh: DeviceMesh) -> nn.Sequential:
     return parallelize_module(model, mesh, plan)
 
 
-def tensor_parallel(widths: list[int], **_: Any) -> None:
-    """Weights in columns and in rows; every process sees the whole batch."""
+def tensor_parallel(**_: Any) -> None:
+    """Weights in columns and in rows, even and uneven; every process sees the whole batch."""
+    _tensor_parallel([20, 32, 16, 4])
+    _tensor_parallel([20, 33, 17, 5])
+
+
+def _tensor_parallel(widths: list[int]) -> None:
     for every in MODES:
         model = in_tensor_parallel(mlp(widths), line())
         assert model[0].weight.placements == (Shard(0),)
@@ -116,7 +131,7 @@ def tensor_parallel(widths: list[int], **_: Any) -> None:
         must_be_equal(model, reference)
 
 
-def two_dimensions(**_: Any) -> None:
+def two_dimensions() -> None:
     """fully_shard over tensor parallelism: [Shard(0), Shard(1)] and torch's strided shards of rows."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     inputs, targets = batch(classes=4)
@@ -131,6 +146,16 @@ def two_dimensions(**_: Any) -> None:
         must_be_equal(model, reference)
 
 
+# Shape, sharded dimension, collectives of one step. The shards of a tall matrix' rows and of a wide one's
+# columns add up their parts of the small Gram; the others are gathered first.
+COLLECTIVES: tuple[tuple[tuple[int, int], int, dict[str, int]], ...] = (
+    ((64, 16), 0, {"all_reduce": 1}),
+    ((16, 64), 1, {"all_reduce": 1}),
+    ((16, 64), 0, {"all_gather_into_tensor": 2}),
+    ((64, 16), 1, {"all_gather_into_tensor": 2}),
+)
+
+
 @contextlib.contextmanager
 def counted(expected: dict[str, int]) -> Iterator[None]:
     """Fails unless exactly these collectives, by their short names, are called inside."""
@@ -143,7 +168,14 @@ def counted(expected: dict[str, int]) -> Iterator[None]:
     assert found == expected, f"{found} instead of {expected}"
 
 
-def collectives(shape: list[int], dim: int, expected: dict[str, int], **_: Any) -> None:
+def collectives(**_: Any) -> None:
+    """What the exact steps of four kinds of shards send, and that steps without a turn send nothing."""
+    for shape, dim, expected in COLLECTIVES:
+        _collectives(shape, dim, expected)
+    quiet()
+
+
+def _collectives(shape: tuple[int, int], dim: int, expected: dict[str, int]) -> None:
     """The collectives of one exact step on one matrix, and that it is the step of the whole matrix."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -163,7 +195,7 @@ def collectives(shape: list[int], dim: int, expected: dict[str, int], **_: Any) 
     assert (parameter.full_tensor() - one).abs().max() < 1e-12
 
 
-def quiet(**_: Any) -> None:
+def quiet() -> None:
     """While no matrix has its turn nothing is sent: over 24 steps each of 3 matrices is, once in 8."""
     model = sharded(mlp(), line())
     optimizer = adamo(model, isometry_every=8)
