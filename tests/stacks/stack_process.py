@@ -14,6 +14,9 @@ from typing import Any
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
     os.environ[name] = "1"
 
+import faulthandler  # noqa
+
+faulthandler.dump_traceback_later(int(os.environ.get("DUMP", "1000")), exit=True)
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 

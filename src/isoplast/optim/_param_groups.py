@@ -12,6 +12,7 @@ from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.layer_kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from isoplast.isometry import Split
 from isoplast.model import Decision, decide
+from isoplast.optim._groups import refuse_flattened
 from isoplast.optim._numbers import number, plain
 
 
@@ -30,8 +31,9 @@ class ParamGroups(list[dict[str, Any]]):
         """Refuses a model of which nothing is kept isometric.
 
         Raises:
-            IsoplastError: naming some of its parameters and the reasons.
+            ValueError: naming some of its parameters and the reasons.
         """
+        refuse_flattened(d.parameter for d in self.decisions)
         if not any(d.isometric for d in self.decisions):
             reasons = "; ".join(f"{d.name}: {d.reason}" for d in self.decisions[:3]) or "it has no parameters"
             raise IsoplastError(

@@ -30,6 +30,11 @@ def same_bits(**_: Any) -> None:
     model = DistributedDataParallel(mlp(dtype=torch.float32))
     inputs, targets = batch()
     train(model, adamo(model), mine(inputs.float()), mine(targets))
+    same_on_all(model)
+
+
+def same_on_all(model: nn.Module) -> None:
+    """Fails unless all processes hold the same bits."""
     for parameter in model.parameters():
         copies = [torch.empty_like(parameter) for _ in range(dist.get_world_size())]
         dist.all_gather(copies, parameter.detach())
@@ -73,19 +78,41 @@ def missing_gradients(**_: Any) -> None:
 
 def zero(**_: Any) -> None:
     """Each process steps the parameters that it owns; some own no matrix, some nothing at all."""
-    for every in MODES:
-        for widths in ([20, 33, 17, 3], [20, 3]):
-            model = mlp(widths)
-            wrapped = DistributedDataParallel(model)
-            optimizer = zero_redundancy_optimizer(wrapped, **SETTINGS, isometry_every=every)
-            train(wrapped, optimizer, *map(mine, batch()))
-            must_be_equal(model, alone(mlp(widths), isometry_every=every))
+    for widths in ([20, 33, 17, 3], [20, 3]):
+        model = mlp(widths)
+        train_sharded(model, isometry_every=1)
+        must_be_equal(model, alone(mlp(widths), isometry_every=1))
+    zero_of_torch()
+    zero_in_turns()
 
 
-def zero_of_torch(**_: Any) -> None:
-    """torch's own call with AdamO's class, where every process owns a matrix; else it is refused."""
-    model = mlp()
+def train_sharded(model: nn.Module, steps: int = 20, **settings: Any) -> None:
     wrapped = DistributedDataParallel(model)
-    optimizer = ZeroRedundancyOptimizer(wrapped.parameters(), AdamO, **SETTINGS)
+    optimizer = zero_redundancy_optimizer(wrapped, **{**SETTINGS, **settings})
+    train(wrapped, optimizer, *map(mine, batch()), steps=steps)
+
+
+def zero_in_turns() -> None:
+    """A process spreads the turns over the matrices that it owns: other steps, the same equilibrium."""
+    far = deviation(alone(mlp(), steps=100, isometry=0.0))
+    near = deviation(alone(mlp(), steps=100, isometry_every=1))
+    for every in ("auto", 3):
+        model = mlp()
+        train_sharded(model, steps=100, isometry_every=every)
+        same_on_all(model)
+        assert abs(deviation(model) - near) < 0.1 * far, (deviation(model), near, far)
+
+
+def deviation(model: nn.Module) -> float:
+    """The largest distance of a singular value from one."""
+    matrices = [p.detach() for p in model.parameters() if p.ndim == 2]
+    return max((torch.linalg.svdvals(matrix) - 1).abs().max().item() for matrix in matrices)
+
+
+def zero_of_torch() -> None:
+    """torch's own call with AdamO's class, where every process owns a matrix."""
+    model = mlp((20, 33, 17, 12, 9, 8, 7, 6, 3))
+    wrapped = DistributedDataParallel(model)
+    optimizer = ZeroRedundancyOptimizer(wrapped.parameters(), AdamO, **SETTINGS, isometry_every=1)
     train(wrapped, optimizer, *map(mine, batch()))
-    must_be_equal(model, alone(mlp()))
+    must_be_equal(model, alone(mlp((20, 33, 17, 12, 9, 8, 7, 6, 3)), isometry_every=1))

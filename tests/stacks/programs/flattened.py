@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from common import adamo, mlp
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 
 from isoplast import AdamO, attach
@@ -36,45 +36,61 @@ def must_refuse(model: nn.Module, *words: str, ways: Iterable[str] = WAYS) -> No
             raise AssertionError(f"{way} accepted {[tuple(p.shape) for p in model.parameters()]}")
 
 
-def fsdp1(original: bool, partly: bool, **_: Any) -> None:
+def fsdp1(**_: Any) -> None:
     """FSDP1's flat parameters and its 1-d views of them; also where one layer keeps its shape."""
     for strategy in (ShardingStrategy.FULL_SHARD, ShardingStrategy.SHARD_GRAD_OP):
-        model = mlp(dtype=torch.float32)
-        kept = [model[0]] if partly else None
-        wrapped = FullyShardedDataParallel(
-            model,
-            use_orig_params=original,
-            sharding_strategy=strategy,
-            ignored_modules=kept,
-            device_id=torch.device("cpu"),
-        )
-        must_refuse(wrapped, "FSDP1", "fully_shard")
-
-
-def whole_on_one(**_: Any) -> None:
-    """NO_SHARD with the original parameters keeps their shapes: then all matrices are there."""
-    wrapped = FullyShardedDataParallel(
+        for original in (False, True):
+            for partly in (False, True):
+                model = mlp(dtype=torch.float32)
+                wrapped = FullyShardedDataParallel(
+                    model,
+                    use_orig_params=original,
+                    sharding_strategy=strategy,
+                    ignored_modules=[model[0]] if partly else None,
+                    device_id=torch.device("cpu"),
+                )
+                must_refuse(wrapped, "FSDP1", "fully_shard")
+    whole = FullyShardedDataParallel(
         mlp(dtype=torch.float32),
         use_orig_params=True,
         sharding_strategy=ShardingStrategy.NO_SHARD,
         device_id=torch.device("cpu"),
     )
-    assert adamo(wrapped).report().matrices == 3
+    assert adamo(whole).report().matrices == 3  # the original parameters, with their shapes
 
 
 def deepspeed(**_: Any) -> None:
-    """What DeepSpeed hands an optimizer: flat partitions of ZeRO 1 and 2, placeholders of ZeRO 3."""
-    whole: list[Tensor] = list(mlp().parameters())
-    flat = torch.cat([p.detach().flatten() for p in whole])
-    partition = nn.Parameter(flat[: flat.numel() // 2])
+    """What DeepSpeed hands an optimizer: placeholders of ZeRO 3, flat partitions of ZeRO 1 and 2."""
     placeholders = []
-    for p in whole:
+    for p in mlp().parameters():
         placeholder = nn.Parameter(torch.empty(0))
         placeholder.ds_shape = p.shape  # type: ignore[attr-defined]
         placeholders.append(placeholder)
-    a_matrix = nn.Parameter(torch.eye(3))
-    for handed in ([partition], placeholders, [*placeholders, a_matrix]):
+    for handed in (placeholders, [*placeholders, nn.Parameter(torch.eye(3))]):
         model = nn.Module()
         for index, p in enumerate(handed):
             model.register_parameter(f"p{index}", p)
-        must_refuse(model, "DeepSpeed")
+        must_refuse(model, "DeepSpeed", "fully_shard")
+    _partitions()
+
+
+def _partitions() -> None:
+    """ZeRO 1 and 2 put their partitions into an optimizer that exists: found out in its first step."""
+    for make in (AdamO, lambda params, lr: attached(torch.optim.AdamW(params, lr=lr))):
+        model = mlp()
+        optimizer = make(model.parameters(), lr=1e-3)
+        flat = nn.Parameter(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        optimizer.param_groups[0]["params"] = [flat]
+        flat.grad = torch.ones_like(flat)
+        try:
+            optimizer.step()
+        except ValueError as error:
+            assert "DeepSpeed" in str(error), error
+        else:
+            raise AssertionError("a flat partition was stepped without a word")
+
+
+def attached(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer with an attachment."""
+    attach(optimizer)
+    return optimizer
