@@ -20,13 +20,14 @@ MakeMonitor = Callable[[nn.Module, Optimizer], Monitor]
 class Follow:
     """Runs a method and a monitor after every step of an optimizer, whoever calls it.
 
-    A hook on the optimizer's step does it, so that accumulated gradients, skipped steps and several epochs per
-    call count as they should; the inputs are those of the network's last forward pass in training. What a
+    A hook on the optimizer's step does it, so that accumulated gradients, skipped steps and several epochs
+    per call count as they should; the inputs are those of the network's last forward pass in training. What a
     framework's callback adds is when to start, to save and to stop.
 
     The method changes weights after the step and between tasks (resets, projections, clipping). One that
-    changes the network is to prepare it before its optimizer is made: ``network = follow.method.prepare(network)``;
-    one that brings an optimizer makes it: ``follow.method.optimizer(network, lr)``.
+    changes the network is to prepare it before its optimizer is made, by
+    ``network = follow.method.prepare(network)``; one that brings an optimizer makes it, by
+    ``follow.method.optimizer(network, lr)``.
 
     Args:
         method: a name as :func:`isoplast.methods.get` takes it, or a method; None for the monitor alone.
@@ -41,8 +42,8 @@ class Follow:
         task: number of the present task, from 0.
 
     Raises:
-        IsoplastError: for neither of them, and for a method that must be inside the step: one that adds to the
-            loss, calls the closure again or evaluates other weights.
+        IsoplastError: for neither of them, and for a method that must be inside the step: one that adds to
+            the loss, calls the closure again or evaluates other weights.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -95,8 +96,8 @@ class Follow:
         held = {id(p) for group in inner.param_groups for p in group["params"]}
         if not any(id(p) in held for p in network.parameters()):
             raise IsoplastError(
-                f"the optimizer holds no parameter of this {type(network).__name__}: give the network that it "
-                "trains, or the optimizer of this one"
+                f"the optimizer holds no parameter of this {type(network).__name__}: give the network that "
+                "it trains, or the optimizer of this one"
             )
         plain = unwrap(network)
         if self.method is not None:
@@ -196,8 +197,8 @@ class Follow:
         if self.method is not None:
             if self._inputs is None and self.method.info.needs_inputs:
                 raise IsoplastError(
-                    f"method {self.method.name} looks at the batch again, and {type(network).__name__} itself was "
-                    "not called in this step: follow the module whose forward the training calls"
+                    f"method {self.method.name} looks at the batch again, and {type(network).__name__} "
+                    "itself was not called in this step: follow the module whose forward the training calls"
                 )
             loss = torch.full((), float("nan"))  # nobody outside the loop knows it; no method here reads it
             context = StepContext(unwrap(network), optimizer, self._inputs, loss, self.steps)

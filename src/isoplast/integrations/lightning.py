@@ -137,7 +137,7 @@ class ScheduleFreeCallback(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Back, if training goes on."""
-        if trainer.training or trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.training or (trainer.state.fn == "fit" and not trainer.sanity_checking):
             _switch(trainer, "train")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -97,9 +98,9 @@ class PlasticityCallback(BaseCallback):
 def declare_policy_units(policy: nn.Module) -> nn.Module:
     """Declares the hidden units of a policy with dense networks, which torch.fx cannot trace.
 
-    Units are those between two linear layers of the actor, the critic and Q-networks, the last ones being read
-    by the heads ``action_net`` and ``value_net``. Those of a feature extractor of images, which actor and
-    critic read both, are not among them.
+    Units are those between two linear layers of the actor, the critic and Q-networks, the last ones being
+    read by the heads ``action_net`` and ``value_net``. Those of a feature extractor of images, which actor
+    and critic read both, are not among them.
 
     Args:
         policy: ``algorithm.policy``, or a Q-network.
@@ -117,7 +118,7 @@ def _groups(policy: nn.Module, chains: list[list[tuple[str, nn.Module]]]) -> lis
     groups = []
     for chain in chains:
         linear = [index for index, (_, module) in enumerate(chain) if isinstance(module, nn.Linear)]
-        for first, second in zip(linear, linear[1:], strict=False):
+        for first, second in pairwise(linear):
             between = [name for name, _ in chain[first + 1 : second]]
             activation = between[-1] if between else None
             groups.append(
@@ -134,7 +135,7 @@ def _groups(policy: nn.Module, chains: list[list[tuple[str, nn.Module]]]) -> lis
 
 
 def _chains(policy: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
-    """The modules of each Sequential of dense layers in the order in which data passes them, head included."""
+    """The modules of each Sequential of dense layers in the order of the data, with its head."""
     heads = {"policy_net": "action_net", "value_net": "value_net"}
     for name, module in policy.named_modules():
         if not isinstance(module, nn.Sequential) or not any(isinstance(m, nn.Linear) for m in module):
@@ -153,7 +154,8 @@ def _policy_optimizer(algorithm: Any) -> Any:
     optimizer = getattr(algorithm.policy, "optimizer", None)
     if optimizer is None:
         raise IsoplastError(
-            f"the policy of {type(algorithm).__name__} has no single optimizer: say which one, with its network: "
-            "network=lambda policy: policy.critic, optimizer=lambda algorithm: algorithm.critic.optimizer"
+            f"the policy of {type(algorithm).__name__} has no single optimizer: say which one, with its "
+            "network: network=lambda policy: policy.critic, "
+            "optimizer=lambda algorithm: algorithm.critic.optimizer"
         )
     return optimizer

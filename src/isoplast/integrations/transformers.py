@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
 _FILE = "plasticity.pt"
 
 
-class PlasticityCallback(TrainerCallback):  # type: ignore[misc]
+class PlasticityCallback(TrainerCallback):
     """Runs a method or a monitor, or both, in a training by transformers' Trainer.
 
     What they remember is in each of the Trainer's checkpoint folders (``plasticity.pt``), and is read when a

@@ -142,8 +142,8 @@ class Schedule:
         if index in self._had_matrices and not self.roles.matrices(group["params"], group):
             shapes = ", ".join(str(tuple(p.shape)) for p in group["params"][:3])
             raise ValueError(
-                f"the weights of parameter group {index} were replaced by flat ones, shape {shapes}, which hold "
-                "no matrix to keep isometric: DeepSpeed does that; use fully_shard (FSDP2), or ZeRO 0"
+                f"the weights of parameter group {index} were replaced by flat ones, shape {shapes}, which "
+                "hold no matrix to keep isometric: DeepSpeed does that; use fully_shard (FSDP2), or ZeRO 0"
             )
 
     def _renewed(
@@ -176,8 +176,8 @@ class Schedule:
         Args:
             state_dict: the one that torch made.
             groups: the optimizer's groups, in the same order.
-            state: the optimizer's state. It is told as well: flat distributed checkpoints restore the keys that
-                they find there, and no others.
+            state: the optimizer's state. It is told as well: flat distributed checkpoints restore the keys
+                that they find there, and no others.
         """
         packed = dict(state_dict["state"])
         places = {
