@@ -107,4 +107,92 @@ CLAIMS: tuple[Claim, ...] = (
         "loops:compiled",
     ),
     Claim("optimizer in backward", "one optimizer per parameter equals one for all", "loops:in_backward"),
+    Claim(
+        "LoRA, PEFT",
+        "isometry of adapters is refused; adapter_groups keeps A orthonormal and leaves B alone",
+        "adapters:lora",
+        needs=("peft",),
+    ),
+    Claim(
+        "Lightning",
+        "AdamO in configure_optimizers equals a loop of one's own",
+        "lightning_training:equal",
+        needs=("lightning",),
+    ),
+    Claim(
+        "Lightning",
+        "PlasticityCallback: ReDo and Monitor resume from a checkpoint to the same bits",
+        "lightning_training:resumed",
+        needs=("lightning",),
+    ),
+    Claim(
+        "Lightning",
+        "ScheduleFreeCallback: validation has the averaged weights, and they become isometric",
+        "lightning_training:schedule_free",
+        needs=("lightning", "schedulefree"),
+    ),
+    Claim(
+        "transformers Trainer",
+        "optimizer_cls_and_kwargs with the model's groups equals a loop of one's own",
+        "trainer_training:equal",
+        needs=("transformers", "accelerate"),
+    ),
+    Claim(
+        "transformers Trainer",
+        "PlasticityCallback: ReDo and Monitor resume from a checkpoint to the same bits",
+        "trainer_training:resumed",
+        needs=("transformers", "accelerate"),
+    ),
+    Claim(
+        "Accelerate",
+        "AdamO, and attach before or after prepare(), with accumulation and clipping",
+        "accelerate_training:equal",
+        needs=("accelerate",),
+    ),
+    Claim(
+        "Accelerate",
+        "Follow: ReDo behind a prepared optimizer resumes from save_state to the same bits",
+        "accelerate_training:resumed",
+        needs=("accelerate",),
+    ),
+    Claim(
+        "Stable-Baselines3",
+        "policy_kwargs: PPO, DQN and SAC train with AdamO, which is saved with them",
+        "baselines_training:optimizer_class",
+        needs=("stable_baselines3",),
+    ),
+    Claim(
+        "Stable-Baselines3",
+        "layers stay isometric; the heads of actor and critic can be left free",
+        "baselines_training:isometric",
+        needs=("stable_baselines3",),
+    ),
+    Claim(
+        "Stable-Baselines3",
+        "PlasticityCallback: ReDo on policies that fx cannot trace, Monitor, tasks",
+        "baselines_training:resets",
+        needs=("stable_baselines3",),
+    ),
+    Claim(
+        "timm",
+        "its factory, registry, weight-decay groups and schedules",
+        "timm_training:factory",
+        needs=("timm",),
+    ),
+    Claim("timm", "layer decay, with attach(model=)", "timm_training:layer_decay", needs=("timm",)),
+    Claim(
+        "torchtitan-style configuration",
+        "one optimizer for each part, flat distributed state, foreach and fused",
+        "titan_config:configured",
+        processes=2,
+    ),
+    Claim(
+        "JAX",
+        "adamo equals the torch optimizer over 100 steps of a schedule, compiled once, also sharded",
+        "jax_training:equal",
+        needs=("jax", "optax"),
+    ),
+    Claim(
+        "JAX", "decoupled_isometry behind another optimizer", "jax_training:behind", needs=("jax", "optax")
+    ),
 )

@@ -35,12 +35,14 @@ class IsometryState(NamedTuple):
         steps: steps done, int32, shape ().
         owed: for each array under isometry the strength, sum of lr * isometry, that has not been applied yet,
             shape (arrays,), or (0,) with ``every=1``.
-        wait: steps until it is, int32, of the same shape; -1 before the first step.
+        wait: steps until the next of them has its turn, int32, shape ().
+        place: which of them that is, int32, shape ().
     """
 
     steps: Array
     owed: Array
     wait: Array
+    place: Array
 
 
 def decoupled_isometry(
@@ -87,8 +89,8 @@ def decoupled_isometry(
     def init(params: Any) -> IsometryState:
         layouts = [] if off else _layouts(params, roles)
         number = 0 if every == 1 else len(layouts)
-        wait = jnp.full(number, -1, jnp.int32)
-        return IsometryState(jnp.zeros((), jnp.int32), jnp.zeros(number, _float()), wait)
+        first = jnp.zeros((), jnp.int32)
+        return IsometryState(first, jnp.zeros(number, _float()), jnp.ones((), jnp.int32), first)
 
     def update(updates: Any, state: IsometryState, params: Any = None, **_: Any) -> tuple[Any, IsometryState]:
         if params is None:
@@ -102,13 +104,12 @@ def decoupled_isometry(
         layouts = _layouts(params, roles)
         if every == 1:
             changes = [_changed(_euler_change, layout, p, strength) for p, layout in layouts.values()]
-            owed, wait = state.owed, state.wait
         else:
-            turn, due, owed, wait = _turns(state, strength, every)
+            turn, due, state = _turns(state, strength, every)
             changes = [_in_turn(turn[i], layout, p, due[i]) for i, (p, layout) in enumerate(layouts.values())]
         for index, change in zip(layouts, changes, strict=True):
             leaves[index] = leaves[index] + change.astype(leaves[index].dtype)
-        return jax.tree.unflatten(tree, leaves), IsometryState(steps, owed, wait)
+        return jax.tree.unflatten(tree, leaves), state._replace(steps=steps)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -257,8 +258,8 @@ def _in_turn(turn: Array, layout: Layout, p: Array, strength: Array) -> Array:
     return change
 
 
-def _turns(state: IsometryState, strength: Array, every: Every) -> tuple[Array, Array, Array, Array]:
-    """Whose turn it is and what is due; the new debts and waits. As in isoplast.optim, all at once."""
+def _turns(state: IsometryState, strength: Array, every: Every) -> tuple[Array, Array, IsometryState]:
+    """Whose turn it is and what is due, and the new state; the turns are those of isoplast.optim."""
     number = state.owed.shape[0]
     going = strength > 0
     if every == "auto":
@@ -266,11 +267,23 @@ def _turns(state: IsometryState, strength: Array, every: Every) -> tuple[Array, 
         period = jnp.clip(jnp.floor(wished), 1, _LONGEST).astype(jnp.int32)
     else:
         period = jnp.asarray(every, jnp.int32)
-    first = 1 + jnp.arange(number, dtype=jnp.int32) * period // max(number, 1)
-    # A wait that was set at a lower learning rate may be longer than the present period.
-    wait = jnp.minimum(jnp.where(state.wait < 0, first, state.wait), period) - 1
+    # A wait that was set at a lower learning rate may be longer than the present ones.
+    wait = jnp.minimum(state.wait, -(-period // number)) - 1
+
+    def waits_for_more(acting: tuple[Array, Array]) -> Array:
+        wait, count = acting
+        return (wait <= 0) & (count < number)
+
+    def one_more(acting: tuple[Array, Array]) -> tuple[Array, Array]:
+        k = (state.place + acting[1]) % number
+        return (k + 1) * period // number - k * period // number, acting[1] + 1
+
+    wait, count = jax.lax.while_loop(waits_for_more, one_more, (wait, jnp.zeros_like(wait)))
+    turn = ((jnp.arange(number) - state.place) % number < count) & going
     due = state.owed + strength
-    turn = (wait <= 0) & going
-    owed = jnp.where(turn, 0.0, jnp.where(going, due, state.owed))
-    waits = jnp.where(turn, period, jnp.where(going, wait, state.wait))
-    return turn, due, owed, waits
+    new = state._replace(
+        owed=jnp.where(turn, 0.0, jnp.where(going, due, state.owed)),
+        wait=jnp.where(going, jnp.maximum(wait, 1), state.wait),
+        place=jnp.where(going, (state.place + count) % number, state.place),
+    )
+    return turn, due, new
