@@ -24,11 +24,13 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 # torch first and pinned: whatever build of it the index serves or TORCH names (a CPU build saves several
-# GB of GPU packages on Linux), nothing installed after it brings another.
+# GB of GPU packages on Linux), nothing installed after it brings another. timm without torchvision, which
+# has to be of torch's own build and which its models and optimizers do not need.
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps "timm>=1.0.20"
 	rm -f $(VENV)/.ready*
 	touch "$(READY)"
 

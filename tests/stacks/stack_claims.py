@@ -33,7 +33,6 @@ class Claim:
         processes: how many processes run it together, over gloo if there is more than one.
         limit: seconds until they are ended; some ten times what it takes on two idle cores.
         needs: packages without which the claim is skipped.
-        fault: why it does not hold yet; it must then fail.
     """
 
     stack: str
@@ -43,7 +42,6 @@ class Claim:
     processes: int = 1
     limit: int = 120
     needs: tuple[str, ...] = ()
-    fault: str = ""
 
     def __str__(self) -> str:
         details = [f"{key}={value}" for key, value in self.settings.items()]

@@ -184,6 +184,15 @@ class Follow:
             raise IsoplastError("no training is followed yet: start(network, optimizer) first")
         return self._network, self._optimizer
 
+    def saw(self, inputs: Any) -> None:
+        """Says what the network was given, where the training calls another function of it than its forward.
+
+        Args:
+            inputs: of the step that comes, as its forward takes them.
+        """
+        if torch.is_grad_enabled():
+            self._inputs = inputs
+
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Passes without a graph are no training: rollouts, evaluations, and the method's own.
         if module.training and torch.is_grad_enabled():
@@ -198,7 +207,8 @@ class Follow:
             if self._inputs is None and self.method.info.needs_inputs:
                 raise IsoplastError(
                     f"method {self.method.name} looks at the batch again, and {type(network).__name__} "
-                    "itself was not called in this step: follow the module whose forward the training calls"
+                    "itself was not called in this step: follow the module whose forward the training "
+                    "calls, or say saw(inputs)"
                 )
             loss = torch.full((), float("nan"))  # nobody outside the loop knows it; no method here reads it
             context = StepContext(unwrap(network), optimizer, self._inputs, loss, self.steps)

@@ -60,6 +60,7 @@ class PlasticityCallback(BaseCallback):
         self.follow = Follow(method, make, **settings)
         self._network, self._optimizer, self._task = network, optimizer, task
         self._recorded = 0
+        self._watched: Any = None
 
     @property
     def monitor(self) -> Monitor | None:
@@ -75,6 +76,7 @@ class PlasticityCallback(BaseCallback):
             if chains:
                 declare_units(followed, _groups(followed, chains))
         self.follow.start(followed, find(self.model))
+        self._watch(followed)
 
     def _on_step(self) -> bool:
         if self._task is not None and (self.follow.steps == 0 or self._task(self.model) != self.follow.task):
@@ -93,6 +95,22 @@ class PlasticityCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self.follow.stop()
+        if self._watched is not None:
+            vars(self._watched).pop("evaluate_actions", None)
+            self._watched = None
+
+    def _watch(self, policy: Any) -> None:
+        """Lets the method see the observations of PPO and A2C, which train by evaluate_actions."""
+        evaluate = getattr(policy, "evaluate_actions", None)
+        if evaluate is None:
+            return
+
+        def watched(obs: Any, actions: Any) -> Any:
+            self.follow.saw(obs)
+            return evaluate(obs, actions)
+
+        policy.evaluate_actions = watched
+        self._watched = policy
 
 
 def declare_policy_units(policy: nn.Module) -> nn.Module:

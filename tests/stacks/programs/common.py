@@ -84,7 +84,7 @@ def must_be_equal(model: nn.Module, reference: nn.Module, tolerance: float = 1e-
     assert difference <= tolerance, f"{difference:.3g} apart"
 
 
-def must_act(settings: dict[str, Any], steps: int = 20) -> None:
+def must_act(settings: dict[str, Any], steps: int = 20, **_: Any) -> None:
     """Fails if these settings' isometry step moves nothing: then all comparisons would prove nothing."""
     difference = apart(alone(mlp(), steps, **settings), alone(mlp(), steps, **{**settings, "isometry": 0.0}))
     assert difference > 0.03, f"isometry moved the weights by {difference:.3g} only"

@@ -126,17 +126,7 @@ def schedule_free(folder: Path, **_: Any) -> None:
 
 
 class RandomState(Callback):
-    """Puts torch's random numbers into checkpoints, which Lightning leaves to the user."""
+    """Makes random numbers depend on the step alone: Lightning leaves their state out of its checkpoints."""
 
-    def __init__(self) -> None:
-        self.saved: Tensor | None = None
-
-    def on_train_start(self, *_: Any) -> None:
-        if self.saved is not None:
-            torch.set_rng_state(self.saved)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rng": torch.get_rng_state()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.saved = state_dict["rng"]
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        torch.manual_seed(trainer.global_step)

@@ -6,7 +6,7 @@ import importlib.machinery
 import importlib.util
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ class _Names(type):
 class _Nothing(ModuleType):
     """A stand-in for torchvision, of which timm's models and optimizers need the names alone."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -84,21 +84,21 @@ def factory(**_: Any) -> None:
         timm.optim.OptimInfo(name="adamo", opt_class=AdamO, description="Adam, isometric", has_betas=True)
     )
     model = transformer()
-    optimizer = timm.optim.create_optimizer_v2(model, "adamo", lr=1e-2, weight_decay=0.01, isometry=1.0)
+    optimizer = timm.optim.create_optimizer_v2(model, "adamo", lr=3e-3, weight_decay=0.01, isometry=30.0)
     assert isinstance(optimizer, AdamO)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.01]
     steps(model, optimizer, CosineLRScheduler(optimizer, t_initial=80))
-    assert spread(model.blocks[0].mlp.fc1.weight) < 0.1
-    assert spread(model.blocks[1].attn.proj.weight) < 0.1
+    for weight in (model.blocks[0].mlp.fc1.weight, model.blocks[1].attn.proj.weight):
+        assert spread(weight) < 0.2, spread(weight)
 
 
 def layer_decay(**_: Any) -> None:
     """Rates by depth, and attach(model=) for what timm's groups do not say: q, k and v are three matrices."""
     model = transformer()
-    optimizer = timm.optim.create_optimizer_v2(model, "adamw", lr=1e-2, weight_decay=0.0, layer_decay=0.7)
+    optimizer = timm.optim.create_optimizer_v2(model, "adamw", lr=3e-3, weight_decay=0.0, layer_decay=0.7)
     schedule = CosineLRScheduler(optimizer, t_initial=80)
     schedule.step(0)
-    attachment = attach(optimizer, isometry=1.0, model=model)
+    attachment = attach(optimizer, isometry=30.0, model=model)
     kept = attachment.report().matrices
     assert kept == 1 + 2 * (3 + 1 + 2) + 1, kept
     rates = {group["lr"] for group in optimizer.param_groups}
