@@ -49,7 +49,5 @@ trainer = Trainer(
     enable_model_summary=False,
 )
 trainer.fit(Classifier(), data)
-print(
-    f"loss {trainer.callback_metrics['loss']:.3f} after {callback.follow.steps} steps of task {callback.follow.task}"
-)
+print(f"loss {trainer.callback_metrics['loss']:.3f} after {callback.follow.steps} steps")
 print(f"the monitor measured {len(callback.monitor.records)} times")

@@ -5,7 +5,6 @@ python examples/stacks/lora.py                    # pip install peft
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from isoplast import AdamO

@@ -30,7 +30,7 @@ params = {
     }
     for i, (name, shape) in enumerate(shapes.items())
 }
-tx = adamo(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 20, 300), isometry=0.1)
+tx = adamo(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 20, 300), isometry=1.0)
 state = tx.init(params)
 
 

@@ -1,6 +1,6 @@
 """timm: its factory, layer decay and schedule, with the isometry step attached.
 
-python examples/stacks/timm_layer_decay.py        # pip install timm
+python examples/stacks/timm_layer_decay.py        # pip install timm torchvision
 """
 
 import torch

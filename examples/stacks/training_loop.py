@@ -19,7 +19,7 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 model = nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 5)).to(
     device
 )
-optimizer = AdamO(model, lr=3e-3, isometry=0.1)
+optimizer = AdamO(model, lr=3e-3, isometry=1.0)
 print(optimizer.report())
 schedule = OneCycleLR(optimizer, max_lr=3e-3, total_steps=200)
 average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
@@ -28,7 +28,7 @@ scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
 if "--compile" in sys.argv:
     optimizer.step = torch.compile(optimizer.step)
 
-for step in range(200):
+for _step in range(200):
     for _part in range(4):  # four small batches make one step
         x = torch.randn(32, 32, device=device)
         with torch.autocast(device, torch.bfloat16):

@@ -35,6 +35,6 @@ trainer = Trainer(
     optimizer_cls_and_kwargs=(AdamO, {"params": groups, "lr": 3e-3, "isometry": 0.1}),
     callbacks=[callback],
 )
+print(trainer.create_optimizer().report())
 trainer.train()
-print(trainer.optimizer.optimizer.report())
 print(f"the monitor measured {len(callback.monitor.records)} times in {callback.follow.steps} steps")

@@ -123,8 +123,9 @@ class PlasticityCallback(Callback):
 class ScheduleFreeCallback(Callback):
     """Switches optimizers with train and eval modes (schedule-free ones) with Lightning's own modes.
 
-    Without it a schedule-free optimizer raises in its first step, and validation and checkpoints would have
-    the weights of the gradient, not the averaged ones.
+    Without it a schedule-free optimizer raises in its first step. Validation, and what is left at the end, have
+    the averaged weights; a checkpoint on the way those that training goes on from, and both are in it, since
+    the optimizer's state holds what tells them apart.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -143,11 +144,6 @@ class ScheduleFreeCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """To the averaged weights, which are the result."""
         _switch(trainer, "eval")
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Nothing to add: the optimizer's state says in which mode the saved weights are."""
 
 
 def _switch(trainer: Trainer, mode: str) -> None:
