@@ -10,6 +10,7 @@ from torch import nn
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.layer_kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from isoplast._core.text import text_table
 from isoplast.isometry import Split
 from isoplast.model import Decision, decide
 from isoplast.optim._groups import refuse_adapters, refuse_flattened
@@ -44,13 +45,11 @@ class ParamGroups(list[dict[str, Any]]):
             )
 
     def __str__(self) -> str:
-        rows = [("parameter", "shape", "role", "isometry", "reason")]
+        rows = []
         for d in self.decisions:
             kept = "no" if not d.isometric else "yes" if d.strength is None else f"{d.strength:g}"
             rows.append((d.name, "x".join(map(str, d.parameter.shape)) or "scalar", d.role, kept, d.reason))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [[c.ljust(w) for c, w in zip(row, widths, strict=False)] + [row[4]] for row in rows]
-        return "\n".join("  ".join(line) for line in lines)
+        return text_table(("parameter", "shape", "role", "isometry", "reason"), rows, right=False)
 
 
 def param_groups(

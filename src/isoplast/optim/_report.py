@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from isoplast._core.text import text_table
 from isoplast.optim._groups import Group, learning_rate
 from isoplast.optim._roles import BY_SHAPE, Roles, is_frozen
 
@@ -103,14 +104,14 @@ class IsometryReport:
 
     def table(self) -> str:
         """One line per parameter: name, shape, number of matrices, strength, time constant, target."""
-        rows = [("parameter", "shape", "matrices", "isometry", "time constant", "sigma^2")]
+        columns = 5 if self.targets == (1.0, 1.0) else 6
+        header = ("parameter", "shape", "matrices", "isometry", "time constant", "sigma^2")
+        rows = []
         for k in self.kept:
             size, strength = "x".join(map(str, k.shape)), f"{k.isometry:g}"
             times, target = _steps(k.time_constant), f"{k.target:.3g}"
-            rows.append((k.name, size, str(k.matrices), strength, times, target))
-        columns = 5 if self.targets == (1.0, 1.0) else 6
-        widths = [max(len(row[i]) for row in rows) for i in range(columns)]
-        return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)) for row in rows)
+            rows.append((k.name, size, str(k.matrices), strength, times, target)[:columns])
+        return text_table(header[:columns], rows, right=False)
 
 
 def isometry_report(groups: Iterable[Group], roles: Roles = BY_SHAPE) -> IsometryReport:
