@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics import Monitor
 from isoplast.methods import Combination, Method, StepContext, TaskContext, get
-from isoplast.model import unwrap
+from isoplast.model import clone, unwrap
 
 MakeMonitor = Callable[[nn.Module, Optimizer], Monitor]
 
@@ -26,7 +26,7 @@ class Follow:
 
     The method changes weights after the step and between tasks (resets, projections, clipping). One that
     changes the network is to prepare it before its optimizer is made, by
-    ``network = follow.method.prepare(network)``; one that brings an optimizer makes it, by
+    ``network = follow.prepare(network)``; one that brings an optimizer makes it, by
     ``follow.method.optimizer(network, lr)``.
 
     Args:
@@ -72,12 +72,25 @@ class Follow:
             _refuse_inside(self.method)
         self.monitor: Monitor | None = None
         self.steps = self.task = 0
+        self._prepared = False
         self._make_monitor = monitor
         self._network: nn.Module | None = None
         self._optimizer: Optimizer | None = None
         self._handles: list[Any] = []
         self._inputs: Any = None
         self._loaded: Mapping[str, Any] | None = None
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Lets a method that changes the network do so; to be called before the optimizer is made.
+
+        Args:
+            network: what is to be trained.
+
+        Returns:
+            What to train: the same module, changed in place or not, or another one.
+        """
+        self._prepared = True
+        return network if self.method is None else self.method.prepare(network)
 
     def start(self, network: nn.Module, optimizer: Any) -> Follow:
         """Follows a network and its optimizer from the next step on; ``with`` stops it at the end.
@@ -101,11 +114,9 @@ class Follow:
             )
         plain = unwrap(network)
         if self.method is not None:
-            if self.method.prepare(plain) is not plain:
-                raise IsoplastError(
-                    f"method {self.method.name} changes the network: call method.prepare(network) before its "
-                    "optimizer is made, and train what it returns"
-                )
+            if not self._prepared:
+                _refuse_changing(self.method, plain)
+                self.method.prepare(plain)
             self.method.begin(plain, inner)
         if self._make_monitor is not None:
             self.monitor = self._make_monitor(network, inner)
@@ -239,10 +250,35 @@ def _hooked(optimizer: Any) -> bool:
     )
 
 
+def _parts(method: Method) -> tuple[Method, ...]:
+    return tuple(method.parts) if isinstance(method, Combination) else (method,)
+
+
+def _refuse_changing(method: Method, network: nn.Module) -> None:
+    """Refuses a method that would replace modules of a network, or set its weights anew, after the fact."""
+    if all(type(part).prepare is Method.prepare for part in _parts(method)):
+        return
+    tried = clone(network)
+    same = method.prepare(tried) is tried and _kinds(tried) == _kinds(network)
+    if same:
+        before, after = network.state_dict(), tried.state_dict()
+        same = before.keys() == after.keys() and all(
+            torch.equal(value, after[name]) for name, value in before.items() if isinstance(value, Tensor)
+        )
+    if not same:
+        raise IsoplastError(
+            f"method {method.name} changes the network: call prepare(network) before its optimizer is made, "
+            "and train what it returns"
+        )
+
+
+def _kinds(network: nn.Module) -> list[tuple[str, type]]:
+    return [(name, type(module)) for name, module in network.named_modules()]
+
+
 def _refuse_inside(method: Method) -> None:
     """Refuses what cannot be done after a step: those methods would silently do half of their work."""
-    parts = method.parts if isinstance(method, Combination) else (method,)
-    for part in parts:
+    for part in _parts(method):
         kind = type(part)
         for hook, does in (
             ("penalty", "adds a penalty to the loss"),

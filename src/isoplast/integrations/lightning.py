@@ -66,7 +66,7 @@ class PlasticityCallback(Callback):
         if stage != "fit" or method is None or self._network is None:
             return
         network = self._network_of(pl_module)
-        prepared = method.prepare(network)
+        prepared = self.follow.prepare(network)
         if prepared is not network:
             setattr(pl_module, self._network, prepared)
 
@@ -123,9 +123,9 @@ class PlasticityCallback(Callback):
 class ScheduleFreeCallback(Callback):
     """Switches optimizers with train and eval modes (schedule-free ones) with Lightning's own modes.
 
-    Without it a schedule-free optimizer raises in its first step. Validation, and what is left at the end, have
-    the averaged weights; a checkpoint on the way those that training goes on from, and both are in it, since
-    the optimizer's state holds what tells them apart.
+    Without it a schedule-free optimizer raises in its first step. Validation, and what is left at the end,
+    have the averaged weights; a checkpoint on the way has those that training goes on from, and the
+    optimizer's state, which leads from one to the other.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
