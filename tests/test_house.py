@@ -21,7 +21,8 @@ FLOORS = (
     {"diagnostics", "methods", "data", "jax"},
     {"streams", "rl"},
     {"study"},
-    {"statistics", "report"},
+    {"statistics"},
+    {"report"},
     {"integrations", "testing"},
     {"cli"},
 )
