@@ -70,7 +70,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "distributed checkpoints",
-        "saved by 2 processes, resumed by 4, 2 and 1 to the same bits; AdamO and attach",
+        "saved by 2 processes, resumed by 4 and by 1 to the same bits; AdamO and attach",
         "checkpoints:resumed",
         processes=4,
         limit=240,

@@ -86,7 +86,7 @@ def zero(**_: Any) -> None:
     zero_in_turns()
 
 
-def train_sharded(model: nn.Module, steps: int = 20, **settings: Any) -> None:
+def train_sharded(model: nn.Module, steps: int = 12, **settings: Any) -> None:
     wrapped = DistributedDataParallel(model)
     optimizer = zero_redundancy_optimizer(wrapped, **{**SETTINGS, **settings})
     train(wrapped, optimizer, *map(mine, batch()), steps=steps)
