@@ -110,6 +110,6 @@ def configured(folder: Path, **_: Any) -> None:
         train(again, other, *map(mine, batch()), steps=10)
         must_be_equal(again, model, tolerance=0.0)
         single = Parts()
-        train(single, Container([single.first, single.second], config), *batch())
+        train(single, Container([single.first, single.second], config), *batch(), steps=20)
         must_be_equal(model, single)
         dist.barrier()
