@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -54,13 +54,13 @@ def ranking(table: pl.DataFrame, baseline: str, label: str) -> Table:
     few = [row["seeds"] for row in table.iter_rows(named=True) if row["exploratory"]]
     if few:
         caption += f" Exploratory: fewer than {EXPLORATORY_BELOW} seeds."
-    head: tuple[str, ...] = ("Rank", "Method", "Mean", "IQM", "Late - early", "Gain", "p", "Seeds", "Failed")
+    head: tuple[str, ...] = ("Method", "Mean", "IQM", "Late − early", "Gain", "p", "Seeds", "Failed")
     rows = []
     for rank, row in enumerate(table.iter_rows(named=True), 1):
-        numbers = [interval(row, name) or NONE for name in ("score", "iqm", "change", "gain")]
+        numbers = [interval(row, name, ",\u00a0") or NONE for name in ("score", "iqm", "change", "gain")]
         p = row["p_adjusted"]
         said = NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-        rows.append([str(rank), row["method"], *numbers, said, str(row["seeds"]), str(row["failed"])])
+        rows.append([f"{rank}. {row['method']}", *numbers, said, str(row["seeds"]), str(row["failed"])])
     if not any(row["failed"] for row in table.iter_rows(named=True)):
         head, rows = head[:-1], [row[:-1] for row in rows]
     return Table(caption, head, rows)
@@ -116,12 +116,12 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def interval(row: dict[str, Any], name: str, number: Callable[[float], str] = "{:.3f}".format) -> str:
+def interval(row: dict[str, Any], name: str, between: str = ", ") -> str:
     """A number with its interval, as far as the seeds say one."""
     value, low, high = (row[name + end] for end in ("", "_low", "_high"))
     if value is None:
         return ""
-    return number(value) + ("" if low is None or high is None else f" [{number(low)}, {number(high)}]")
+    return f"{value:.3f}" + ("" if low is None or high is None else f" [{low:.3f}{between}{high:.3f}]")
 
 
 def escape(text: str) -> str:
