@@ -73,7 +73,6 @@ CLAIMS: tuple[Claim, ...] = (
         "saved by 2 processes, resumed by 4 and by 1 to the same bits; AdamO and attach",
         "checkpoints:resumed",
         processes=4,
-        limit=240,
     ),
     Claim(
         "distributed checkpoints",

@@ -31,7 +31,7 @@ class Claim:
         program: "module:function" in the folder programs.
         settings: keyword arguments of the function, all of them JSON.
         processes: how many processes run it together, over gloo if there is more than one.
-        limit: seconds until they are ended; some ten times what it takes on two idle cores.
+        limit: seconds until they are ended; twenty times what it takes on two idle cores.
         needs: packages without which the claim is skipped.
     """
 
@@ -40,7 +40,7 @@ class Claim:
     program: str
     settings: dict[str, Any] = field(default_factory=dict)
     processes: int = 1
-    limit: int = 120
+    limit: int = 300
     needs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
