@@ -1,0 +1,60 @@
+"""Sequences of environments, and learners that act in them.
+
+Example:
+    >>> import torch
+    >>> from isoplast.nn import spec
+    >>> environments = control("cartpole", count=8, seed=0)
+    >>> network = ActorCritic(spec("mlp", width=16), environments.observation_shape, environments.actions)
+    >>> found = rollout(network, environments, environments.reset(), steps=4)
+    >>> gae(found, gamma=0.99, decay=0.95).shape
+    torch.Size([4, 8])
+"""
+
+from isoplast.rl._actor_critic import ActorCritic
+from isoplast.rl._control import Acrobot, CartPole, Control, control
+from isoplast.rl._control_problem import ShiftedControl
+from isoplast.rl._environments import Actions, Environments, Step
+from isoplast.rl._episodes import Episodes, Evaluation, evaluate
+from isoplast.rl._ppo import (
+    Batch,
+    Losses,
+    PPOSettings,
+    Rollout,
+    act,
+    gae,
+    log_probability,
+    loss,
+    rollout,
+    update,
+)
+from isoplast.rl._problem import EnvironmentProblem, EnvironmentSequence, EnvironmentTask
+from isoplast.rl._shifted import Shifted
+
+__all__ = [
+    "Acrobot",
+    "Actions",
+    "ActorCritic",
+    "Batch",
+    "CartPole",
+    "Control",
+    "EnvironmentProblem",
+    "EnvironmentSequence",
+    "EnvironmentTask",
+    "Environments",
+    "Episodes",
+    "Evaluation",
+    "Losses",
+    "PPOSettings",
+    "Rollout",
+    "Shifted",
+    "ShiftedControl",
+    "Step",
+    "act",
+    "control",
+    "evaluate",
+    "gae",
+    "log_probability",
+    "loss",
+    "rollout",
+    "update",
+]
