@@ -28,7 +28,7 @@ from isoplast.rl import (
     evaluate,
     gae,
     log_probability,
-    loss,
+    ppo_loss,
     rollout,
     update,
 )
@@ -174,7 +174,7 @@ def test_a_gaussian_policy_has_torch_s_densities_and_entropy() -> None:
     torch.testing.assert_close(found.log_probabilities.flatten(), wanted)
     assert abs(float((found.actions.flatten(0, 1) - means).std()) - math.exp(-0.5)) < 0.02
     batch = Batch(*(part.flatten(0, 1) for part in found[:4]), torch.randn(6000), torch.randn(6000))
-    assert loss(network, batch, PPOSettings()).entropy.item() == pytest.approx(
+    assert ppo_loss(network, batch, PPOSettings()).entropy.item() == pytest.approx(
         float(normal.entropy().sum(1).mean()), rel=1e-5
     )
 
@@ -195,7 +195,7 @@ def test_losses_are_those_of_the_definition(value_clip: float | None) -> None:
     options = PPOSettings(
         clip=0.2, value_clip=value_clip, entropy=0.05, value=0.7, normalize_advantages=False
     )
-    found = loss(network, batch, options)
+    found = ppo_loss(network, batch, options)
     outputs = network(batch.observations).detach().double()
     policy = torch.distributions.Categorical(logits=outputs[:, :3])
     surrogates, values = [], []
@@ -221,14 +221,14 @@ def test_a_ratio_beyond_the_clip_has_no_gradient() -> None:
     now = log_probability(outputs[:, :3], batch.actions, None)
     # all ratios are 2, and all advantages positive: the clipped side is the smaller one
     far = batch._replace(log_probabilities=now - math.log(2), advantages=torch.ones(64))
-    loss(network, far, options).total.backward()  # type: ignore[no-untyped-call]
+    ppo_loss(network, far, options).total.backward()  # type: ignore[no-untyped-call]
     assert all(not bool(p.grad.any()) for p in network.parameters() if p.grad is not None)
 
 
 def test_normalised_advantages_do_not_depend_on_the_scale_of_rewards() -> None:
     network, batch = a_batch()
-    first = loss(network, batch, PPOSettings()).policy
-    second = loss(network, batch._replace(advantages=3 + 100 * batch.advantages), PPOSettings()).policy
+    first = ppo_loss(network, batch, PPOSettings()).policy
+    second = ppo_loss(network, batch._replace(advantages=3 + 100 * batch.advantages), PPOSettings()).policy
     torch.testing.assert_close(first, second)
 
 

@@ -231,19 +231,17 @@ def update(
     Returns:
         The losses before each step, (epochs * minibatches,) each.
     """
-    advantages = gae(found, settings.gamma, settings.gae_lambda)
-    parts = (found.observations, found.actions, found.log_probabilities, found.values)
-    flat = [part.flatten(0, 1) for part in (*parts, advantages, advantages + found.values)]
+    samples = as_batch(found, settings)
     size = settings.samples // settings.minibatches
     losses: list[Losses] = []
     for _ in range(settings.epochs):
-        for rows in torch.split(torch.randperm(settings.samples, device=flat[0].device), size):
-            batch = Batch(*(part[rows] for part in flat))
+        for rows in torch.split(torch.randperm(settings.samples, device=found.rewards.device), size):
+            batch = Batch(*(part[rows] for part in samples))
             batch = batch._replace(observations=batch.observations.float())
             seen: list[Losses] = []  # a method may want the loss twice: the first is that of the step
 
             def closure(batch: Batch = batch, seen: list[Losses] = seen) -> Tensor:
-                seen.append(loss(network, batch, settings))
+                seen.append(ppo_loss(network, batch, settings))
                 return seen[-1].total
 
             step(closure, batch.observations)
@@ -251,7 +249,14 @@ def update(
     return Losses(*(torch.stack(parts) for parts in zip(*losses, strict=True)))
 
 
-def loss(network: nn.Module, batch: Batch, settings: PPOSettings) -> Losses:
+def as_batch(found: Rollout, settings: PPOSettings) -> Batch:
+    """All samples of a rollout, with their advantages."""
+    advantages = gae(found, settings.gamma, settings.gae_lambda)
+    parts = (found.observations, found.actions, found.log_probabilities, found.values)
+    return Batch(*(part.flatten(0, 1) for part in (*parts, advantages, advantages + found.values)))
+
+
+def ppo_loss(network: nn.Module, batch: Batch, settings: PPOSettings) -> Losses:
     """The losses of PPO on a batch, with their graph.
 
     Args:

@@ -20,6 +20,7 @@ from isoplast.study.executors._worker import worker
 from isoplast.study.run._execute import Progress, RunFailed, execute, module_path
 from isoplast.study.run._instruments import INSTRUMENTS, measure_network, score
 from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec, Recipe
+from isoplast.study.run._ppo import PPO
 from isoplast.study.run._provenance import git_words
 from isoplast.study.run._supervised import Supervised
 from isoplast.study.store._directory import RunDirectory, Status
@@ -33,6 +34,7 @@ __all__ = [
     "INSTRUMENTS",
     "LEARNERS",
     "METRICS",
+    "PPO",
     "Display",
     "Diverged",
     "Executor",
