@@ -15,6 +15,8 @@ from isoplast.rl._control import Acrobot, CartPole, Control, control
 from isoplast.rl._control_problem import ShiftedControl
 from isoplast.rl._environments import Actions, Environments, Step
 from isoplast.rl._episodes import Episodes, Evaluation, evaluate
+from isoplast.rl._minatar import MinAtar
+from isoplast.rl._minatar_problem import ContinualMinAtar
 from isoplast.rl._ppo import (
     Batch,
     Losses,
@@ -37,6 +39,7 @@ __all__ = [
     "ActorCritic",
     "Batch",
     "CartPole",
+    "ContinualMinAtar",
     "Control",
     "EnvironmentProblem",
     "EnvironmentSequence",
@@ -45,6 +48,7 @@ __all__ = [
     "Episodes",
     "Evaluation",
     "Losses",
+    "MinAtar",
     "PPOSettings",
     "Rollout",
     "Shifted",
