@@ -173,3 +173,33 @@ def test_strength_may_be_a_tensor(step):
 def test_differentiable_in_matrix_and_strength():
     w, c = normal(4, 3, seed=2).requires_grad_(), torch.tensor(0.05, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(flow_step, (w, c))
+
+
+@pytest.mark.parametrize("shape", [(40, 34), (34, 40), (50, 50), (3, 40, 32), (260, 300), (400, 256)])
+@pytest.mark.parametrize("total", [1e-5, 1e-3, 3e-3, 0.02, 1.0, 1e9])
+@pytest.mark.parametrize("largest", [1.1, 2.0, 4.0, 30.0])
+@pytest.mark.parametrize("tolerance", [1e-3, 0.01, 0.1])
+def test_with_a_tolerance_every_value_moves_by_the_closed_forms_amount(shape, total, largest, tolerance):
+    """The polynomial where it is within the tolerance, the closed form itself where it would not be."""
+    values = torch.linspace(0.1, largest, min(shape[-2:]), dtype=torch.float64)
+    w, u, vh = with_singular_values(values, *shape[-2:])
+    if len(shape) > 2:
+        w = w.expand(shape).contiguous()
+    before = w.clone()
+    flow_step_(w, total, tolerance=tolerance)
+    moved = u.mT @ w @ vh.mT
+    expected = pade(values, total) - values
+    found = moved.diagonal(dim1=-2, dim2=-1) - values
+    # Where the closed form's well-conditioned limit acts (eps u > 1e4) it is not the map itself.
+    if 0.75 * -math.expm1(-8 * total) * (largest**2 - 1) < 1e3:
+        assert ((found - expected).abs() <= tolerance * expected.abs() + 1e-10 * values.abs()).all()
+    assert (moved - torch.diag_embed(moved.diagonal(dim1=-2, dim2=-1))).abs().max() < 1e-9 * largest
+    assert w.isfinite().all()
+    if total == 1e-5 and largest <= 4:
+        exact = flow_step_(before, total)
+        assert not torch.equal(w, exact), "the polynomial is never taken"
+
+
+def test_without_a_tolerance_the_closed_form_is_taken():
+    w = orthonormal(20, 12) * 1.1
+    assert torch.equal(flow_step_(w.clone(), 1e-4, tolerance=0.0), flow_step_(w.clone(), 1e-4))

@@ -52,3 +52,15 @@ def test_extra_memory_of_a_step(shape, step_):
     matrix = 4 * w.numel()
     # Scalars, diagonals and the Cholesky status beside them: some kilobytes.
     assert peak_bytes(lambda: step_(w, 1e-3)) <= matrix + gram + 16384
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (2048, 512), (512, 2048)])
+def test_extra_memory_of_the_polynomial(shape):
+    """Two Gram matrices and a strip, a quarter of one, with the copy that a kernel makes of it."""
+    w = 0.1 * normal(*shape, dtype=torch.float32)
+    flow_step_(w, 1e-4, tolerance=0.01)
+    gram = 4 * min(shape) ** 2
+    assert (
+        peak_bytes(lambda: flow_step_(w, 1e-4, tolerance=0.01))
+        <= max(2.5 * gram, gram + 4 * w.numel()) + 16384
+    )

@@ -117,3 +117,9 @@ def test_differentiable():
     kernel = kernel_of((2, 2, 2, 2)).requires_grad_()
     assert torch.autograd.gradcheck(operator_penalty, kernel)
     assert torch.autograd.gradcheck(lambda k: operator_step(k, 1e-2), kernel)
+
+
+def test_a_kernel_whose_gram_overflows_is_halved():
+    kernel = 1e25 * torch.rand(4, 3, 3, 3)
+    torch.testing.assert_close(operator_step(kernel, 1e-3), kernel / 2)
+    torch.testing.assert_close(operator_step_(kernel.clone(), 1e-3, 2), kernel / 2)

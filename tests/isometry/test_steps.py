@@ -1,5 +1,7 @@
 """The isometry step: the map it makes of singular values, its fixed points, and its guard."""
 
+import math
+
 import pytest
 import torch
 from given_matrices import laid_out, matrices, normal, orthonormal, with_singular_values
@@ -7,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoplast.isometry import (
+    flow_step,
+    flow_step_,
     gram_deviation,
     isometry_step,
     isometry_step_,
@@ -176,3 +180,65 @@ def test_parameters_change_in_place_without_a_graph():
     isometry_step_(p, 1e-2)
     assert p.is_leaf
     assert p.grad_fn is None
+
+
+HUGE = [(torch.float32, 1e20), (torch.float32, 1e25), (torch.float32, 1e37), (torch.float64, 1e170), (torch.bfloat16, 1e30)]  # fmt: skip # noqa: E501
+
+
+@pytest.mark.parametrize(("dtype", "largest"), HUGE)
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (300, 260), (2, 5, 5)])
+@pytest.mark.parametrize("step", [isometry_step, isometry_step_, flow_step, flow_step_])
+def test_a_gram_matrix_that_overflows_halves_the_matrix(step, shape, dtype, largest):
+    """sigma^2 is infinite in float32 from 1.8e19 on: the step of such a matrix was NaN in every entry."""
+    w = (largest * orthonormal(*shape)).to(dtype)
+    moved = step(w.clone(), 1e-3)
+    torch.testing.assert_close(moved, w / 2)
+    for _ in range(1200):  # down from there by halves and by the guarded step, then by the step itself
+        moved = step(moved, 0.1)
+    # Rows of bfloat16 are normal to 2^-9 in every entry.
+    expected = torch.full_like(singular_values(moved.double()), 1.0)
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-3
+    torch.testing.assert_close(singular_values(moved.double()), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("step", [isometry_step, isometry_step_, flow_step, flow_step_])
+def test_only_the_matrix_of_a_batch_that_overflows_is_halved(step):
+    w = torch.stack([normal(6, 4, dtype=torch.float32), 1e25 * normal(6, 4, dtype=torch.float32)])
+    moved = step(w.clone(), 1e-2)
+    torch.testing.assert_close(moved[0], step(w[0].clone(), 1e-2))
+    torch.testing.assert_close(moved[1], w[1] / 2)
+
+
+@pytest.mark.parametrize("step", [isometry_step, flow_step])
+def test_the_gradient_of_a_halved_matrix_is_finite(step):
+    w = torch.diag(torch.tensor([1e25, 1e24])).requires_grad_()
+    step(w, 1e-2).sum().backward()
+    torch.testing.assert_close(w.grad, torch.full((2, 2), 0.5))
+
+
+@pytest.mark.parametrize("step", [isometry_step, flow_step])
+def test_the_gradient_at_an_exact_isometry_is_finite(step):
+    """Both steps are W + d(W S): at S = 0 the derivative along the excess of a singular value is 1 - 8 C."""
+    w = torch.eye(3, dtype=torch.float64).requires_grad_()
+    step(w, 1e-3).diagonal().sum().backward()
+    decay = 1 - 8e-3 if step is isometry_step else math.exp(-8e-3)
+    torch.testing.assert_close(w.grad, decay * torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_what_is_not_finite_stays_so():
+    """The step neither hides a NaN nor spreads it into what a user would look at last."""
+    for bad in (math.nan, math.inf):
+        w = normal(5, 4, dtype=torch.float32)
+        w[1, 2] = bad
+        for step in (isometry_step, isometry_step_, flow_step, flow_step_):
+            assert not step(w.clone(), 1e-2)[1, 2].isfinite()
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 4, 4), (260, 300)])
+@pytest.mark.parametrize(
+    ("scale", "c", "acts"), [(1.0, 1e-4, 0), (1.0, 0.3, 1), (100.0, 1e-2, 1), (1e25, 1e-6, 1)]
+)
+def test_the_guard_tells_when_it_acts(shape, scale, c, acts):
+    calls = []
+    isometry_step_(scale * orthonormal(*shape).float(), c, on_guard=lambda: calls.append(1))
+    assert len(calls) == acts

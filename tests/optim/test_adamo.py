@@ -15,6 +15,7 @@ from isoplast.isometry import flow_step, isometry_step, operator_step, penalty, 
 from isoplast.optim import ReferenceAdamO
 from isoplast.optim._apply import apply_isometry_
 from isoplast.optim._groups import GROUP_DEFAULTS
+from isoplast.optim._turns import Schedule
 
 SHAPES = ((140, 80), (6, 12), (9, 9), (8, 3, 3, 3), (11,), (1, 5))
 IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
@@ -228,11 +229,12 @@ def test_capturable_isometry_never_reads_the_device(lr):
     }
     if isinstance(lr, Tensor):
         group["lr"] = lr.to("meta")
-    apply_isometry_(group, [w, Parameter(torch.empty(4, device="meta"))], {}, torch.empty((), device="meta"))
+    params = [w, Parameter(torch.empty(4, device="meta"))]
+    apply_isometry_(Schedule(), 0, group, params, {}, torch.empty((), device="meta"))
     # And with values: the same step as without capturing.
     w, v = make(shapes=[(6, 4)])[0], make(shapes=[(6, 4)])[0]
-    apply_isometry_({**group, "lr": lr}, [w], {})
-    apply_isometry_({**group, "lr": 0.1, "capturable": False, "isometry_every": 1}, [v], {})
+    apply_isometry_(Schedule(), 0, {**group, "lr": lr}, [w], {})
+    apply_isometry_(Schedule(), 0, {**group, "lr": 0.1, "capturable": False, "isometry_every": 1}, [v], {})
     torch.testing.assert_close(w, v)
 
 
@@ -342,7 +344,9 @@ def test_one_step_of_the_closed_form_for_the_auto_period():
         assert torch.equal(w.detach(), after_first)
     w.grad = torch.zeros_like(w)
     optimizer.step()
-    torch.testing.assert_close(w.detach(), flow_step(after_first, 25e-4))
+    expected = flow_step(after_first, 25e-4)
+    move = float((expected - after_first).abs().max())  # "auto" takes it to 1 %
+    torch.testing.assert_close(w.detach(), expected, rtol=0, atol=0.01 * move)
 
 
 @pytest.mark.parametrize(("groups", "stride"), [(1, 1), (1, 2), (2, 1)])

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from isoplast import AdamO, attach, param_groups
 from isoplast.isometry import isometry_step, penalty, singular_values
-from isoplast.optim._apply import OWED, WAIT
 from isoplast.optim._groups import GROUP_DEFAULTS
+from isoplast.optim._turns import OWED, WAIT
 
 Make = Callable[[Any], Optimizer]
 

@@ -15,6 +15,7 @@ import pickle
 import unittest
 from typing import Any
 
+import pytest
 import torch
 import torch.testing._internal.common_optimizers as co
 from torch import Tensor, nn
@@ -30,6 +31,9 @@ from torch.testing._internal.common_methods_invocations import DecorateInfo
 from torch.testing._internal.common_utils import TestCase
 
 from isoplast import AdamO
+
+# torch's inputs for AdamW have weight decays of 0.1 and 0.9 beside the default isometry.
+pytestmark = pytest.mark.filterwarnings("ignore:weight decay moves the target")
 
 # common_utils freezes torch.backends' flags for the whole process; other tests set them.
 torch.backends.__allow_nonbracketed_mutation_flag = True
@@ -483,10 +487,12 @@ class TestAdamOContract(TestCase):
         _, optimizer = self.trained(device, dtype, {})
         good = optimizer.state_dict()
         two_groups = {**good, "param_groups": good["param_groups"] * 2}
-        with self.assertRaisesRegex(ValueError, "different number of parameter groups"):
+        with self.assertRaisesRegex(
+            ValueError, r"groups of \[\d+, \d+\] parameters, this optimizer of \[\d+\]"
+        ):
             optimizer.load_state_dict(two_groups)
         short = {**good, "param_groups": [{**good["param_groups"][0], "params": [0]}]}
-        with self.assertRaisesRegex(ValueError, "doesn't match the size of optimizer's group"):
+        with self.assertRaisesRegex(ValueError, r"groups of \[1\] parameters, this optimizer of \[\d+\]"):
             optimizer.load_state_dict(short)
         self.assertEqual(optimizer.state_dict(), good)
 

@@ -190,9 +190,10 @@ def _one_probe(
         vector = matvec(basis[step])
         diagonal[step] = (vector.double() * basis[step].double()).sum()
         scale = max(scale, float(torch.linalg.vector_norm(vector, dtype=torch.float64)))
+        vector, along = _without(vector, basis[: step + 1])
         if step:
-            _check_symmetry(basis[:step] @ vector, float(beside[step - 1]), 10 * rounding**0.5 * scale)
-        vector = orthogonalized(vector, basis[: step + 1])
+            _check_symmetry(along[:-1], float(beside[step - 1]), 10 * rounding**0.5 * scale)
+        vector, _ = _without(vector, basis[: step + 1])
         beside[step] = vector.double().norm()
         if not torch.isfinite(diagonal[step] + beside[step]):
             nothing = torch.full((steps,), torch.nan, dtype=torch.float64)
@@ -241,9 +242,14 @@ def orthogonalized(vector: Tensor, basis: Tensor) -> Tensor:
     Batched over leading dimensions: vectors (..., size), bases (..., rows, size).
     """
     for _ in range(2):  # twice is enough for orthogonality to rounding
-        along = (basis @ vector.unsqueeze(-1)).squeeze(-1)
-        vector = vector - (along.unsqueeze(-2) @ basis).squeeze(-2)
+        vector, _ = _without(vector, basis)
     return vector
+
+
+def _without(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `orthogonalized` does up to rounding, and the vector's parts along the rows."""
+    along = (basis @ vector.unsqueeze(-1)).squeeze(-1)
+    return vector - (along.unsqueeze(-2) @ basis).squeeze(-2), along
 
 
 def _standard_error(values: Tensor) -> float:

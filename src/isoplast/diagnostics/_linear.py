@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from isoplast._core.errors import IsoplastError
-from isoplast.model import dense
+from isoplast.model import applied, dense
 
 
 class NotTwice(IsoplastError):
@@ -73,10 +75,11 @@ class Linearised:
     Args:
         values: the outputs, (n, ...).
         at: the tensors, which require gradients.
+        check: whether to check the second derivatives; not where the same graph was checked before.
     """
 
-    def __init__(self, values: Tensor, at: Sequence[Tensor]) -> None:
-        self.values, self.at = values, list(at)
+    def __init__(self, values: Tensor, at: Sequence[Tensor], *, check: bool = True) -> None:
+        self.values, self.at, self._unchecked = values, list(at), check
         self._pulled: tuple[Tensor, Sequence[Tensor | None]] | None = None
 
     @property
@@ -129,8 +132,9 @@ class Linearised:
         if self._pulled is None:
             cotangent = torch.zeros_like(self.values, requires_grad=True)
             pulled = self._gradients(cotangent, create_graph=True)
-            refuse_once_differentiable(pulled)
-            self._check(cotangent, pulled)
+            if self._unchecked:
+                refuse_once_differentiable(pulled)
+                self._check(cotangent, pulled)
             self._pulled = cotangent, pulled
         return self._pulled
 
@@ -182,6 +186,61 @@ class Linearised:
                 with derivatives(second=True):
                     found = _batched(pulled, cotangent, stack)
             yield stack.new_zeros(len(stack), *self.values.shape) if found is None else found
+
+
+class Samples:
+    """A network on some samples as a function of its parameters, run anew at each use: no graph is kept.
+
+    Forward derivatives are cheaper then, and are taken where they have been seen to be those of reverse
+    differentiation, on the first vector.
+
+    Args:
+        network: any module.
+        inputs: the samples.
+        parameters: those to differentiate by, by name; they require gradients.
+    """
+
+    def __init__(self, network: nn.Module, inputs: Any, parameters: Mapping[str, Tensor]) -> None:
+        self._network, self._inputs, self._parameters = network, inputs, parameters
+        self._forwards: bool | None = None
+
+    def linearised(self) -> Linearised:
+        """Return the derivative of the outputs, with a graph of its own."""
+        values = applied(self._network, self._parameters, self._inputs)
+        return Linearised(values, list(self._parameters.values()), check=self._forwards is None)
+
+    def pushed(self, tangents: Sequence[Tensor], *, graph: bool = True) -> tuple[Linearised, Tensor]:
+        """Return the derivative, for more products if it is to have a graph, and J v.
+
+        Raises:
+            NotTwice: where the network has an operation without a second derivative.
+        """
+        if self._forwards:
+            return self._dual(tangents, graph)
+        map_ = self.linearised()
+        found = map_.push(tangents)
+        if self._forwards is None:
+            self._forwards = self._agrees(tangents, found)
+        return map_, found
+
+    def _dual(self, tangents: Sequence[Tensor], graph: bool) -> tuple[Linearised, Tensor]:
+        with torch.set_grad_enabled(graph), forward_ad.dual_level():
+            pairs = zip(self._parameters.items(), tangents, strict=True)
+            duals = {name: forward_ad.make_dual(at, tangent) for (name, at), tangent in pairs}  # type: ignore[no-untyped-call]
+            found = forward_ad.unpack_dual(applied(self._network, duals, self._inputs))  # type: ignore[no-untyped-call]
+            tangent = torch.zeros_like(found.primal) if found.tangent is None else found.tangent
+        return Linearised(found.primal, list(self._parameters.values()), check=False), tangent.detach()
+
+    def _agrees(self, tangents: Sequence[Tensor], expected: Tensor) -> bool:
+        """Whether the forward derivative exists and is the reverse one; it goes on where no gradient does."""
+        try:
+            _, found = self._dual(tangents, graph=False)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IsoplastError):
+            return False
+        allowed = 10 * torch.finfo(found.dtype).eps ** 0.5 * float(expected.norm())
+        return bool((found - expected).norm() <= allowed)
 
 
 def _inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:

@@ -49,7 +49,7 @@ def format_number(value: float) -> str:
     """A number for reading: three significant digits.
 
     Example:
-        >>> number(0.0123456), number(1234567.0), number(float("nan"))
+        >>> format_number(0.0123456), format_number(1234567.0), format_number(float("nan"))
         ('0.0123', '1.23e+06', 'nan')
     """
     if math.isnan(value) or math.isinf(value):

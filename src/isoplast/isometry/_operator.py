@@ -86,8 +86,10 @@ def operator_step(kernel: Tensor, strength: Strength, stride: int = 1) -> Tensor
         c = torch.as_tensor(strength, dtype=k.dtype, device=k.device)
         c = torch.where(c < 0.25, c, 0.125)
         c = torch.where(2 * c * bound > 1, 0.125 / bound, c)
+        fits = bound.isfinite()  # else the kernel is halved, as isometry_step does
+        deviation = torch.where(fits, deviation, 0)
         correction = _CONV[k.ndim][1](deviation, k, stride=stride, padding=_reach(k, stride))
-        return (kernel - 4 * c * correction).to(kernel.dtype)
+        return (kernel - torch.where(fits, 4 * c * correction, 0.5 * k)).to(kernel.dtype)
 
 
 @torch.no_grad()

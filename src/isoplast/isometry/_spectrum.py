@@ -135,7 +135,7 @@ def effective_rank_energy(values: Tensor, multiplicity: Tensor | None = None) ->
 
     Example:
         >>> effective_rank_energy(torch.tensor([2.0, 1.0]))  # p = (0.8, 0.2)
-        tensor(1.6493)
+        tensor(1.6494)
     """
     return effective_rank(values.square(), multiplicity)
 

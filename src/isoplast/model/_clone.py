@@ -91,7 +91,7 @@ def copy_optimizer(optimizer: Optimizer, new: Mapping[Tensor, Tensor], *, keep: 
     copied = _with_state(optimizer, new) if keep else _renewed(optimizer, new)
     attachment = getattr(optimizer, "_isoplast_attachment", None)
     if attachment is not None:
-        attachment.follow(copied, new)
+        attachment.follow(copied, new, keep=keep)
     return copied
 
 

@@ -182,7 +182,8 @@ def matrices_of_state(state: Mapping[str, Any]) -> tuple[list[Matrix], dict[str,
         dense = value.layout is torch.strided
         key = (value.data_ptr(), value.shape, value.stride()) if dense else (id(value), value.shape, ())
         reason = "the same tensor as another one" if key in seen else _no_map(state, name, value, inner)
-        inner = inner or (value.ndim > 2 and "weight" in name)
+        # A network that has read a table or a kernel before does not read an image of one channel here.
+        inner = inner or kinds.named_embedding(name) or (value.ndim > 2 and "weight" in name)
         matrices: list[Matrix] = []
         if not reason:
             weight = _applied(state, name, value)
@@ -246,7 +247,7 @@ def _applied(state: Mapping[str, Any], name: str, value: Tensor) -> Tensor | Non
         # Of an isometric layer the orthogonal factor acts; where it is not finite, so is the weight.
         finite = bool(value.isfinite().all())
         return polar_factor(matrix_view(value)).view(value.shape) if finite else value
-    if ".parametrizations." not in f".{name}" and leaf not in ("weight_g", "weight_v", "weight_orig"):
+    if ".parametrizations." not in f".{name}" and not kinds.named_parametrised(leaf):
         return value
     if leaf in ("original1", "weight_v"):
         scale = state.get(f"{owner}.original0" if leaf == "original1" else f"{owner}.weight_g".lstrip("."))

@@ -124,7 +124,9 @@ class _Asked:
             raise IsoplastError(f"{name}: {error}") from None
         if min(rows) < 2:
             return Decision(name, p, "other", False, "its blocks are single rows, which have no spectrum")
-        reason = cut.reason if dims == 0 or said else f"{p.shape[0]} experts: a matrix each"
+        reason = cut.reason
+        if dims and not said:
+            reason = f"{p.shape[0]} experts: a matrix each{'; ' + reason if cut.doubtful else ''}"
         if module not in self.outputs:
             return Decision(name, p, "matrix", True, reason, blocks, dims, parts=parts)
         reason = self.outputs[module]
@@ -143,11 +145,7 @@ def _left_out(name: str, p: Tensor, module: nn.Module, dims: int, said: bool) ->
         return "embedding", "a table of vectors, not a map between layers"
     if kinds.is_normalisation(module):
         return "norm", f"scale or shift of {kind}"
-    if isinstance(module, nn.utils.parametrize.ParametrizationList) or leaf in (
-        "weight_g",
-        "weight_v",
-        "weight_orig",
-    ):
+    if isinstance(module, nn.utils.parametrize.ParametrizationList) or kinds.named_parametrised(leaf):
         return "parametrised", "another rule makes the weight from it"
     if kinds.is_orthogonal_by_construction(p):
         return "isometric", "orthogonal by construction: a penalty would fight it"

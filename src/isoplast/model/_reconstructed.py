@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_NORM = re.compile(r"(norm\d*$|^bn\d*$|_bn\d*$|^ln_|^ln\d*$)", re.IGNORECASE)
+from isoplast._core.layer_kinds import named_normalisation
 
 
 class ReconstructedMLP(nn.Module):
@@ -92,10 +91,7 @@ def _is_linear(tensors: Mapping[str, Tensor]) -> bool:
 def has_normalisation(state: Mapping[str, Any]) -> bool:
     """Whether a state dict holds a normalisation, by its running statistics or the name of a layer."""
     owners = {name.rpartition(".")[0] for name in state}
-    return any(
-        f"{owner}.running_mean".lstrip(".") in state or _NORM.search(owner.rpartition(".")[2])
-        for owner in owners
-    )
+    return any(f"{owner}.running_mean".lstrip(".") in state or named_normalisation(owner) for owner in owners)
 
 
 def silent_units(network: ReconstructedMLP, samples: int = 1024) -> dict[str, tuple[float, float]]:

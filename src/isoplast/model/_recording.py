@@ -18,7 +18,6 @@ from isoplast.model._dataflow import Candidate, Dataflow, is_parameter, tensors
 from isoplast.model._matrices import clean_name
 
 _CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_")
-_RECURRENT = {"RNN_RELU": "relu", "RNN_TANH": "tanh"}
 
 
 class Observer(Protocol):
@@ -116,8 +115,8 @@ class ActivationRecorder(TorchFunctionMode):
         """The kind of a module that is observed as a whole, else None."""
         if self._chosen is not None:
             return "output" if self._names[module] in self._chosen else None
-        if isinstance(module, nn.RNNBase):
-            return _RECURRENT.get(module.mode, module.mode.lower())
+        if isinstance(module, kinds.RECURRENT):
+            return _recurrent_kind(module)
         return kinds.activation_kind(module)
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -136,7 +135,7 @@ class ActivationRecorder(TorchFunctionMode):
             self._flow.start(tensor, watched=True)
         elif self._chosen is None:
             self._flow.watch(tensor)
-        self._report(frame.name or kind, kind, tensor, _dimension(module))
+        self._report(frame.name or kind, kind, tensor, _dimension(module), module=module)
 
     def _hidden_kind(self, module: nn.Module, frame: _Frame, tensor: Tensor) -> str | None:
         """The kind of a module that turned out to be an activation, else None."""
@@ -223,11 +222,13 @@ class ActivationRecorder(TorchFunctionMode):
         dim: int | None,
         place: _Frame | None = None,
         layer: str | None = None,
+        module: nn.Module | None = None,
     ) -> None:
         if tensor.ndim < 2 or not tensor.is_floating_point():
             return
         place = place or (self._frames[-1] if self._frames else None)
-        if place is not None:
+        # A cell is called once for every step of a sequence.
+        if place is not None and not isinstance(module, nn.RNNCellBase):
             place.calls[name] = place.calls.get(name, 0) + 1
             name = name if place.calls[name] == 1 else f"{name}_{place.calls[name] - 1}"
         if kind not in kinds.MIXING_KINDS:
@@ -241,10 +242,16 @@ def _dimension(module: nn.Module) -> int | None:
     """The dimension of a module's units where the module itself fixes it."""
     if isinstance(module, nn.PReLU | nn.modules.conv._ConvNd):
         return 1
-    if isinstance(module, nn.Linear | nn.RNNBase | nn.MultiheadAttention):
+    if isinstance(module, (nn.Linear, nn.MultiheadAttention, *kinds.RECURRENT)):
         return -1
     own = getattr(module, "dim", None)
     return own if isinstance(own, int) and kinds.activation_kind(module) is not None else None
+
+
+def _recurrent_kind(module: nn.Module) -> str:
+    """The nonlinearity of a plain recurrent layer or cell, else what it is called."""
+    mode = str(getattr(module, "mode", getattr(module, "nonlinearity", type(module).__name__)))
+    return mode.lower().removeprefix("rnn_").removesuffix("cell")
 
 
 def _is_of_torch(module: nn.Module) -> bool:

@@ -144,7 +144,7 @@ def _initialize(model: nn.Module, name: str, module: nn.Module, gain: float, con
         _zero(module.bias)
     elif isinstance(module, _MATRICES) or kinds.stores_transposed(module):
         for own, parameter in module.named_parameters(name, recurse=False):
-            if parameter.dim() == 2 and not own.endswith(("weight_g", "weight_v", "weight_orig")):
+            if parameter.dim() == 2 and not kinds.named_parametrised(own.rpartition(".")[2]):
                 _orthogonal_matrices_(model, own, parameter, gain)
             elif parameter.dim() == 1:
                 _zero(parameter)

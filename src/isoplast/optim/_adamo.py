@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from inspect import signature
 from typing import Any, Literal, overload
@@ -10,23 +11,24 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
-from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 
+from isoplast.optim._adam_call import AdamCall
 from isoplast.optim._apply import apply_isometry_
 from isoplast.optim._groups import (
     DEFAULT_ISOMETRY,
     GROUP_DEFAULTS,
     Default,
-    Group,
     common_strength,
-    keep_settings,
     own_settings,
     require_matrix,
     resolve_group,
 )
+from isoplast.optim._load import fitting
+from isoplast.optim._numbers import plain_settings, plain_state_dict
 from isoplast.optim._param_groups import ParamGroups, param_groups
-from isoplast.optim._report import IsometryReport, isometry_report
+from isoplast.optim._report import IsometryReport, isometry_report, warn_of_decay
+from isoplast.optim._turns import Schedule
 
 # torch 2.6 has the flag in AdamW alone; the step below decays decoupled in any case.
 _DECOUPLED: dict[str, Any] = (
@@ -71,9 +73,10 @@ class AdamO(Adam):
         lr: learning rate, finite and >= 0; a number or a 1-element tensor.
         betas: decay rates of the moments, in [0, 1).
         eps: added to the root of the second moment, >= 0.
-        isometry: the strength lambda in the paper's convention, finite and >= 0; None is 0.01.
-        weight_decay: decoupled weight decay, >= 0.
+        weight_decay: decoupled weight decay, >= 0. A warning says so if it moves the target
+            :math:`1 - wd / (4 \lambda)` of the squared singular values below 0.5.
         amsgrad: whether to use the maximum of the second moments.
+        isometry: the strength lambda in the paper's convention, finite and >= 0; None is 0.01.
         isometry_time: the time constant in steps, > 0, instead of the strength: sets
             lambda = 1 / (8 lr isometry_time) from the learning rate given here.
         isometry_every: 1 for the step above, exactly, in every step; T to apply T steps' strength
@@ -103,16 +106,18 @@ class AdamO(Adam):
         ICML 2026, arXiv:2606.09762, Eq 16, 19 and 20.
     """
 
+    _names_in_model_order: tuple[str, ...] | None = None
+
     def __init__(
         self,
         params: ParamsT | nn.Module,
         lr: float | Tensor = 1e-3,
         betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-8,
-        isometry: float | None = Default(DEFAULT_ISOMETRY),
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
+        isometry: float | None = Default(DEFAULT_ISOMETRY),
         isometry_time: float | None = None,
         isometry_every: Literal["auto"] | int = "auto",
         bias_decay: float = 0.0,
@@ -125,8 +130,11 @@ class AdamO(Adam):
         strength = common_strength(isometry, isometry_time)
         if isinstance(params, nn.Module):
             params = param_groups(params)
+        if isinstance(params, ParamGroups):
+            self._names_in_model_order = tuple(d.name for d in params.decisions)
         if isinstance(params, ParamGroups) and strength["isometry"] != 0:
             params.require_isometric()
+        self._schedule = Schedule()
         # Adam.__init__ sets the defaults and adds the groups in one go; the first call of
         # add_param_group moves these into the defaults before anything reads them.
         self._isometry_defaults: dict[str, Any] = {
@@ -134,21 +142,21 @@ class AdamO(Adam):
             **strength,
             "isometry_every": isometry_every,
             "bias_decay": bias_decay,
+            "decoupled_weight_decay": True,
         }
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            amsgrad=amsgrad,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            **_DECOUPLED,
-        )
+        adam = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, **plain_settings(adam), **_DECOUPLED)
         # Adam refuses what is negative or NaN.
         for name, value in (
             ("learning rate", lr),
@@ -158,6 +166,7 @@ class AdamO(Adam):
             if math.isinf(float(value)):
                 raise ValueError(f"Invalid {name}: {value}")
         require_matrix(self.param_groups)
+        warn_of_decay(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters.
@@ -171,12 +180,30 @@ class AdamO(Adam):
         """
         self.defaults.update(vars(self).pop("_isometry_defaults", {}))
         own = own_settings(param_group)
+        if isinstance(param_group, dict):  # torch refuses all else, and keeps the dictionary itself
+            param_group.update(plain_settings(param_group))
         super().add_param_group(param_group)
         try:
             resolve_group(self.param_groups[-1], own, self.defaults)
-        except ValueError:
+        except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        kept = defaultdict(dict, {p: dict(entry) for p, entry in self.state.items()})
+        for p, entry in self._schedule.owed():
+            kept[p].update(entry)
+        return {**state, "state": kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_schedule" not in state:
+            self._schedule = Schedule()  # what is owed stands in the state
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for group in self.param_groups:
+            for key, neutral in GROUP_DEFAULTS.items():
+                group.setdefault(key, self.defaults.get(key, neutral))
+            group["decoupled_weight_decay"] = True  # a state of Adam says False, as in torch's AdamW
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -199,58 +226,47 @@ class AdamO(Adam):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            self._step_group(group)
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        calls: list[AdamCall] = []
+        for index, group in enumerate(self.param_groups):
+            call = AdamCall.of(group)
+            call.has_complex = self._init_group(group, *call.lists)  # type: ignore[no-untyped-call]
+            # Adam's update does not read the weights, so doing the isometry step first, in place, takes
+            # its gradient at the pre-step weights (Eq 20) without a copy of them. Weight decay does read
+            # them: its factor multiplies the isometry step too, a difference of order lr^2.
+            apply_isometry_(self._schedule, index, group, call.lists[0], self.state, found_inf)
+            if not (calls and calls[-1].takes(call)):
+                calls.append(call)
+        for call in calls:
+            call.run(getattr(self, "grad_scale", None), found_inf)
         return loss
 
-    def _step_group(self, group: Group) -> None:
-        params: list[Tensor] = []
-        grads: list[Tensor] = []
-        exp_avgs: list[Tensor] = []
-        exp_avg_sqs: list[Tensor] = []
-        max_exp_avg_sqs: list[Tensor] = []
-        steps: list[Tensor] = []
-        has_complex = self._init_group(  # type: ignore[no-untyped-call]
-            group, params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps
-        )
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
-        # Adam's update does not read the weights, so doing the isometry step first, in place, takes
-        # its gradient at the pre-step weights (Eq 20) without a copy of them. Weight decay does read
-        # them: its factor multiplies the isometry step too, a difference of order lr^2.
-        apply_isometry_(group, params, self.state, found_inf)
-        beta1, beta2 = group["betas"]
-        adamw(
-            params,
-            grads,
-            exp_avgs,
-            exp_avg_sqs,
-            max_exp_avg_sqs,
-            steps,
-            foreach=group["foreach"],
-            capturable=group["capturable"],
-            differentiable=group["differentiable"],
-            fused=group["fused"],
-            grad_scale=getattr(self, "grad_scale", None),
-            found_inf=found_inf,
-            has_complex=has_complex,
-            amsgrad=group["amsgrad"],
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=group["maximize"],
-        )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Loads a state dict of AdamO, AdamW or Adam.
 
-        Where the saved groups say nothing of isometry, the present settings stay.
+        Where the saved groups say nothing of isometry, the present settings stay. Groups of other sizes are
+        matched by the names of their parameters: the state of ``AdamW(model.named_parameters())`` goes into
+        ``AdamO(model)``, and so does that of ``AdamW(model.parameters())``, which has the model's order.
 
         Args:
             state_dict: what ``state_dict()`` of one of these optimizers returned.
+            strict: whether every parameter must be on both sides where they are matched by name; else those
+                that are not start afresh.
+
+        Raises:
+            ValueError: for groups that do not fit and cannot be matched by name.
         """
-        super().load_state_dict(keep_settings(self.param_groups, state_dict))
+        names = self._names_in_model_order
+        super().load_state_dict(fitting(self.param_groups, state_dict, in_model_order=names, strict=strict))
+        warn_of_decay(self.param_groups)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, which ``torch.load(weights_only=True)`` reads back whatever set the groups' numbers.
+
+        Returns:
+            What ``load_state_dict`` of AdamO, AdamW and Adam takes.
+        """
+        return self._schedule.saved(plain_state_dict(super().state_dict()), self.param_groups)
 
     def report(self) -> IsometryReport:
         """What is kept isometric: print it for one line, ``.table()`` for one line per parameter.

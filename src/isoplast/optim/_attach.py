@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
-from isoplast.optim._adamo import AdamO
-from isoplast.optim._apply import OWED, WAIT, State, apply_isometry_
+from isoplast.optim._apply import apply_isometry_
 from isoplast.optim._groups import (
     DEFAULT_ISOMETRY,
     GROUP_DEFAULTS,
     Default,
     Group,
     common_strength,
-    keep_settings,
     own_settings,
+    require_learning_rate,
     require_matrix,
     resolve_group,
 )
+from isoplast.optim._load import fitting
+from isoplast.optim._numbers import plain_state_dict
 from isoplast.optim._param_groups import param_groups
-from isoplast.optim._report import IsometryReport, isometry_report
+from isoplast.optim._report import IsometryReport, isometry_report, warn_of_decay
 from isoplast.optim._roles import BY_SHAPE, Roles
+from isoplast.optim._turns import OWED, WAIT, Schedule
+from isoplast.optim._wrappers import chain
 
 
 def attach(
@@ -45,9 +48,10 @@ def attach(
     ``optimizer.load_state_dict()`` restores them; attach first, then load.
 
     Args:
-        optimizer: any optimizer that evaluates its closure at most once per step. Groups may carry
-            ``isometry`` or ``isometry_time`` of their own (as from :func:`isoplast.param_groups`),
-            which come first.
+        optimizer: any optimizer whose groups have a learning rate. Of one that wraps another (Accelerate's,
+            Lookahead, sharpness-aware minimisation) the inner one is taken. Where a group has a ``d``, as
+            in D-Adaptation and Prodigy, :math:`\eta` is lr * d. Groups may carry ``isometry`` or
+            ``isometry_time`` of their own (as from :func:`isoplast.param_groups`), which come first.
         isometry: the strength lambda, >= 0; 0.01 if neither strength nor time is given.
         model: the module whose parameters the optimizer holds. Its layers then say what is kept isometric
             and how, as in :func:`isoplast.param_groups`; the groups stay as they are. Without it shapes
@@ -60,10 +64,17 @@ def attach(
         An :class:`Attachment`: ``.remove()`` undoes it, ``.report()`` says what is kept isometric.
 
     Raises:
-        TypeError: for something that is no optimizer.
+        TypeError: for something that is no optimizer, or one that calls none of torch's step hooks.
         ValueError: for a value out of range, for both a strength and a time, if no group holds a
-            matrix to keep, for matrices that are not the model's, for AdamO or an optimizer that already
-            has an attachment, and for LBFGS.
+            matrix to keep or a group has no learning rate, for matrices that are not the model's, for
+            AdamO or an optimizer that already has an attachment, and for LBFGS, TRAC and others that would
+            undo the step. The optimizer is then as it was.
+
+    Note:
+        The step is taken before the optimizer's own, at the same weights. It is taken after it, at the
+        weights that it leaves, where a closure is given to an optimizer that is not torch's own (it may
+        evaluate the closure at other weights and put the old ones back), and where the gradients can be
+        differentiated again (AdaHessian, SophiaH), which a change of the weights would prevent.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Embedding(50, 8), torch.nn.Linear(8, 8))
@@ -75,14 +86,6 @@ def attach(
     Reference:
         arXiv:2606.09762, Eq 20, with the base optimizer's update in Adam's place.
     """
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"attach needs a torch optimizer, not {type(optimizer).__name__}")
-    if isinstance(optimizer, AdamO):
-        raise ValueError("AdamO has the isometry step built in: set isometry= there instead of attaching")
-    if isinstance(optimizer, LBFGS):
-        raise ValueError("LBFGS moves the weights several times inside one step; attach cannot follow it")
-    if getattr(optimizer, "_isoplast_attachment", None) is not None:
-        raise ValueError("this optimizer already has an attachment: remove() it first")
     defaults = {**GROUP_DEFAULTS, **common_strength(isometry, isometry_time), "isometry_every": every}
     if model is None:
         return Attachment(optimizer, defaults)
@@ -101,23 +104,31 @@ class Attachment:
     """
 
     def __init__(self, optimizer: Optimizer, defaults: Group, roles: Roles = BY_SHAPE) -> None:
-        self._optimizer = optimizer
+        self._chain = chain(optimizer)
+        self._target: Optimizer = self._chain[-1]
         self._defaults = defaults
-        self._roles = roles
-        self._pending: dict[Tensor, State] = {}
-        self._brought = [own_settings(group) for group in optimizer.param_groups]
-        drafts = [{**group} for group in optimizer.param_groups]
+        self._schedule = Schedule(roles)
+        self._gradients: list[list[Tensor]] | None = None  # parameters by group, of a step to be taken after
+        groups = self._target.param_groups
+        if any(getattr(o, "_isoplast_attachment", None) is not None for o in self._chain):
+            raise ValueError("this optimizer already has an attachment: remove() it first")
+        self._brought = [own_settings(group) for group in groups]
+        drafts = [{**group} for group in groups]
         for draft, own in zip(drafts, self._brought, strict=True):
-            resolve_group(draft, own, defaults, roles)
+            self._resolve(draft, own)
         require_matrix(drafts, roles)
-        for group, draft in zip(optimizer.param_groups, drafts, strict=True):
+        for group, draft in zip(groups, drafts, strict=True):
             group.update({key: draft[key] for key in GROUP_DEFAULTS})
         self._hooks = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-            optimizer.register_load_state_dict_pre_hook(self._loading),
+            self._target.register_step_pre_hook(self._before),
+            self._target.register_step_post_hook(self._after),
+            self._target.register_load_state_dict_pre_hook(self._loading),
+            self._target.register_load_state_dict_post_hook(self._loaded),
+            self._target.register_state_dict_post_hook(self._saved),
         ]
-        optimizer._isoplast_attachment = self  # type: ignore[attr-defined]
+        for link in self._chain:
+            link._isoplast_attachment = self
+        warn_of_decay(groups, roles)
 
     def remove(self) -> None:
         """Detaches: the optimizer and its state are again as if nothing had ever been attached."""
@@ -125,82 +136,118 @@ class Attachment:
             hook.remove()
         self._hooks = []
         self._settle_added()
-        for group, own in zip(self._optimizer.param_groups, self._brought, strict=True):
+        for group, own in zip(self._target.param_groups, self._brought, strict=True):
             for key in GROUP_DEFAULTS:
                 group.pop(key, None)
             group.update(own)
             for p in group["params"]:
-                if p in self._optimizer.state:
+                if p in self._target.state:
                     for key in (OWED, WAIT):
-                        self._optimizer.state[p].pop(key, None)
-        self._optimizer._isoplast_attachment = None  # type: ignore[attr-defined]
+                        self._target.state[p].pop(key, None)
+        for link in self._chain:
+            link._isoplast_attachment = None
 
-    def follow(self, optimizer: Optimizer, new: Mapping[Tensor, Tensor]) -> Attachment:
+    def follow(self, optimizer: Optimizer, new: Mapping[Tensor, Tensor], *, keep: bool) -> Attachment:
         """Attaches to a copy of the optimizer, whose groups carry the same settings.
 
         Args:
             optimizer: the copy.
             new: for each parameter the one that the copy holds in its place.
+            keep: whether the copy came with the state, and what is owed comes along.
 
         Returns:
             The copy's attachment.
         """
-        return Attachment(optimizer, dict(self._defaults), self._roles.moved(new))
+        follower = Attachment(optimizer, dict(self._defaults), self._schedule.roles.moved(new))
+        if keep:
+            for p, entry in self._schedule.owed():
+                if p in new:
+                    follower._target.state[new[p]].update(entry)
+        return follower
 
     def report(self) -> IsometryReport:
         """What is kept isometric: print it for one line, ``.table()`` for one line per parameter."""
         self._settle_added()
-        return isometry_report(self._optimizer.param_groups, self._roles)
+        return isometry_report(self._target.param_groups, self._schedule.roles)
+
+    def _resolve(self, group: Group, own: Group) -> None:
+        require_learning_rate(group, type(self._target).__name__)
+        resolve_group(group, own, self._defaults, self._schedule.roles)
 
     def _settle_added(self) -> None:
         """Settles the groups that were added after the attachment."""
-        for group in self._optimizer.param_groups[len(self._brought) :]:
+        for group in self._target.param_groups[len(self._brought) :]:
             own = own_settings(group)
-            resolve_group(group, own, self._defaults, self._roles)
+            self._resolve(group, own)
             self._brought.append(own)
 
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._gradients = None
+        self._settle_added()
         closure: Callable[[], Any] | None = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
-            self._apply()
+            self._act_or_wait(self._with_gradient())
             return None
+        at_once = type(optimizer).__module__.partition(".")[0] in ("torch", "isoplast")
 
-        # The gradients, and the weights they belong to, exist only once the closure has run.
+        # The gradients exist only once the closure has run.
         def closure_then_isometry() -> Any:
             loss = closure()
-            self._apply()
+            if at_once:
+                self._act_or_wait(self._with_gradient())
+            else:
+                self._gradients = self._with_gradient()
             return loss
 
         if "closure" in kwargs:
             return args, {**kwargs, "closure": closure_then_isometry}
         return (args[0], closure_then_isometry, *args[2:]), kwargs
 
-    def _apply(self) -> None:
-        state = self._optimizer.state
-        self._pending = {}
-        self._settle_added()
-        for group in self._optimizer.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            # Many optimizers initialise a parameter's state when they find it empty: what is owed
-            # waits here until the step is done.
-            entries = {p: dict(state[p]) if p in state else {} for p in params}
-            before = {p: p.detach().clone() for p in params if "z" in entries[p]}
-            found_inf = getattr(self._optimizer, "found_inf", None)
-            apply_isometry_(group, params, entries, found_inf, self._roles)
-            with torch.no_grad():
-                for p, old in before.items():
-                    # Schedule-free optimizers step z and let the weights follow it: move both alike.
-                    entries[p]["z"].add_(p.detach() - old)
-            self._pending.update(entries)
+    def _with_gradient(self) -> list[list[Tensor]]:
+        return [[p for p in group["params"] if p.grad is not None] for group in self._target.param_groups]
+
+    def _act_or_wait(self, gradients: list[list[Tensor]]) -> None:
+        """Does the step now, or after the optimizer's own if that differentiates its gradients."""
+        if any(p.grad is not None and p.grad.requires_grad for params in gradients for p in params):
+            self._gradients = gradients
+        else:
+            self._act(gradients)
+
+    def _act(self, gradients: list[list[Tensor]]) -> None:
+        found_inf = next(
+            (o.found_inf for o in self._chain if getattr(o, "found_inf", None) is not None), None
+        )
+        follow = self._hidden if any(self._averaging()) else None
+        for index, group in enumerate(self._target.param_groups):
+            state = self._target.state
+            apply_isometry_(self._schedule, index, group, gradients[index], state, found_inf, follow)
+
+    def _averaging(self) -> Iterator[Mapping[Any, Any]]:
+        """The states of the chain that hold a second sequence of weights."""
+        states = {id(o.state): o.state for o in self._chain if hasattr(o, "state")}
+        for state in states.values():
+            if "z" in next(iter(state.values()), {}):
+                yield state
+
+    def _hidden(self, p: Tensor) -> list[Tensor]:
+        """Schedule-free optimizers step z and let the weights follow it: both move alike."""
+        return [state[p]["z"] for state in self._averaging() if "z" in state.get(p, {})]
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for p, entry in self._pending.items():
-            if OWED in entry:
-                optimizer.state[p][OWED], optimizer.state[p][WAIT] = entry[OWED], entry[WAIT]
-        self._pending = {}
+        if self._gradients is not None:
+            gradients, self._gradients = self._gradients, None
+            with torch.no_grad():
+                self._act(gradients)
 
     def _loading(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         self._settle_added()
-        return keep_settings(optimizer.param_groups, state_dict)
+        return fitting(optimizer.param_groups, state_dict)
+
+    def _loaded(self, optimizer: Optimizer) -> None:
+        self._schedule = Schedule(self._schedule.roles)  # what is owed stands in the state
+        warn_of_decay(optimizer.param_groups, self._schedule.roles)
+
+    def _saved(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        return self._schedule.saved(plain_state_dict(state_dict), optimizer.param_groups)

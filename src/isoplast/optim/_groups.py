@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import numbers
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from isoplast._core.layer_kinds import is_orthogonal_by_construction
+from isoplast.optim._numbers import blocks, number, whole
 from isoplast.optim._roles import BY_SHAPE, Layout, Roles, is_frozen
 
 Group = dict[str, Any]
@@ -41,6 +44,30 @@ AUTO_TOLERANCE = 0.01
 AUTO_LONGEST = 100
 
 
+def learning_rate(group: Mapping[str, Any]) -> float | Tensor:
+    """The rate of a group's steps: its lr, times the d that a learning-rate-free optimizer has found.
+
+    D-Adaptation and Prodigy keep d in the group; their lr, 1 by default, multiplies it.
+    """
+    rate: float | Tensor = group["lr"]
+    return rate * group["d"] if "d" in group else rate
+
+
+def require_learning_rate(group: Mapping[str, Any], kind: str) -> None:
+    """Refuses a group without a learning rate: Polyak steps, line searches, relative steps.
+
+    Raises:
+        ValueError: naming the optimizer.
+    """
+    rate = group.get("lr")
+    if isinstance(rate, Tensor | numbers.Real | np.generic | np.ndarray):
+        return
+    raise ValueError(
+        f"the groups of {kind} hold no learning rate (lr is {rate}), and the isometry step is lr * isometry "
+        "long: attach to an optimizer that has one, or add isometry_penalty(model) to the loss"
+    )
+
+
 def own_settings(group: Mapping[str, Any]) -> Group:
     """The isometry settings that a group brings along itself."""
     return {key: group[key] for key in GROUP_DEFAULTS if group.get(key) is not None}
@@ -55,8 +82,9 @@ def common_strength(isometry: float | None, time: float | None) -> Group:
     if time is not None and isometry is not None and not isinstance(isometry, Default):
         raise exclusive(isometry, time)
     if time is not None:
-        return {"isometry": None, "isometry_time": time}
-    return {"isometry": DEFAULT_ISOMETRY if isometry is None else float(isometry), "isometry_time": None}
+        return {"isometry": None, "isometry_time": number("isometry_time", time)}
+    strength = DEFAULT_ISOMETRY if isometry is None else number("isometry", isometry)
+    return {"isometry": strength, "isometry_time": None}
 
 
 def resolve_group(
@@ -82,9 +110,22 @@ def resolve_group(
         inherited = neutral if asks and key in ("isometry", "isometry_time") else defaults.get(key, neutral)
         group[key] = own.get(key, inherited)
     if group["isometry_time"] is not None:
-        group["isometry"] = _strength(group["isometry_time"], float(group["lr"]))
+        if "d" in group:
+            raise ValueError(
+                f"isometry_time={group['isometry_time']} sets the strength from the learning rate, which "
+                "this optimizer finds while it trains (lr multiplies it): give isometry instead"
+            )
+        group["isometry"] = _strength(number("isometry_time", group["isometry_time"]), float(group["lr"]))
         group["isometry_time"] = None  # used up: a settled group can be settled again, by a copy, say
-    _check(group, roles)
+    _check_settings(group)
+    if group["isometry"] > 0:
+        for index, p in enumerate(group["params"]):
+            if is_lazy(p):
+                name = (group.get("param_names") or {index: f"parameter {index}"})[index]
+                raise ValueError(f"{name} is not initialised yet: run one batch through the model first")
+        roles.require_known(group["params"])
+        for p, layout in roles.matrices(group["params"], group):
+            _check_layout(p, layout, group["isometry"])
     if asks and not _settled(own):
         require_matrix([group], roles)
 
@@ -113,34 +154,33 @@ def _strength(time: float, lr: float) -> float:
     return 1.0 / (8.0 * lr * time)
 
 
-def _check(group: Group, roles: Roles) -> None:
-    isometry, every, lr = group["isometry"], group["isometry_every"], group["lr"]
-    if not 0.0 <= float(lr) < math.inf:
-        raise ValueError(f"Invalid learning rate: {lr}")
-    if not 0.0 <= isometry < math.inf:
-        raise ValueError(f"Invalid isometry value: {isometry}")
-    if not 0.0 <= group["bias_decay"] < math.inf:
-        raise ValueError(f"Invalid bias_decay value: {group['bias_decay']}")
-    if every != "auto" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+def _check_settings(group: Group) -> None:
+    """Refuses values out of range, and turns the others into Python's own numbers."""
+    if not 0.0 <= float(group["lr"]) < math.inf:
+        raise ValueError(f"Invalid learning rate: {group['lr']}")
+    for key in ("isometry", "bias_decay"):
+        value = number(key, group[key])
+        if not 0.0 <= value < math.inf:
+            raise ValueError(f"Invalid {key} value: {group[key]}")
+        group[key] = value
+    every, stride, dims = (group[f"isometry_{key}"] for key in ("every", "operator", "batch_dims"))
+    group["isometry_every"] = every if isinstance(every, str) and every == "auto" else whole(every, 1)
+    if group["isometry_every"] is None:
         raise ValueError(f"Invalid isometry_every value: {every} ('auto' or a number of steps >= 1)")
-    if group.get("capturable") and every != "auto" and every > 1:
+    if group.get("capturable") and group["isometry_every"] not in ("auto", 1):
         raise ValueError(
             f"isometry_every={every} with capturable=True: a captured graph repeats the same work in every "
             "step; use isometry_every=1, which 'auto' means there"
         )
-    stride = group["isometry_operator"]
-    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or stride < 1):
+    group["isometry_operator"] = None if stride is None else whole(stride, 1)
+    if stride is not None and group["isometry_operator"] is None:
         raise ValueError(
             f"Invalid isometry_operator value: {stride} (the convolution's stride, >= 1, or None)"
         )
-    if isometry > 0:
-        for index, p in enumerate(group["params"]):
-            if is_lazy(p):
-                name = (group.get("param_names") or {index: f"parameter {index}"})[index]
-                raise ValueError(f"{name} is not initialised yet: run one batch through the model first")
-        roles.require_known(group["params"])
-        for p, layout in roles.matrices(group["params"], group):
-            _check_layout(p, layout, isometry)
+    group["isometry_batch_dims"] = whole(dims, 0)
+    if group["isometry_batch_dims"] is None:
+        raise ValueError(f"Invalid isometry_batch_dims value: {dims} (a number of leading dimensions, >= 0)")
+    group["isometry_split"] = blocks(group["isometry_split"])
 
 
 def _check_layout(p: Tensor, layout: Layout, isometry: float) -> None:
@@ -189,15 +229,3 @@ def _describe(group: Group) -> str:
     shown = [f"{name} {tuple(p.shape)}" for name, p in zip(names, params, strict=True)][:5]
     more = len(params) - len(shown)
     return (", ".join(shown) or "nothing") + (f" and {more} more" if more else "")
-
-
-def keep_settings(groups: list[Group], state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a state dict in which groups that say nothing of isometry keep the present settings.
-
-    torch replaces every group by the saved one, so an AdamW checkpoint would erase them.
-    """
-    saved = [dict(group) for group in state_dict["param_groups"]]
-    for old, new in zip(groups, saved, strict=False):
-        for key in GROUP_DEFAULTS:
-            new.setdefault(key, old[key])
-    return {**state_dict, "param_groups": saved}

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from isoplast._core.errors import IsoplastError
 from isoplast.isometry import matrix_views
 from isoplast.model import decide
+from isoplast.optim._numbers import plain, plain_settings, plain_state_dict
 from isoplast.optim._param_groups import param_groups
 
 AdjustLR = Literal["original", "match_rms_adamw"]
@@ -100,9 +101,10 @@ class MuonWithAdam(Optimizer):
         self, params: Iterable[dict[str, Any]], lr: float, muon: dict[str, Any], adam: dict[str, Any]
     ) -> None:
         probe = torch.zeros(2, 2)
+        lr, muon, adam = plain(lr), plain_settings(muon), plain_settings(adam)
         muons = {**_muon_class()([probe], lr=lr, **muon).defaults, "muon": True}
         adams = {**torch.optim.Adam([probe], lr=lr, **adam).defaults, "muon": False}
-        groups = [{**(muons if group.get("muon") else adams), **group} for group in params]
+        groups = [{**(muons if group.get("muon") else adams), **plain_settings(group)} for group in params]
         super().__init__(groups, {**muons, **adams})  # of groups that are added later
 
     # Copies and pickles of an optimizer keep none of its attributes: these are made when they are needed.
@@ -113,6 +115,10 @@ class MuonWithAdam(Optimizer):
     @functools.cached_property
     def _adam(self) -> Optimizer:
         return torch.optim.Adam([torch.zeros(1)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of both, with plain numbers as settings."""
+        return plain_state_dict(super().state_dict())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -10,8 +10,10 @@ from torch import nn
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.layer_kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from isoplast._core.text import text_table
 from isoplast.isometry import Split
 from isoplast.model import Decision, decide
+from isoplast.optim._numbers import number, plain
 
 
 class ParamGroups(list[dict[str, Any]]):
@@ -39,13 +41,11 @@ class ParamGroups(list[dict[str, Any]]):
             )
 
     def __str__(self) -> str:
-        rows = [("parameter", "shape", "role", "isometry", "reason")]
+        rows = []
         for d in self.decisions:
             kept = "no" if not d.isometric else "yes" if d.strength is None else f"{d.strength:g}"
             rows.append((d.name, "x".join(map(str, d.parameter.shape)) or "scalar", d.role, kept, d.reason))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [[c.ljust(w) for c, w in zip(row, widths, strict=False)] + [row[4]] for row in rows]
-        return "\n".join("  ".join(line) for line in lines)
+        return text_table(("parameter", "shape", "role", "isometry", "reason"), rows, right=False)
 
 
 def param_groups(
@@ -110,9 +110,15 @@ def param_groups(
     """
     if isometry is not None and isometry_time is not None:
         raise IsoplastError(f"isometry={isometry} and isometry_time={isometry_time} exclude each other")
+    isometry, isometry_time, head = (
+        None if value is None else number(name, value)
+        for name, value in (("isometry", isometry), ("isometry_time", isometry_time), ("head", head))
+    )
     for name, value in (("isometry", isometry), ("head", head)):
         if value is not None and not 0.0 <= value < float("inf"):
             raise IsoplastError(f"Invalid {name} value: {value} (finite and >= 0)")
+    split = {pattern: plain(value) for pattern, value in (split or {}).items()}
+    batch_dims = {pattern: plain(value) for pattern, value in (batch_dims or {}).items()}
     if convolution not in ("kernel", "operator"):
         raise unknown("convolution", convolution, ("kernel", "operator"))
     decisions = decide(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from isoplast.optim._groups import Group
+from isoplast._core.text import text_table
+from isoplast.optim._groups import Group, learning_rate
 from isoplast.optim._roles import BY_SHAPE, Roles, is_frozen
 
 
@@ -20,6 +22,7 @@ class KeptMatrix:
         matrices: how many matrices it holds (3 for a fused q, k, v projection).
         isometry: the strength lambda.
         time_constant: 1 / (8 lr lambda) in optimizer steps, at the present learning rate.
+        target: the square that its singular values are pulled to: 1, less what weight decay takes off.
     """
 
     name: str
@@ -27,6 +30,7 @@ class KeptMatrix:
     matrices: int
     isometry: float
     time_constant: float
+    target: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ class IsometryReport:
         """The shortest and the longest time constant, in steps; infinite if nothing is kept."""
         times = [k.time_constant for k in self.kept] or [math.inf]
         return min(times), max(times)
+
+    @property
+    def targets(self) -> tuple[float, float]:
+        """The lowest and the highest target of the squared singular values; 1 without weight decay."""
+        targets = [k.target for k in self.kept] or [1.0]
+        return min(targets), max(targets)
 
     def warning(self, steps: int) -> str | None:
         r"""A line that says so if a run is shorter than the time constant, and what it still does; or None.
@@ -82,18 +92,26 @@ class IsometryReport:
         noun = "matrix" if self.matrices == 1 else "matrices"
         return (
             f"{self.matrices} {noun}, {_count(self.parameters_kept)} of {_count(self.parameters)} parameters "
-            f"under isometry, time constant {times} steps"
+            f"under isometry, time constant {times} steps{self._target()}"
         )
 
+    def _target(self) -> str:
+        low, high = self.targets
+        if low == high == 1:
+            return ""
+        between = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+        return f", target sigma^2 = {between} (weight decay)"
+
     def table(self) -> str:
-        """One line per parameter: name, shape, number of matrices, strength, time constant."""
-        rows = [("parameter", "shape", "matrices", "isometry", "time constant")]
-        rows += [
-            (k.name, "x".join(map(str, k.shape)), str(k.matrices), f"{k.isometry:g}", _steps(k.time_constant))
-            for k in self.kept
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+        """One line per parameter: name, shape, number of matrices, strength, time constant, target."""
+        columns = 5 if self.targets == (1.0, 1.0) else 6
+        header = ("parameter", "shape", "matrices", "isometry", "time constant", "sigma^2")
+        rows = []
+        for k in self.kept:
+            size, strength = "x".join(map(str, k.shape)), f"{k.isometry:g}"
+            times, target = _steps(k.time_constant), f"{k.target:.3g}"
+            rows.append((k.name, size, str(k.matrices), strength, times, target)[:columns])
+        return text_table(header[:columns], rows, right=False)
 
 
 def isometry_report(groups: Iterable[Group], roles: Roles = BY_SHAPE) -> IsometryReport:
@@ -106,14 +124,45 @@ def isometry_report(groups: Iterable[Group], roles: Roles = BY_SHAPE) -> Isometr
         if group.get("isometry", 0.0) == 0:
             continue
         of = {id(p): name for p, name in zip(group["params"], names, strict=True)}
-        rate = 8.0 * float(group["lr"]) * group["isometry"]
+        rate = 8.0 * float(learning_rate(group)) * group["isometry"]
         trainable = (p for p in group["params"] if not is_frozen(p))
         for p, layout in roles.matrices(trainable, group):
             count = sum(math.prod(v.shape[:-2]) for v in layout.views(p))
             time = 1.0 / rate if rate > 0 else math.inf
-            kept.append(KeptMatrix(of[id(p)], tuple(p.shape), count, group["isometry"], time))
+            target = 1 - _decay(group) / (4 * group["isometry"])
+            kept.append(KeptMatrix(of[id(p)], tuple(p.shape), count, group["isometry"], time, target))
             inside += p.numel()
     return IsometryReport(tuple(kept), inside, total)
+
+
+def _decay(group: Group) -> float:
+    """The weight decay wd of W <- (1 - lr wd) W, where the group says that its optimizer decays like that.
+
+    Decoupled decay does. SGD's gradient of (wd/2) |W|^2 does, multiplied by what momentum makes of a
+    constant gradient. In adaptive optimizers with coupled decay no number can be given.
+    """
+    decay = float(group.get("weight_decay") or 0.0)
+    if "dampening" in group and "momentum" in group:
+        return decay * ((1 - group["dampening"]) / (1 - group["momentum"]) if group["momentum"] else 1.0)
+    decoupled = group.get("decoupled_weight_decay") or group.get("weight_decouple") or "ns_steps" in group
+    return decay if decoupled else 0.0
+
+
+def warn_of_decay(groups: Iterable[Group], roles: Roles = BY_SHAPE) -> None:
+    """Says once where weight decay moves the target of the squared singular values below 0.5.
+
+    An optimizer state of AdamW brings its weight decay along: 0.1 beside isometry 0.01 makes the target
+    -1.5, and the singular values go to zero.
+    """
+    decayed = [group for group in groups if group.get("weight_decay")]
+    low = min(isometry_report(decayed, roles).kept, key=lambda k: k.target, default=None)
+    if low is not None and low.target < 0.5:
+        warnings.warn(
+            "weight decay moves the target of the squared singular values from 1 to 1 - wd / (4 isometry) = "
+            f"{low.target:.3g} ({low.name}, isometry {low.isometry:g}): set weight_decay=0 for the groups "
+            "under isometry, or raise isometry",
+            stacklevel=3,
+        )
 
 
 def _steps(value: float) -> str:

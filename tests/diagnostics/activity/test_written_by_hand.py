@@ -301,3 +301,63 @@ def test_interval_dropout_is_watched_and_not_the_layer_in_front(name: str) -> No
     assert list(found) == [
         name for name, module in model.named_modules() if isinstance(module, IntervalDropout)
     ]
+
+
+class Steps(nn.Module):
+    """A cell that is called for every step of a sequence."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind"),
+    [
+        (nn.LSTMCell(3, 6), "lstm"),
+        (nn.GRUCell(3, 6), "gru"),
+        (nn.RNNCell(3, 6), "tanh"),
+        (nn.RNNCell(3, 6, nonlinearity="relu"), "relu"),
+    ],
+)
+def test_cells_are_one_place_for_all_steps(cell: nn.Module, kind: str) -> None:
+    found = activity(Steps(cell), torch.randn(4, 7, 3))
+    assert [(name, one.kind, one.units, one.samples) for name, one in found.items()] == [
+        ("cell", kind, 6, 28)
+    ]
+
+
+class Pairs(Activation):
+    """A user's own class that sorts pairs of features, and says so."""
+
+    group_size = 2
+
+    def __init__(self, dim: int | None) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, -1)
+        return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], -1)
+
+
+class Twice(Activation):
+    expansion = 2
+    dim = -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x.relu(), (-x).relu()], -1)
+
+
+def test_units_behind_a_class_of_ones_own_are_what_it_says() -> None:
+    pairs = trace_units(chain(Pairs(-1)))[0]
+    assert (pairs.size, pairs.members) == (UNITS // 2, 2)
+    assert "acts along another dimension" in str(trace_units(chain(Pairs(None))))
+    twice = trace_units(nn.Sequential(nn.Linear(10, 8), Twice(), nn.Linear(16, 5)))[0]
+    assert (twice.size, twice.expansion) == (8, 2)

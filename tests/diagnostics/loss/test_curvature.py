@@ -353,3 +353,29 @@ def test_a_backward_pass_that_is_no_derivative_has_no_hessian() -> None:
     wanted = torch.linalg.eigvalsh(jacobian.T @ outer @ jacobian).flip(0)
     found = curvature(model, x, y, kind="gauss-newton", steps=jacobian.shape[1], top=3)
     torch.testing.assert_close(found.eigenvalues, wanted[:3], rtol=0, atol=1e-12)
+
+
+class BurnIn(nn.Module):
+    """The same weights with and without gradients: a forward derivative goes through both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell, self.head = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = torch.tanh(self.cell(x))
+        return self.head(torch.tanh(self.cell(x)))  # type: ignore[no-any-return]
+
+
+def test_gauss_newton_in_parts_takes_the_derivative_that_training_sees() -> None:
+    model, (x, y) = BurnIn().double(), data()
+    outputs = model(x).flatten()
+    rows = [torch.autograd.grad(v, list(model.parameters()), retain_graph=True) for v in outputs]
+    jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    outer = torch.autograd.functional.hessian(lambda f: cross_entropy(f.view(12, 3), y), outputs.detach())
+    wanted = torch.linalg.eigvalsh(jacobian.T @ outer @ jacobian).flip(0)
+    for size in (12, 5):
+        found = curvature(model, x, y, kind="gauss-newton", steps=len(wanted), top=5, batch_size=size)
+        torch.testing.assert_close(found.eigenvalues, wanted[:5], rtol=0, atol=1e-12)

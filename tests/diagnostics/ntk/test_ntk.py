@@ -125,9 +125,19 @@ def test_products_are_with_the_derivatives_that_training_sees():
     model = model.double()
     inputs = torch.randn(4, *shape, dtype=torch.float64)
     expected = torch.linalg.eigvalsh(brute_force(model, inputs)).flip(0)
-    found = ntk(model, inputs, method="lanczos", steps=12)
-    assert torch.allclose(found.eigenvalues, expected, atol=1e-10 * float(expected[0]))
+    for limit in (2**30, 1):  # one graph for all, or each sample anew for every product
+        found = ntk(model, inputs, method="lanczos", steps=12, memory_limit=limit)
+        assert torch.allclose(found.eigenvalues, expected, atol=1e-10 * float(expected[0]))
     assert torch.allclose(ntk(model, inputs).eigenvalues, expected, atol=1e-10 * float(expected[0]))
+
+
+@pytest.mark.parametrize("name", ["mlp", "convolutions", "shared", "parametrised", "attention", "recurrent"])
+def test_products_of_samples_one_by_one_are_the_same(name):
+    model, shape = NETWORKS[name]()
+    model = model.double()
+    inputs = torch.randn(3, *shape, dtype=torch.float64)
+    whole, parts = (ntk(model, inputs, method="lanczos", steps=5, memory_limit=limit) for limit in (2**30, 1))
+    assert torch.allclose(whole.ritz.values, parts.ritz.values, atol=1e-10 * whole.mean)
 
 
 @pytest.mark.parametrize("method", ["auto", "samples", "lanczos"])

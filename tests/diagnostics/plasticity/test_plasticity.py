@@ -177,6 +177,12 @@ def test_a_failing_task_leaves_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def attached_sgd(model: nn.Module) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(optimizer, 0.5, every=2)
+    return optimizer
+
+
 OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "sgd": lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9),
     "adam": lambda m: torch.optim.Adam(m.parameters(), lr=1e-2, fused=True),
@@ -187,7 +193,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     ),
     "adamo": lambda m: AdamO(m.parameters(), lr=1e-2, isometry=1.0, isometry_every=2),
     "adamo-time": lambda m: AdamO(m.parameters(), lr=1e-2, isometry_time=20.0),
-    "attached": lambda m: attach(torch.optim.SGD(m.parameters(), lr=0.1), 0.5, every=2)._optimizer,
+    "attached": attached_sgd,
     "schedule-free": lambda m: AdamWScheduleFree(m.parameters(), lr=1e-2),
 }
 

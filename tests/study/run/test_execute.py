@@ -24,7 +24,7 @@ from isoplast import methods
 from isoplast._core.errors import IsoplastError
 from isoplast.methods import MethodInfo, StepContext, TaskContext
 from isoplast.study import Run, RunDirectory, RunFailed, RunLocked, Status, Switch, execute
-from isoplast.study.run import _supervised
+from isoplast.study.run import _instruments, _supervised
 from isoplast.study.run._random import random_state, restore_random_state, seed_everything
 from isoplast.study.store import _directory, _files
 from isoplast.study.store._lock import DirectoryLock
@@ -514,3 +514,23 @@ def test_a_run_trains_on_a_gpu_and_goes_on_after_an_interruption(tiny: MakeRun, 
     directory = execute(run, tmp_path)
     assert directory.status().provenance["device"] == torch.cuda.get_device_name()
     assert [row["task"] for row in _files.read_rows(directory.metrics)] == [-1, 0, 1, 2]
+
+
+def test_an_instrument_that_fails_is_left_out_and_said_once(
+    tiny: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> dict[str, Any]:
+        raise IsoplastError("this network has no kernel")
+
+    monkeypatch.setitem(_instruments._MEASURES, "ntk", fail)
+    said: list[str] = []
+    run = tiny(tasks=3, instruments=("weights", "ntk"))
+    directory = execute(run, tmp_path, say=said.append)
+    about = [line for line in said if "no kernel" in line]
+    assert about == ["warning: ntk is left out of the rows: this network has no kernel"]
+    assert about[0] in directory.log.read_text(encoding="utf-8")
+    rows = rows_without_seconds(directory)
+    assert len(rows) == 4
+    for row in rows:
+        assert row["sigma_max"]
+        assert not [name for name in row if name.startswith("ntk")]

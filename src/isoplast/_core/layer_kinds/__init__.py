@@ -56,6 +56,7 @@ from isoplast._core.layer_kinds._names import (
     named_experts,
     named_map,
     named_normalisation,
+    named_parametrised,
 )
 
 __all__ = [
@@ -107,5 +108,6 @@ __all__ = [
     "named_experts",
     "named_map",
     "named_normalisation",
+    "named_parametrised",
     "stores_transposed",
 ]

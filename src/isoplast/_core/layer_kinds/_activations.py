@@ -11,11 +11,10 @@ from torch import Tensor, nn
 class Activation(nn.Module):
     """A nonlinearity: derive yours from it, and every instrument and method knows it for one.
 
-    It acts on every feature by itself, or on fixed groups of features along `dim`, and keeps their order.
-
     Attributes:
-        expansion: features that leave for each that enters.
-        dim: the dimension of the features, where the class has a setting for it.
+        expansion: features that leave for each that enters: 2 for [f(x), g(x)] along `dim`.
+        group_size: features that it mixes: g for those that lie features / g apart along `dim`.
+        dim: the dimension of the features; None where it takes every number by itself.
 
     Example:
         >>> class Square(Activation):
@@ -26,6 +25,8 @@ class Activation(nn.Module):
     """
 
     expansion: ClassVar[int] = 1
+    group_size: int = 1
+    dim: int | None = None
 
     forward: Callable[..., Tensor]
 

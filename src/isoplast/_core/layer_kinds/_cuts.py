@@ -76,6 +76,8 @@ class _Beside:
         heads, kv_heads, head_dim: heads of the queries, heads of keys and values, and their width.
         inner: features that the output projection reads.
         queries: whether the queries have a projection of their own.
+        interleaved: whether every head has its queries, key and value together.
+        unusual: whether the rows are known to lie in an order that no layout here has.
     """
 
     heads: int | None = None
@@ -83,6 +85,8 @@ class _Beside:
     head_dim: int | None = None
     inner: int | None = None
     queries: bool = False
+    interleaved: bool = False
+    unusual: bool = False
 
 
 def cut_of_module(model: nn.Module, name: str, weight: Tensor, *, per_head: bool = False) -> Cut:
@@ -176,7 +180,17 @@ def _beside_module(model: nn.Module, owner: str, own: str) -> _Beside:
                 return inner.get_parameter("weight").shape[0]
         return None
 
-    return _Beside(number(_HEADS), number(_KV_HEADS), number(_HEAD_DIM), _inner(own, width), _apart(width))
+    return _Beside(
+        number(_HEADS),
+        number(_KV_HEADS),
+        number(_HEAD_DIM),
+        _inner(own, width),
+        _apart(width),
+        # GPT-BigCode says it in the one way, the transformers for images of timm in the other.
+        interleaved=getattr(module, "multi_query", None) is False
+        or getattr(module, "head_first", False) is True,
+        unusual=type(module).__name__.startswith("CodeGen"),  # q, v, k in four slices for four machines
+    )
 
 
 def _inner(own: str, width: Callable[[str], int | None]) -> int | None:
@@ -200,7 +214,8 @@ def _by_name(own: str, shape: Sequence[int], beside: _Beside, swapped: bool | No
             and then the cut is by columns.
     """
     if len(shape) != 2:
-        return None
+        several = any(pattern.fullmatch(own) for pattern in _SEVERAL)
+        return Cut(f"nothing says how each holds the parts of {own}", doubtful=True) if several else None
     told = swapped is None and shape[1] == 3 * shape[0]
     rows, columns = (shape[1], shape[0]) if swapped or told else shape
     cut = _rule(own, rows, columns, beside)
@@ -208,11 +223,13 @@ def _by_name(own: str, shape: Sequence[int], beside: _Beside, swapped: bool | No
 
 
 def _rule(own: str, rows: int, columns: int, beside: _Beside) -> Cut | None:
-    if _INTERLEAVED.fullmatch(own):
+    if _INTERLEAVED.fullmatch(own) or (beside.interleaved and _FUSED.fullmatch(own)):
         return _interleaved(rows, beside)
     if _INPUT.fullmatch(own):
         return _input(rows, columns, beside)
     if _FUSED.fullmatch(own):
+        if beside.unusual:
+            return _unknown(rows)
         return _queries_keys_values(rows, columns, beside, in_order=bool(_IN_ORDER.fullmatch(own)))
     parts = next((parts for parts, pattern in _PAIRS.items() if pattern.fullmatch(own)), None)
     return None if parts is None else _halves(*parts) if rows % 2 == 0 else Cut("linear layer")

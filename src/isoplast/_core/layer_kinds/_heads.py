@@ -10,7 +10,10 @@ from torch import nn
 
 from isoplast._core.layer_kinds._modules import MAPS
 
-_HEAD = re.compile(r"heads?(_\w+|\d+)?|\w+_heads?(_?\d+)?", re.IGNORECASE)
+_HEAD = re.compile(r"heads?(_\w+|\d+)?|(?!conv_)\w+_heads?(_?\d+)?", re.IGNORECASE)
+_ONE_OF_SEVERAL = re.compile(
+    r"(?!pre_)\w+_(classifier|predictor|logits)|(visual|vision|image|text|audio)_proj(ection)?", re.IGNORECASE
+)
 _AUXILIARY = re.compile(r"aux", re.IGNORECASE)
 _PART = (
     r"mean|head|net|network|model|out|output|layer|stream|branch|linear|fc|logits|log_?std|fn|function|value"
@@ -53,7 +56,8 @@ def heads(model: nn.Module) -> list[Head]:
 
     A network says itself which they are: by modules called `head` (or `policy_head`, `head_2`, ...), by the
     usual names of an agent's parts (`actor` and `critic`, `pi` and `v`, `action_net` and `value_net`, ...:
-    the last layer in each), by a usual name of output layers (`classifier`, `output`, `fc`, ...). Auxiliary
+    the last layer in each), by those of several outputs (`label_classifier` and `box_predictor`,
+    `text_projection`, ...), or by a usual name of one (`classifier`, `output`, `fc`, ...). Auxiliary
     heads (`aux...`) are none. In a network that says nothing it is the last layer in the order of
     registration, be it linear or a convolution.
 
@@ -87,12 +91,11 @@ def _holders(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _named(children: Mapping[str, nn.Module]) -> list[Head]:
     """The heads that a module names among its children."""
-    for name in ("head", "heads"):
-        if name in children:
-            return _called_head(name, children[name])
     agents = [] if any(map(_KEYS.fullmatch, children)) else list(filter(_OF_AN_AGENT.fullmatch, children))
-    called = [name for name in children if _HEAD.fullmatch(name) and not _AUXILIARY.search(name)]
-    chosen = [name for name in children if name in called or name in agents] or _gaussian(children)
+    main = [name for name in children if not _AUXILIARY.search(name)]
+    called = list(filter(_HEAD.fullmatch, main))
+    several = list(filter(_ONE_OF_SEVERAL.fullmatch, main))
+    chosen = [name for name in children if name in (*called, *agents, *several)] or _gaussian(children)
     if not chosen:
         usual = (name for name in _USUAL if name in children and not _numbered(name, children))
         chosen = [name for name in [next(usual, "")] if name]

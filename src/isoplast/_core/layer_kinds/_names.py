@@ -62,6 +62,11 @@ def named_bias(leaf: str) -> bool:
     return "bias" in leaf.lower()
 
 
+def named_parametrised(leaf: str) -> bool:
+    """Whether weight_norm or spectral_norm of torch before 2.0 make a weight from a parameter."""
+    return leaf in ("weight_g", "weight_v", "weight_orig")
+
+
 def named_map(leaf: str) -> bool:
     """Whether a parameter of a module that nobody knows is called like a map between layers.
 

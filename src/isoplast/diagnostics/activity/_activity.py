@@ -179,10 +179,12 @@ def activity(
     .. math:: \text{unit } i \text{ is } \tau\text{-dormant if } \quad
               s_i = \frac{E_x |h_i(x)|}{\frac1n \sum_k E_x |h_k(x)| + 10^{-9}} \le \tau
 
-    Hidden layers are the outputs of activations, be they modules or functions called in a forward method
-    (torch.relu, F.gelu, ...), of attention (before the output projection where it is a function, after it
-    for nn.MultiheadAttention) and of recurrent layers. Where no activation runs, they are the outputs of
-    all linear layers and convolutions but the last. `Activity.observed` says which it was.
+    Hidden layers are the outputs of activations, be they modules (those of torch, classes derived from
+    `isoplast.nn.Activation`, and modules without parameters that are not seen to be linear), functions
+    called in a forward method (torch.relu, F.gelu, ...) or written out there (torch.where, a product with
+    a mask, ...) and read by a layer; of attention (before the output projection where it is a function,
+    after it for nn.MultiheadAttention) and of recurrent layers. Where no activation runs, they are the
+    outputs of all linear layers and convolutions but the last. `Activity.observed` says which it was.
 
     The network is in evaluation mode: BatchNorm uses its running statistics, dropout does nothing. Inputs
     pass in batches, and of the features only sums and second moments are kept.

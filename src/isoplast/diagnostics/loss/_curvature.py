@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.text import text_table
 from isoplast.diagnostics._lanczos import Ritz, lanczos
-from isoplast.diagnostics._linear import Linearised, derivatives, refuse_once_differentiable
+from isoplast.diagnostics._linear import Linearised, Samples, derivatives, refuse_once_differentiable
 from isoplast.diagnostics._result import Result, format_number
 from isoplast.diagnostics.loss._objective import Loss, Objective, Part, finite
 from isoplast.isometry import effective_rank
@@ -213,38 +213,34 @@ class _GaussNewtonProduct:
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        parts = list(objective.parts())
-        self._graph = self._split(parts[0]) if len(parts) == 1 else None
-        self._parts = parts
+        self._parts = [
+            (part, Samples(objective.network, part.inputs, objective.parameters))
+            for part in objective.parts()
+        ]
+        # One graph for all samples serves every product; several are made anew each time.
+        self._kept: tuple[Linearised, Linearised] | None = None
+        if len(self._parts) == 1:
+            part, samples = self._parts[0]
+            map_ = samples.linearised()
+            self._kept = map_, self._slope(map_.values, part)
 
-    def _split(self, part: Part) -> _Split:
-        objective = self._objective
-        map_ = Linearised(objective.outputs(part.inputs), list(objective.parameters.values()))
-        at = map_.values.detach().requires_grad_()
-        loss = part.share * objective.mean_loss(at, part.targets)
+    def _slope(self, values: Tensor, part: Part) -> Linearised:
+        """The derivative, by the outputs, of the slope of the loss: H_f."""
+        at = values.detach().requires_grad_()
+        loss = part.share * self._objective.mean_loss(at, part.targets)
         (slope,) = torch.autograd.grad(loss, at, create_graph=True)
-        return _Split(map_, Linearised(slope, [at]))
+        return Linearised(slope, [at])
 
     def __call__(self, vector: Tensor) -> Tensor:
         pieces = self._objective.split(vector)
-        if self._graph is not None:
-            return self._objective.join(self._graph.product(pieces))
+        if self._kept is not None:
+            map_, slope = self._kept
+            return self._objective.join(map_.pull(slope.pull(map_.push(pieces))[0]))
         total = torch.zeros_like(vector)
-        for part in self._parts:
-            total += self._objective.join(self._split(part).product(pieces))
+        for part, samples in self._parts:
+            map_, pushed = samples.pushed(pieces)
+            total += self._objective.join(map_.pull(self._slope(map_.values, part).pull(pushed)[0]))
         return total
-
-
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    """The outputs of some samples by the parameters, and the slope of their loss by the outputs."""
-
-    network: Linearised
-    loss: Linearised
-
-    def product(self, pieces: list[Tensor]) -> list[Tensor]:
-        (curved,) = self.loss.pull(self.network.push(pieces))
-        return self.network.pull(curved)
 
 
 def _summarise(found: Ritz, kind: str, top: int, samples: int) -> Curvature:

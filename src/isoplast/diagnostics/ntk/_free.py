@@ -1,4 +1,4 @@
-"""Products with the empirical NTK, without the matrix: one backward pass and one through it each."""
+"""Products with the empirical NTK, without the matrix."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoplast.diagnostics._linear import Linearised
+from isoplast.diagnostics._linear import Samples
 from isoplast.diagnostics.ntk._exact import blocks
-from isoplast.model import outputs, sample_count, take_samples
+from isoplast.model import sample_count, take_samples
 
 
 class Products:
@@ -26,13 +26,10 @@ class Products:
     """
 
     def __init__(self, network: nn.Module, inputs: Any, parameters: dict[str, Tensor], size: int) -> None:
-        self._network = network
         self._parameters = list(parameters.values())
-        self._inputs = [take_samples(inputs, part) for part in blocks(sample_count(inputs), size)]
-        self._kept = self._linearised(self._inputs[0]) if len(self._inputs) == 1 else None
-
-    def _linearised(self, part: Any) -> Linearised:
-        return Linearised(outputs(self._network, part), self._parameters)
+        parts = blocks(sample_count(inputs), size)
+        self._parts = [Samples(network, take_samples(inputs, part), parameters) for part in parts]
+        self._kept = self._parts[0].linearised() if len(self._parts) == 1 else None
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return K v for v (n, ...) shaped like the outputs."""
@@ -40,10 +37,10 @@ class Products:
             return self._kept.push(self._kept.pull(vector))
         total = [torch.zeros_like(parameter) for parameter in self._parameters]
         start = 0
-        for part in self._inputs:
-            map_ = self._linearised(part)
+        for part in self._parts:
+            map_ = part.linearised()
             piece = vector[start : start + len(map_.values)]
             start += len(piece)
             for sum_, gradient in zip(total, map_.pull(piece), strict=True):
                 sum_ += gradient
-        return torch.cat([self._linearised(part).push(total) for part in self._inputs])
+        return torch.cat([part.pushed(total, graph=False)[1] for part in self._parts])

@@ -91,7 +91,7 @@ class WeightSpectra(Layers[LayerSpectrum], Result):
             of weights alone.
         finite: whether every weight is.
         left_out: why other parameters with two or more dimensions have no spectrum here, by name.
-        doubts: by layer, why a weight that counts as one matrix may hold several.
+        doubts: by weight, why what counts as one matrix may be several.
     """
 
     def __init__(
@@ -185,10 +185,10 @@ def weight_spectra(
     over processes are put together first: call it on all of them.
 
     A state dict gives the same numbers as its module where names and shapes tell what a tensor is. They do
-    not tell the groups and strides of a convolution, how many heads are interleaved in a fused projection
-    (`WeightSpectra.doubts` names those that count as one matrix), which parameters are marked
-    ``_no_weight_decay``, a table of unusual name or a linear layer that is named like a table and has no
-    bias; nor do they tell an orthogonal parametrisation or a bilinear form.
+    not tell the groups of a convolution; how the heads lie in a fused projection where they are interleaved,
+    or grouped without an output projection beside it (`WeightSpectra.doubts` names those that count as one
+    matrix); which parameters are marked ``_no_weight_decay``; a table of unusual name, or a linear layer
+    that is named like a table and has no bias; an orthogonal parametrisation or a bilinear form.
 
     Args:
         model: any module, or a state dict, whose layers are told apart by their names and shapes.
@@ -272,7 +272,7 @@ def _summarise(
         most = max(1, _STACK // group[0].blocks.numel())
         for i in range(0, len(group), most):
             found |= _of_group(group[i : i + most], initial)
-    doubts = {one.name: one.doubt for one in matrices if one.doubt}
+    doubts = {one.weight: one.doubt for one in matrices if one.doubt}
     return WeightSpectra({one.name: found[one.name] for one in matrices}, left_out, doubts)
 
 

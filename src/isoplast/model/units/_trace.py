@@ -27,6 +27,7 @@ from isoplast._core.layer_kinds import (
     SIZES,
     SUMS,
     UNIT_FUNCTIONS,
+    Activation,
     function_name,
     is_activation,
 )
@@ -42,7 +43,7 @@ from isoplast.model.units._groups import (
 )
 from isoplast.model.units._layout import Layout, Untraceable, arguments, keeps_batch, picks_position
 from isoplast.model.units._sets import Forest, UnitSet
-from isoplast.nn import AdaLin, Attention, CReLU, FourierFeatures, GroupSort
+from isoplast.nn import AdaLin, Attention
 
 _FEED_FORWARD = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _OPAQUE = (*RECURRENT, nn.Transformer, nn.TransformerEncoder, *_FEED_FORWARD)
@@ -218,16 +219,16 @@ class _Follower:
     def _activation(self, name: str, module: nn.Module, layout: Layout) -> Layout:
         found = self.forest.of(layout)
         found.activations.append(name)
-        if isinstance(module, CReLU | FourierFeatures | GroupSort):
-            sorts = isinstance(module, GroupSort)
-            if layout.from_end(module.dim) != layout.dim or (
-                sorts and (layout.parts, layout.inner) != (1, 1)
-            ):
+        expansion, members, dim = 1, 1, None
+        if isinstance(module, Activation):
+            expansion, members, dim = module.expansion, module.group_size, module.dim
+        if expansion > 1 or members > 1:
+            apart = members > 1 and (layout.parts, layout.inner) != (1, 1)
+            if apart or dim is None or layout.from_end(dim) != layout.dim:
                 raise Untraceable(f"{name} acts along another dimension than the units lie in")
-            found.members = max(found.members, module.group_size if isinstance(module, GroupSort) else 1)
+            found.members = max(found.members, members)
         if isinstance(module, AdaLin):
             self._own_norm(found, name, ("alpha",), layout, len(module.alpha))
-        expansion = int(getattr(module, "expansion", 1))
         if expansion > 1 and layout.parts is not None:
             found.expansion *= expansion
             layout = dataclasses.replace(layout, parts=layout.parts * expansion)

@@ -63,6 +63,8 @@ class GroupSort(Activation):
         Anil, Lucas and Grosse, "Sorting out Lipschitz function approximation", ICML 2019.
     """
 
+    dim: int
+
     def __init__(self, group_size: int, dim: int = -1) -> None:
         super().__init__()
         if group_size < 2:
@@ -126,6 +128,8 @@ class CReLU(Activation):
 
     expansion: ClassVar[int] = 2
 
+    dim: int
+
     def __init__(self, dim: int = -1) -> None:
         super().__init__()
         self.dim = dim
@@ -160,6 +164,8 @@ class FourierFeatures(Activation):
     """
 
     expansion: ClassVar[int] = 2
+
+    dim: int
 
     def __init__(self, dim: int = -1) -> None:
         super().__init__()
@@ -263,6 +269,8 @@ class AdaLin(Activation):
         Rohani et al., "Preserving plasticity in continual learning with adaptive linearity injection",
         arXiv:2505.09486, Eq 2.
     """
+
+    dim: int
 
     def __init__(self, features: int, base: str = "relu", dim: int = -1) -> None:
         super().__init__()

@@ -177,6 +177,7 @@ class _Attempt:
         self.begin = time.perf_counter()
         self.earlier = directory.status()
         self.status = self.earlier
+        self._unmeasured: set[str] = set()
 
     def execute(self) -> None:
         try:
@@ -258,7 +259,7 @@ class _Attempt:
         """Begin from nothing: what an attempt without a checkpoint left behind is dropped."""
         self.directory.metrics.touch()
         self.directory.rewind(0)
-        found = learner.measure(problem.task(0))
+        found = self._measure(learner, problem.task(0))
         self._keep(learner, problem, self._row(learner, -1, 0, 0.0, found))
 
     def _train_on(
@@ -270,12 +271,21 @@ class _Attempt:
             learner.advance()
             self.on_progress(Progress(index, (unit + 1) / learner.units, score, problem.primary))
         seconds = time.perf_counter() - start
-        found = learner.measure(task)
+        found = self._measure(learner, task)
         self._keep(learner, problem, self._row(learner, index, learner.steps - before, seconds, found))
         names = [problem.primary, *({"loss", "online_loss"} & found.keys())]
         said = [f"{metric(name).label} {found[name]:.4f}" for name in names if name in found]
         self.say(f"task {index}: {', '.join([*said, f'{seconds:.1f} s'])}")
         return found.get(problem.primary)
+
+    def _measure(self, learner: Learner, task: Any) -> dict[str, Any]:
+        """The metrics of a task; what cannot be measured of this network is said once."""
+        found = learner.measure(task)
+        for instrument, reason in learner.unmeasured.items():
+            if instrument not in self._unmeasured:
+                self._unmeasured.add(instrument)
+                self.say(f"warning: {instrument} is left out of the rows: {reason}")
+        return found
 
     @staticmethod
     def _row(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -57,6 +58,7 @@ class Learner(ABC):
         steps: optimizer steps so far.
         units: calls of `advance` that make a task.
         steps_per_task: optimizer steps of one task.
+        unmeasured: instruments that the last `measure` had to leave out, each with the reason.
     """
 
     network: nn.Module
@@ -64,6 +66,7 @@ class Learner(ABC):
     steps: int
     units: int
     steps_per_task: int
+    unmeasured: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def begin(self, task: Any) -> bool:

@@ -145,7 +145,16 @@ class SupervisedLearner(Learner):
                 found |= {
                     f"online_{name}": value for name, value in self._measured.means(self.objective).items()
                 }
-            found |= measure_network(network, inputs, self.objective, self.recipe.lr, self.recipe.instruments)
+            unmeasured: dict[str, str] = {}
+            self.unmeasured = unmeasured
+            found |= measure_network(
+                network,
+                inputs,
+                self.objective,
+                self.recipe.lr,
+                self.recipe.instruments,
+                unmeasured.__setitem__,
+            )
         if not math.isfinite(found["loss"]):
             if self.steps == 0:
                 where, remedy = "before any training", "choose another network or initialisation"

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from isoplast._core.archives import check_zip
 from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
 from isoplast.study import _yaml
@@ -191,7 +191,7 @@ class RunDirectory:
         """
         if not self.checkpoint.exists():
             return None
-        contents = _unpickled(self.checkpoint.read_bytes())
+        contents = _unpickled(self.checkpoint)
         if not isinstance(contents, dict) or "format" not in contents:
             raise IsoplastError(f"{self.checkpoint} is damaged: delete {self.path} and run again")
         if contents.get("run") != self.path.name:
@@ -225,12 +225,11 @@ def _same_kind(value: object, like: object) -> bool:
     return type(value) is type(like)
 
 
-def _unpickled(contents: bytes) -> Any:
+def _unpickled(path: Path) -> Any:
     try:
-        # torch does not look at the checksums that its zip files carry.
-        with zipfile.ZipFile(io.BytesIO(contents)) as archive:
-            if archive.testzip() is not None:
-                return None
-        return torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
+        check_zip(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:  # of a disk or of permissions, which are no reason to delete a run
+        raise
     except Exception:  # damaged bytes let an unpickler raise nearly anything
         return None
