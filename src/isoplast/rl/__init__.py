@@ -13,6 +13,15 @@ Example:
 from isoplast.rl._actor_critic import ActorCritic
 from isoplast.rl._control import Acrobot, CartPole, Control, control
 from isoplast.rl._control_problem import ShiftedControl
+from isoplast.rl._dqn import (
+    Collected,
+    DQNSettings,
+    Replay,
+    Transitions,
+    collect,
+    learn,
+    td_loss,
+)
 from isoplast.rl._environments import Actions, Environments, Step
 from isoplast.rl._episodes import Episodes, Evaluation, evaluate
 from isoplast.rl._minatar import MinAtar
@@ -39,8 +48,10 @@ __all__ = [
     "ActorCritic",
     "Batch",
     "CartPole",
+    "Collected",
     "ContinualMinAtar",
     "Control",
+    "DQNSettings",
     "EnvironmentProblem",
     "EnvironmentSequence",
     "EnvironmentTask",
@@ -50,17 +61,22 @@ __all__ = [
     "Losses",
     "MinAtar",
     "PPOSettings",
+    "Replay",
     "Rollout",
     "Shifted",
     "ShiftedControl",
     "Step",
+    "Transitions",
     "act",
     "as_batch",
+    "collect",
     "control",
     "evaluate",
     "gae",
+    "learn",
     "log_probability",
     "ppo_loss",
     "rollout",
+    "td_loss",
     "update",
 ]

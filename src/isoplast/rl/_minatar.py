@@ -91,7 +91,7 @@ class MinAtar(Environments):
         )
 
     def _tensor(self, found: Any) -> Tensor:
-        return torch.from_dlpack(found).to(self.device)
+        return torch.utils.dlpack.from_dlpack(found).to(self.device)
 
 
 class _Compiled(NamedTuple):

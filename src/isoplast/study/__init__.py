@@ -17,6 +17,7 @@ from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Ou
 from isoplast.study.executors._inline import InlineExecutor
 from isoplast.study.executors._local import LocalExecutor
 from isoplast.study.executors._worker import worker
+from isoplast.study.run._dqn import DQN
 from isoplast.study.run._execute import Progress, RunFailed, execute, module_path
 from isoplast.study.run._instruments import INSTRUMENTS, measure_network, score
 from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec, Recipe
@@ -30,6 +31,7 @@ from isoplast.study.store._index import read_index
 from isoplast.study.store._lock import RunLocked
 
 __all__ = [
+    "DQN",
     "EXECUTORS",
     "INSTRUMENTS",
     "LEARNERS",

@@ -93,8 +93,8 @@ class PPOLearner(ActingLearner):
         self._observation = found.next_observation
         self.network.train()
         losses = update(self._step, self.network, found, self.settings)
-        seen = {"observation": found.observations} if found.observations.is_floating_point() else {}
-        self.keep(found.rewards, found.terminated | found.truncated, losses.total, seen)
+        ended = found.terminated | found.truncated
+        self.keep(found.rewards, ended, losses.total, {"observation": found.observations})
 
     def _step(self, closure: Any, inputs: Tensor) -> Tensor:
         return self._training.step(closure, inputs=inputs)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,12 +63,7 @@ class ActingLearner(Learner):
         episodes: of each evaluation.
         horizon: steps of all copies together in one `advance`.
         steps_per_unit: optimizer steps in one `advance`.
-
-    Attributes:
-        discrete_only: whether it can only choose among finitely many actions.
     """
-
-    discrete_only: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -153,7 +148,8 @@ class ActingLearner(Learner):
             if bad:
                 raise self._diverged(name, checked[name], len(rewards))
         self._returns.add(rewards, ended)
-        self._losses.append(losses.mean())
+        if len(losses):
+            self._losses.append(losses.mean())
         self.steps += len(losses)
         self._unit += 1
 
@@ -187,17 +183,22 @@ class ActingLearner(Learner):
                 "return": float(played.returns.mean()),
                 "episode_length": float(played.lengths.double().mean()),
             }
-            if self._losses:
+            if self._unit:
                 curve = self._returns.curve(_PARTS)
                 known = [value for value in curve if value is not None]
                 found |= {
                     "online_return": sum(known) / len(known) if known else math.nan,
                     "return_curve": curve,
-                    "online_loss": float(torch.stack(self._losses).mean()),
                 }
+            if self._losses:
+                found["online_loss"] = float(torch.stack(self._losses).mean())
             observations = played.observations.float()
             objective = Regression(self.outputs)
-            found |= measure_network(network, observations, objective, recipe.lr, recipe.instruments)
+            unmeasured: dict[str, str] = {}
+            self.unmeasured = unmeasured
+            on_failure = unmeasured.__setitem__
+            names = recipe.instruments
+            found |= measure_network(network, observations, objective, recipe.lr, names, on_failure)
         return found
 
     @property
