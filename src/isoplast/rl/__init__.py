@@ -24,6 +24,8 @@ from isoplast.rl._dqn import (
 )
 from isoplast.rl._environments import Actions, Environments, Step
 from isoplast.rl._episodes import Episodes, Evaluation, evaluate
+from isoplast.rl._gymnasium import Gymnasium
+from isoplast.rl._gymnasium_problem import GymnasiumSequence
 from isoplast.rl._minatar import MinAtar
 from isoplast.rl._minatar_problem import ContinualMinAtar
 from isoplast.rl._ppo import (
@@ -41,6 +43,7 @@ from isoplast.rl._ppo import (
 )
 from isoplast.rl._problem import EnvironmentProblem, EnvironmentSequence, EnvironmentTask
 from isoplast.rl._shifted import Shifted
+from isoplast.rl._slippery_ant import SlipperyAnt
 
 __all__ = [
     "Acrobot",
@@ -58,6 +61,8 @@ __all__ = [
     "Environments",
     "Episodes",
     "Evaluation",
+    "Gymnasium",
+    "GymnasiumSequence",
     "Losses",
     "MinAtar",
     "PPOSettings",
@@ -65,6 +70,7 @@ __all__ = [
     "Rollout",
     "Shifted",
     "ShiftedControl",
+    "SlipperyAnt",
     "Step",
     "Transitions",
     "act",

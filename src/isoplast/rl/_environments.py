@@ -59,6 +59,7 @@ class Environments(ABC):
         observation_shape: of one observation.
         actions: what may be done.
         limit: most steps of an episode, >= 1.
+        restarts: how often a copy broke and was made anew.
     """
 
     count: int
@@ -66,6 +67,7 @@ class Environments(ABC):
     observation_shape: tuple[int, ...]
     actions: Actions
     limit: int
+    restarts: int = 0
 
     @abstractmethod
     def reset(self) -> Tensor:

@@ -78,7 +78,15 @@ METRICS: tuple[Metric, ...] = (
     *_score("mean_squared_error", "mean squared error", "Mean squared error", False),
     *_score("bits_per_byte", "bits per byte", "Bits needed for a byte of text", False),
     *_score("loss", "loss", "Mean training loss, without penalties,", False),
-    Metric("environment", "text", "task", "environment", "Name of the task's environment.", "run"),
+    Metric("environment", "text", "task", "environment", "Name of the task's environment.", "score"),
+    Metric(
+        "restarts",
+        "count",
+        "task",
+        "restarts",
+        "How many copies of the environment broke in training on the task and were made anew.",
+        "score",
+    ),
     Metric(
         "return",
         "number",

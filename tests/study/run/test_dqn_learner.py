@@ -51,7 +51,7 @@ def test_every_method_trains_an_agent(name: str, tmp_path: Path) -> None:
 
 def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        IsoplastError, match="learner dqn chooses among finitely many actions, .* learner ppo"
+        IsoplastError, match=r"learner dqn chooses among finitely many actions, .* learner ppo"
     ):
         execute(tiny(stream=Pushes()), tmp_path)
     with pytest.raises(IsoplastError, match=r"transitions with observations \(16,\) take .* GiB"):

@@ -190,6 +190,8 @@ class ActingLearner(Learner):
                     "online_return": sum(known) / len(known) if known else math.nan,
                     "return_curve": curve,
                 }
+                assert self._environments is not None
+                found["restarts"] = self._environments.restarts
             if self._losses:
                 found["online_loss"] = float(torch.stack(self._losses).mean())
             observations = played.observations.float()
