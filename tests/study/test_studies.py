@@ -159,7 +159,7 @@ def test_a_study_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(IsoplastError, match=r"unknown study 'demmo': did you mean 'demo'\?"):
         find_study("demmo")
     with pytest.raises(
-        IsoplastError, match=r"there is no file gone/demo.yaml; ready-made studies: control_demo, "
+        IsoplastError, match=r"there is no file gone/demo.yaml; ready-made studies: co"
     ):
         find_study("gone/demo.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
