@@ -22,7 +22,8 @@ FLOORS = (
     {"streams"},
     {"rl"},
     {"study"},
-    {"statistics", "report"},
+    {"statistics"},
+    {"report"},
     {"integrations", "testing"},
     {"cli"},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -72,11 +73,11 @@ def small_editions(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         **PICKLES,
     }
     official = Edition.of("CIFAR-10", *(known(name, content) for name, content in contents.items()))
-    monkeypatch.setattr(_cifar, "OFFICIAL", official)
+    monkeypatch.setattr(_cifar, "CIFAR10", dataclasses.replace(_cifar.CIFAR10, official=official))
     monkeypatch.setattr(_cifar, "_download", no_download)
 
 
-def no_download(split: str) -> None:
+def no_download(layout: _cifar.Layout, split: str) -> None:
     raise AssertionError("a download began")
 
 
@@ -232,7 +233,9 @@ def test_a_file_larger_than_any_known_one_is_not_even_read(tmp_path: Path) -> No
     assert "wrong size, 4,398,046,511,104 bytes" in refused(tmp_path, path)
 
 
-@pytest.mark.parametrize("name", ["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz", *_cifar.FOLDERS])
+@pytest.mark.parametrize(
+    "name", ["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz", *_cifar.CIFAR10.folders]
+)
 def test_a_link_to_nowhere_does_not_start_a_download(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to(tmp_path / "gone")
     assert "No such file" in refused(tmp_path, tmp_path / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import struct
@@ -34,8 +35,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, content in CONTENT.items():
         (folder / f"{name}.gz").write_bytes(gzip.compress(content))
         files.append(KnownFile(name, len(content), f"sha256:{hashlib.sha256(content).hexdigest()}"))
-    monkeypatch.setattr(_mnist, "OFFICIAL", Edition.of("MNIST", *files))
-    monkeypatch.setattr(_mnist, "URL", f"{folder.as_uri()}/")
+    official = Edition.of("MNIST", *files)
+    site = dataclasses.replace(_mnist.MNIST, url=f"{folder.as_uri()}/", official=official)
+    monkeypatch.setattr(_mnist, "MNIST", site)
     monkeypatch.setattr(_cifar, "URL", f"{folder.as_uri()}/")
     return folder
 
@@ -172,5 +174,7 @@ def test_an_answer_that_does_not_end_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_official_addresses() -> None:
-    assert _mnist.URL.startswith("https://")
-    assert _cifar.URL + _cifar.BINARY.name == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    assert _mnist.MNIST.url.startswith("https://")
+    assert (
+        _cifar.URL + _cifar.CIFAR10.archive.name == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    )

@@ -102,7 +102,7 @@ def test_suggests_the_nearest_name_and_split() -> None:
 
 
 def test_lists_what_it_knows() -> None:
-    assert data_names() == ["cifar10", "digits", "file", "mnist"]
+    assert data_names() == ["cifar10", "cifar100", "digits", "fashion-mnist", "file", "mnist", "text"]
 
 
 def test_digits_without_scikit_learn_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import struct
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def install(
 ) -> tuple[Path, Path]:
     """Writes the two train files and makes their hashes the known ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    monkeypatch.setattr(_mnist, "OFFICIAL", official(images, labels))
+    monkeypatch.setattr(_mnist, "MNIST", replace(_mnist.MNIST, official=official(images, labels)))
     monkeypatch.setattr(_mnist, "download", no_download)
     paths = tuple(folder / (f"{name}.gz" if packed else name) for name in NAMES)
     for path, content in zip(paths, (images, labels), strict=True):
@@ -91,7 +92,7 @@ def test_an_edition_that_a_manifest_declares(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, tmp_path, idx(255 - IMAGES), idx(LABELS))
-    monkeypatch.setattr(_mnist, "OFFICIAL", official(idx(IMAGES), idx(LABELS)))
+    monkeypatch.setattr(_mnist, "MNIST", replace(_mnist.MNIST, official=official(idx(IMAGES), idx(LABELS))))
     refused(tmp_path, tmp_path / f"{NAMES[0]}.gz")
     said = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -73,6 +73,7 @@ def test_the_page_has_its_parts(page: str) -> None:
     assert len(elements.find("h1")) == 1
     headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", page)
     assert headings == [
+        "Ranking",
         "Accuracy after each task",
         "Results",
         "Can it still learn?",

@@ -11,22 +11,58 @@ import torch
 from isoplast._core.errors import IsoplastError
 from isoplast.data import Dataset
 from isoplast.streams import STREAMS, Classification, Regression, Stream, Task, TaskSequence, problem, stream
-from isoplast.testing import check_stream, made_up_data
+from isoplast.testing import check_stream, made_up_data, made_up_text
 
 STREAM_NAMES = [name for name in STREAMS.names() if issubclass(STREAMS.find(name), Stream)]
 
 
-@pytest.mark.parametrize("name", STREAM_NAMES)
-def test_every_stream_keeps_the_contract(name: str) -> None:
-    found = problem(name, tasks=6)
+SMALL: dict[str, dict[str, Any]] = {
+    "online-permutation": {"examples": 100},
+    "bit-flipping": {"examples": 50},
+    "sine": {"examples": 50},
+    "teachers": {"examples": 50},
+    "target-shift": {"examples": 50},
+    "language": {"examples": 5},
+}
+INTERPOLATES = ("pixel-permutation", "input-drift", "bit-flipping", "sine", "teachers", "target-shift")
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in STREAM_NAMES),
+    *((name, {"gradual": 3}) for name in STREAM_NAMES),
+    *((name, {"recurring": 2}) for name in STREAM_NAMES),
+    *((name, {"gradual": 2, "recurring": 2}) for name in STREAM_NAMES),
+    *((name, {"gradual": 4, "blend": "interpolation"}) for name in INTERPOLATES),
+    ("pixel-permutation", {"spatial": True}),
+    ("pixel-permutation", {"examples": 30, "gradual": 2}),
+    ("class-incremental", {"head": "masked", "classes_per_task": 2}),
+    ("class-incremental", {"head": "full", "classes_per_task": 2}),
+    ("class-incremental", {"cumulative": True, "classes_per_task": 2, "gradual": 3}),
+    ("class-pairs", {"classes_per_task": 3}),
+    *(("input-drift", {"kind": kind, "period": 4}) for kind in ("contrast", "brightness", "blur")),
+    ("language", {"permute_bytes": True}),
+    ("random-labels", {"score": "online"}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=str)
+def test_every_stream_keeps_the_contract(name: str, settings: dict[str, Any]) -> None:
+    found = problem(name, **{"tasks": 6, **SMALL.get(name, {}), **settings})
     assert isinstance(found, Stream)
     check_stream(found)
 
 
 @pytest.mark.parametrize("name", STREAM_NAMES)
+def test_every_stream_says_what_people_should_know(name: str) -> None:
+    found = STREAMS.find(name)
+    assert issubclass(found, Stream)
+    assert found.info is not None
+    assert all(vars(found.info).values())
+
+
+@pytest.mark.parametrize("name", STREAM_NAMES)
 def test_does_not_depend_on_how_many_tasks_are_asked_for(name: str) -> None:
-    data = made_up_data()
-    short, long = (stream(name, data, seed=3, tasks=tasks) for tasks in (3, 8))
+    kind = STREAMS.find(name)
+    data = (made_up_text() if name == "language" else made_up_data()) if kind.takes_data else None
+    short, long = (stream(name, data, seed=3, tasks=tasks, **SMALL.get(name, {})) for tasks in (3, 8))
     assert all(torch.equal(short.task(index).targets, long.task(index).targets) for index in range(3))
 
 
@@ -82,6 +118,17 @@ class HalfATestPart(Good):
         return Task(index, made.inputs, made.targets, test_inputs=made.inputs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HoldsNothingOut(Good):
+    scored: ClassVar[Any] = "held-out"
+
+
+class HoldsOutWhatItTrainedOn(HoldsNothingOut):
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        made = super().make_task(source, index)
+        return Task(index, made.inputs, made.targets, made.inputs[:9], made.targets[:9])
+
+
 class NotFinite(Good):
     def make_task(self, source: TaskSequence, index: int) -> Task:
         made = super().make_task(source, index)
@@ -128,6 +175,8 @@ def test_a_good_stream_passes() -> None:
         (WrongShape(), "the stream says"),
         (HalfATestPart(), "half of a test part"),
         (NotFinite(), "not finite"),
+        (HoldsNothingOut(), "nothing is held out"),
+        (HoldsOutWhatItTrainedOn(), "9 of the held-out inputs are trained on"),
         (WrongClasses(), "for 5 classes"),
         (WrongTargets(), "give floating numbers"),
         (Remembers(), "depends on what was asked for before"),

@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.text import Text
 
 from isoplast import data, nn, streams
+from isoplast._core.errors import IsoplastError
 from isoplast.cli._display import display
 from isoplast.cli._summary import summary_line, summary_table
 from isoplast.cli._words import merged, parse_words
 from isoplast.study import (
     EXECUTORS,
+    Executor,
     Outcome,
     Run,
     RunDirectory,
@@ -28,6 +30,7 @@ from isoplast.study import (
     execute,
     find_study,
     load_study,
+    make_executor,
     run_study,
 )
 
@@ -59,6 +62,7 @@ _Method = Annotated[
         help_behavior_hint=f"(default: {Run.method})",
     ),
 ]
+_Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 _Executor = Annotated[
     str, tyro.conf.arg(metavar="NAME", help=f"Where the runs are done: {', '.join(EXECUTORS.names())}.")
 ]
@@ -85,6 +89,7 @@ def study(
     jobs: Number = None,
     threads: int = 1,
     executor: _Executor = "local",
+    address: _Address = None,
 ) -> int:
     """Run a study: problems x methods x seeds, in parallel processes.
 
@@ -93,14 +98,21 @@ def study(
     Args:
         file: A YAML file, or the name of a ready-made study.
         words: Settings that replace those of all runs (lr=1e-3 learner.epochs=5), or keys of the study
-            (seeds=[0,1]).
+            (seeds=[0,1]), or settings of the executor (executor.partition=gpu).
         out: Directory of the results; by default runs/NAME.
-        jobs: Number of processes; by default one for each core.
+        jobs: Number of runs at the same time; by default as many as there is room for.
         threads: Threads of each process; results depend on it in their last bits.
         executor: Where the runs are done.
+        address: Of the Ray cluster (executor.address).
     """
-    chosen = Study.load(find_study(file), parse_words(words))
-    return _study(chosen, out or Path("runs") / chosen.name, jobs, threads, executor)
+    given = parse_words(words)
+    flags = {} if address is None else {"executor.address": address}
+    settings = merged(flags, {"executor": given.pop("executor", {})})["executor"]
+    if not isinstance(settings, dict):
+        raise IsoplastError(f"got executor={settings}: write --executor {settings}")
+    chosen = Study.load(find_study(file), given)
+    where = make_executor(executor, settings)
+    return _study(chosen, out or Path("runs") / chosen.name, jobs, threads, where)
 
 
 def run(
@@ -160,15 +172,24 @@ def run(
     return 0
 
 
-def report(directory: _Directory, *, out: FilePath = None) -> int:
-    """Write the report of a study, or of a run, as one HTML page.
+def report(directory: _Directory, *, out: FilePath = None, figures: FilePath = None) -> int:
+    """Write the report of a study or a run as a page, or its figures and tables.
 
     Args:
         directory: Directory of the results.
-        out: The page; by default report.html in that directory. A name that ends in .svg gets the main
-            figure alone.
+        out: The page; by default report.html in that directory. A name that ends in .svg, .pdf or .png gets
+            the main figure alone, one that ends in .csv or .tex the ranked table of methods.
+        figures: A folder that gets all figures (.svg, .pdf) and tables (.csv, .tex) instead.
     """
-    print(_write_report(directory, out))
+    if figures is None:
+        print(_write_report(directory, out))
+        return 0
+    if out is not None:
+        raise IsoplastError("got --out and --figures: give one of them")
+    from isoplast.report import write_figures
+
+    for path in write_figures(directory, figures):
+        print(path)
     return 0
 
 
@@ -193,7 +214,9 @@ def spectra(*, out: Path = Path("runs/spectra"), jobs: Number = None, page: File
     return status
 
 
-def _study(chosen: Study, out: Path, jobs: int | None, threads: int, executor: str = "local") -> int:
+def _study(
+    chosen: Study, out: Path, jobs: int | None, threads: int, executor: str | Executor = "local"
+) -> int:
     console = Console()
     missing = [run for run in chosen.runs if RunDirectory(out / run.id).status().state != "done"]
     console.print(Text(f"{chosen.name}: {len(missing)} of {len(chosen.runs)} runs to do, results in {out}"))

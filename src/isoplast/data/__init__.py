@@ -4,14 +4,14 @@ Example:
     >>> load_data("digits", samples=1280).classes
     10
     >>> data_spec("cifar10", samples=1000)
-    Cifar10(samples=1000)
+    Cifar10(samples=1000, test_samples=None, hold_out=None)
 """
 
-from isoplast.data._cifar import Cifar10
+from isoplast.data._cifar import Cifar10, Cifar100
 from isoplast.data._dataset import Dataset
 from isoplast.data._digits import Digits
 from isoplast.data._file import File, save_data
-from isoplast.data._mnist import Mnist
+from isoplast.data._mnist import FashionMnist, Mnist
 from isoplast.data._spec import (
     DATA,
     DataSpec,
@@ -21,15 +21,19 @@ from isoplast.data._spec import (
     load_data,
     register_data,
 )
+from isoplast.data._text import Text
 
 __all__ = [
     "DATA",
     "Cifar10",
+    "Cifar100",
     "DataSpec",
     "Dataset",
     "Digits",
+    "FashionMnist",
     "File",
     "Mnist",
+    "Text",
     "data_names",
     "data_reference",
     "data_spec",

@@ -33,10 +33,13 @@ class Dataset:
         name: what to call it.
         note: which edition of it this is, e.g. "CIFAR-10 (JPEG subset)".
         fingerprint: a hash of its content; by default made from the bytes of both tensors.
+        test: held-out samples of the same kind, on which nothing is ever trained.
+        parts: names and numbers of rows of consecutive parts, such as the documents of a text.
 
     Raises:
         IsoplastError: the two differ in length, hold other types, numbers that are not finite, or targets
-            outside 0 .. classes - 1.
+            outside 0 .. classes - 1; held-out samples of
+            another kind; parts that are not all of it.
 
     Example:
         >>> Dataset(torch.zeros(4, 3), torch.tensor([0, 1, 2, 1])).classes
@@ -51,6 +54,8 @@ class Dataset:
     name: str = "arrays"
     note: str = ""
     fingerprint: str = dataclasses.field(default="", repr=False)
+    test: Dataset | None = dataclasses.field(default=None, repr=False)
+    parts: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         inputs = self._converted("inputs", self.inputs, _WORDS)
@@ -70,6 +75,27 @@ class Dataset:
         }
         for name, value in known.items():
             object.__setattr__(self, name, value)
+        if self.parts and sum(count for _, count in self.parts) != len(targets):
+            counted = sum(count for _, count in self.parts)
+            raise IsoplastError(f"data {self.name!r}: its parts have {counted} of its {len(targets)} samples")
+        if self.test is not None:
+            self._check_test(self.test)
+
+    def _check_test(self, test: Dataset) -> None:
+        def kind(data: Dataset) -> tuple[object, ...]:
+            rest = tuple(data.inputs.shape[1:]), tuple(data.targets.shape[1:])
+            return *rest, data.inputs.dtype, data.targets.dtype
+
+        if kind(test) != kind(self):
+            raise IsoplastError(
+                f"data {self.name!r}: held-out samples are {tuple(test.inputs.shape)} and "
+                f"{tuple(test.targets.shape)}: make them of the same kind as the others"
+            )
+        if self.classes is not None and int(test.targets.max()) >= self.classes:
+            raise IsoplastError(
+                f"data {self.name!r}: held-out targets reach {int(test.targets.max())}: "
+                f"classes are 0 to {self.classes - 1}"
+            )
 
     def _converted(
         self, part: str, value: Tensor | npt.NDArray[np.generic], whole: tuple[torch.dtype, ...]
@@ -109,17 +135,53 @@ class Dataset:
         """The fixed choice of so many samples, which takes no seed, and is nested in any larger one.
 
         Of classes it takes the first of each, equally many (one more of some where `samples` does not divide;
-        a class with too few gives what it has), in their order. Of a regression it takes the first ones.
+        a class with too few gives what it has), in their order; of parts the same. Of a regression it takes
+        the first ones.
 
         Raises:
             IsoplastError: there are not so many.
         """
-        labels = self.targets.numpy() if self.classes is not None and self.targets.ndim == 1 else None
-        chosen = choose(samples, len(self.targets), labels, self.name, self.note)
-        if len(chosen) == len(self.targets):
-            return self
+        chosen = choose(samples, len(self.targets), self._groups(), self.name, self.note)
+        return self if len(chosen) == len(self.targets) else self._rows(chosen)
+
+    def split(self, share: float) -> Dataset:
+        """The same samples, with this share of them held out as `test`: the last ones of each class or part.
+
+        Args:
+            share: 0 < share < 1.
+
+        Raises:
+            IsoplastError: one of the two would be empty.
+
+        Example:
+            >>> data = Dataset(torch.zeros(100, 3), torch.arange(100) % 10).split(0.2)
+            >>> len(data.targets), len(data.test.targets), data.test.targets.bincount().tolist()
+            (80, 20, [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
+        """
+        total = len(self.targets)
+        kept = total - round(share * total)
+        if not 0 < kept < total:
+            raise IsoplastError(
+                f"share {share} of the {total} samples of data {self.name!r}: give 0 < share < 1"
+            )
+        chosen = choose(kept, total, self._groups(), self.name, self.note)
+        rest = np.setdiff1d(np.arange(total), chosen)
+        return dataclasses.replace(self._rows(chosen), test=self._rows(rest))
+
+    def _groups(self) -> npt.NDArray[np.generic] | None:
+        """What a choice balances: (n,), or None."""
+        if self.parts:
+            return np.repeat(np.arange(len(self.parts)), [count for _, count in self.parts])
+        return self.targets.numpy() if self.classes is not None and self.targets.ndim == 1 else None
+
+    def _rows(self, chosen: npt.NDArray[np.int64]) -> Dataset:
+        ends = np.cumsum([0, *(count for _, count in self.parts)])
+        counts = np.diff(np.searchsorted(chosen, ends))
+        parts = tuple((name, int(count)) for (name, _), count in zip(self.parts, counts, strict=True))
         rows = torch.from_numpy(chosen)
-        return dataclasses.replace(self, inputs=self.inputs[rows], targets=self.targets[rows], fingerprint="")
+        return dataclasses.replace(
+            self, inputs=self.inputs[rows], targets=self.targets[rows], parts=parts, fingerprint=""
+        )
 
 
 def choose(

@@ -25,18 +25,22 @@ class KnownFile:
 
     Args:
         name: its file name.
-        size: its length in bytes.
+        size: its length in bytes; None where only its hash was published.
         digest: "sha256:..." where the project or a manifest says it, "md5:..." where that is what was
             published.
     """
 
     name: str
-    size: int
+    size: int | None
     digest: str
+
+    def fits(self, size: int) -> bool:
+        """Whether it may have this size."""
+        return self.size is None or self.size == size
 
     def matches(self, data: bytes) -> bool:
         """Whether `data` is this file, to the bit."""
-        return len(data) == self.size and digest(data, self.digest.partition(":")[0]) == self.digest
+        return self.fits(len(data)) and digest(data, self.digest.partition(":")[0]) == self.digest
 
 
 def digest(data: bytes, algorithm: str) -> str:
@@ -59,7 +63,7 @@ def identify(data: bytes, candidates: Sequence[KnownFile], where: str, advice: s
     for known in candidates:
         if known.matches(data):
             return known
-    same = [known for known in candidates if known.size == len(data)]
+    same = [known for known in candidates if known.fits(len(data))]
     if not same:
         raise _wrong_size(len(data), candidates, where, advice)
     found = digest(data, same[0].digest.partition(":")[0])
@@ -78,7 +82,7 @@ def read_known(path: Path, candidates: Sequence[KnownFile], advice: str) -> tupl
         IsoplastError: it cannot be read, or is none of them.
     """
     size = file_size(path, advice)
-    if size not in {known.size for known in candidates}:
+    if not any(known.fits(size) for known in candidates):
         raise _wrong_size(size, candidates, str(path), advice)
     data = read_bytes(path, advice)
     return data, identify(data, candidates, str(path), advice)
@@ -117,7 +121,7 @@ def _unreadable(path: Path, reason: str | None, advice: str) -> IsoplastError:
 
 
 def _wrong_size(size: int, candidates: Sequence[KnownFile], where: str, advice: str) -> IsoplastError:
-    sizes = sorted({known.size for known in candidates})
+    sizes = sorted({known.size for known in candidates if known.size is not None})
     if size < sizes[0]:
         return IsoplastError(f"{where}: truncated, {size:,} of {sizes[0]:,} bytes; {advice}")
     expected = " or ".join(f"{known:,}" for known in sizes)

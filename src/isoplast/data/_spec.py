@@ -24,6 +24,9 @@ class DataSpec:
 
     Args:
         samples: how many samples of it, >= 1, as :meth:`Dataset.take` takes them; None is all of them.
+        test_samples: the same for the held-out samples.
+        hold_out: share of the train split, in (0, 1), that is held out instead of the test split: to choose
+            settings without a look at that.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,13 +42,19 @@ class DataSpec:
     name: ClassVar[str] = ""
 
     samples: int | None = None
+    test_samples: int | None = None
+    hold_out: float | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, f"data {self.name or type(self).__name__}")
-        if self.samples is not None and self.samples < 1:
-            raise IsoplastError(
-                f"samples={self.samples} of data {self.name!r}: ask for at least 1, or None for all"
-            )
+        for setting in ("samples", "test_samples"):
+            value = getattr(self, setting)
+            if value is not None and value < 1:
+                raise IsoplastError(
+                    f"{setting}={value} of data {self.name!r}: ask for at least 1, or None for all"
+                )
+        if self.hold_out is not None and not 0 < self.hold_out < 1:
+            raise IsoplastError(f"hold_out={self.hold_out} of data {self.name!r}: give a share in (0, 1)")
 
     def settings(self) -> Settings:
         """All settings in canonical form; those that are None by default and None here are left out."""
@@ -75,6 +84,21 @@ class DataSpec:
             raise unknown("split", split, _SPLITS)
         data = self.read(split, None if root is None else Path(root))
         return data if self.samples is None else data.take(self.samples)
+
+    def load_with_test(self, root: str | os.PathLike[str] | None = None) -> Dataset:
+        """The train split with held-out samples as its `test`, see `test_samples` and `hold_out`.
+
+        Raises:
+            IsoplastError: as `load`, or there is no test split.
+        """
+        if self.hold_out is None:
+            test = dataclasses.replace(self, samples=self.test_samples).load("test", root)
+            return dataclasses.replace(self.load("train", root), test=test)
+        whole = dataclasses.replace(self, samples=None).load("train", root).split(self.hold_out)
+        assert whole.test is not None
+        test = whole.test if self.test_samples is None else whole.test.take(self.test_samples)
+        train = whole if self.samples is None else whole.take(self.samples)
+        return dataclasses.replace(train, test=test)
 
 
 DATA: Registry[DataSpec] = Registry("data set", DataSpec, "isoplast.data")
@@ -139,6 +163,7 @@ def load_data(
     *,
     samples: int | None = None,
     split: str = "train",
+    test: bool = False,
     root: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> Dataset:
@@ -153,19 +178,23 @@ def load_data(
     |---------|--------------|-----------------|------|---------------------|---------------------|
     | digits  | 1 x 8 x 8    | 1437 / 360      | 16   | .3054               | .3755               |
     | mnist   | 1 x 28 x 28  | 60 000 / 10 000 | 255  | .1307               | .3081               |
+    | fashion-mnist | the same | the same     | 255  | .2860               | .3530               |
     | cifar10 | 3 x 32 x 32  | 50 000 / 10 000 | 255  | .4914, .4822, .4465 | .2470, .2435, .2616 |
+    | cifar100 | the same    | the same        | 255  | .5071, .4865, .4409 | .2673, .2564, .2762 |
+    | text    | bytes        | 90 % / 10 %     |      | none                |                     |
     | file    | your own     | your own        |      | taken as it is      |                     |
 
-    The digits come with scikit-learn. The files of MNIST and CIFAR-10 are looked for in `root`, in the folder
+    The digits come with scikit-learn. The files of the other images are looked for in `root`, in the folder
     that the environment variable `ISOPLAST_DATA` names, and in the cache (`ISOPLAST_CACHE`, else
     ~/.cache/isoplast); if none has them, they are downloaded into the cache. A file that is damaged, or whose
     content is neither the official one nor declared in a manifest (isoplast-data.json), is refused, wherever
-    it lies. "file" is a .npz or .safetensors file of your own.
+    it lies. "file" is a .npz or .safetensors file of your own, "text" a folder of text files.
 
     Args:
-        name: "digits", "mnist", "cifar10", "file", or `package.module:Name` of a :class:`DataSpec`.
+        name: one of `data_names()`, or `package.module:Name` of a :class:`DataSpec`.
         samples: how many samples, as :meth:`Dataset.take` takes them; None is all of them.
         split: "train" or "test".
+        test: whether the test split comes along as the `test` of the train split.
         root: a folder to look in first.
         settings: further settings of this data set, such as `path` of "file".
 
@@ -180,4 +209,9 @@ def load_data(
         >>> load_data("digits", samples=1280).inputs.shape
         torch.Size([1280, 1, 8, 8])
     """
-    return data_spec(name, samples=samples, **settings).load(split, root)
+    spec = data_spec(name, samples=samples, **settings)
+    if not test:
+        return spec.load(split, root)
+    if split != "train":
+        raise IsoplastError("test=True gives the train split with the test split beside it: leave split out")
+    return spec.load_with_test(root)

@@ -64,7 +64,13 @@ from isoplast.methods.resets.plasticity_injection import PlasticityInjection
 from isoplast.methods.resets.redo import ReDo
 from isoplast.methods.resets.snr import SelfNormalizedResets
 from isoplast.methods.resets.swr import SelectiveWeights
-from isoplast.methods.resets.whole_resets import FullReset, HeadReset, LastLayersReset, OptimizerReset
+from isoplast.methods.resets.whole_resets import (
+    FullReset,
+    HeadReset,
+    LastLayersReset,
+    OptimizerReset,
+    SoftenedMoments,
+)
 from isoplast.model import UnitGroup, Units, declare_units, head_name, head_names, trace_units
 
 __all__ = [
@@ -122,6 +128,7 @@ __all__ = [
     "ShrinkPerturb",
     "ShrinkPerturbTasks",
     "SmoothLeaky",
+    "SoftenedMoments",
     "SpectralNorm",
     "SpectralRegularization",
     "Spectrum",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
 from isoplast.report.data._headline import headline
 from isoplast.report.data._isometry import isometry
@@ -11,11 +12,13 @@ from isoplast.report.data._method_runs import MethodRuns, method_runs
 from isoplast.report.data._numbers import Scores, scores
 from isoplast.report.data._source import read_source
 from isoplast.report.figures._charts import score_chart, sweep_chart
+from isoplast.report.figures._paper import FORMATS, paper_figures, score_figure, written
 from isoplast.report.figures._spectra import histograms
 from isoplast.report.pages._inspection import inspection_page
 from isoplast.report.pages._spectra import readings, spectra_page
 from isoplast.report.pages._study import render
-from isoplast.study import load_study
+from isoplast.report.pages._tables import as_csv, as_latex, ranked
+from isoplast.study import load_runs, load_study
 
 __all__ = [
     "MethodRuns",
@@ -29,36 +32,97 @@ __all__ = [
     "scores",
     "spectra_page",
     "sweep_chart",
+    "write_figures",
     "write_report",
 ]
+
+
+PAGES = (".html", ".htm")
+TABLES = (".csv", ".tex")
 
 
 def write_report(study_dir: Path, out: Path | None = None) -> Path:
     """Write the report of a study as one HTML file that needs nothing else, not even a network.
 
-    The file is written aside and renamed: a reader sees the old page or the new one, never half of one.
+    The file is written aside and renamed: a reader sees the old one or the new one, never half of one.
 
     Args:
         study_dir: the directory that a study, or a single run, wrote.
-        out: where the page goes; `study_dir/report.html` by default. A name that ends in .svg gets the
-            main figure alone, for documents: accuracy per task, or against λ if the study sweeps it.
+        out: where the page goes; `study_dir/report.html` by default. A name that ends in .svg, .pdf or .png
+            gets the main figure alone: the score per task, or as .svg against λ if the study sweeps it. One
+            that ends in .csv or .tex gets the ranked table of methods.
 
     Returns:
-        The path of the page.
+        The path of what was written.
 
     Raises:
-        IsoplastError: there is no study in the directory, or none of its tasks is finished.
+        IsoplastError: there is no study in the directory, none of its tasks is finished, or the name ends in
+            something else.
 
     Example:
         >>> write_report(Path("runs/demo"))
         PosixPath('runs/demo/report.html')
     """
-    found = method_runs(load_study(study_dir))
     target = out if out is not None else study_dir / "report.html"
-    text = _figure(found) if target.suffix == ".svg" else render(read_source(study_dir), found)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, text.encode())
+    kinds = (*PAGES, *(f".{kind}" for kind in FORMATS), *TABLES)
+    if target.suffix.lower() not in kinds:
+        raise IsoplastError(f"a report is written as {', '.join(kinds)}, not as {target.name!r}: choose one")
+    found = method_runs(load_study(study_dir))
+    write_whole(_with_folder(target), _contents(target.suffix.lower(), study_dir, found))
     return target
+
+
+def write_figures(study_dir: Path, out: Path) -> list[Path]:
+    """Write every figure of a study as .svg and .pdf, its tables as .csv and .tex, into a folder.
+
+    `score`, `profile`, `sensitivity` and one figure for each instrument; `methods`: the ranked table, with
+    intervals and comparisons paired by seed; `scores.csv`: a row for each run and task.
+
+    Args:
+        study_dir: the directory that a study, or a single run, wrote.
+        out: the folder, made if need be.
+
+    Returns:
+        The paths of the files, in the order in which they were written.
+
+    Raises:
+        IsoplastError: there is no study in the directory, or none of its tasks is finished.
+
+    Example:
+        >>> write_figures(Path("runs/demo"), Path("figures"))[0]
+        PosixPath('figures/score.svg')
+    """
+    if out.exists() and not out.is_dir():
+        raise IsoplastError(f"{out} is a file: name a folder for the figures")
+    frame = load_study(study_dir)
+    found = method_runs(frame)
+    files: list[tuple[Path, bytes]] = []
+    for name, figure in paper_figures(found):
+        files += [(out / f"{name}.{kind}", written(figure, kind)) for kind in ("svg", "pdf")]
+    files += [(out / f"methods{kind}", _contents(kind, study_dir, found)) for kind in TABLES]
+    files.append((out / "scores.csv", as_csv(load_study(study_dir, flat=True))))
+    for path, contents in files:
+        write_whole(_with_folder(path), contents)
+    return [path for path, _ in files]
+
+
+def _contents(kind: str, study_dir: Path, found: list[MethodRuns]) -> bytes:
+    """What a file of that ending holds."""
+    if kind == ".svg":
+        return _figure(found).encode()
+    if kind not in PAGES + TABLES:
+        return written(score_figure(found), kind.removeprefix("."))
+    table = ranked(load_study(study_dir), load_runs(study_dir), found)
+    if kind == ".csv":
+        return as_csv(table)
+    if kind == ".tex":
+        return as_latex(table, found[0].label, found[0].metric.label).encode()
+    return render(read_source(study_dir), found, table).encode()
+
+
+def _with_folder(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _figure(found: list[MethodRuns]) -> str:

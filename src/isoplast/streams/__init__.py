@@ -12,29 +12,52 @@ from isoplast.streams._base import (
     OpenProblem,
     Problem,
     Stream,
-    Task,
+    StreamInfo,
     TaskSequence,
     names,
     problem,
     register,
     stream,
 )
+from isoplast.streams._classes import ClassIncremental, ClassPairs
+from isoplast.streams._input_drift import InputDrift
+from isoplast.streams._labels import LabelNoise, LabelShuffling
+from isoplast.streams._language import LanguageStream
 from isoplast.streams._objectives import Classification, Language, Objective, Regression
+from isoplast.streams._permutation import OnlinePermutation, PixelPermutation
 from isoplast.streams._random_labels import RandomLabels
+from isoplast.streams._regression import BitFlipping, Sine, TargetShift, Teachers
+from isoplast.streams._views import Task, View
+from isoplast.streams._warm_start import WarmStart
 
 __all__ = [
     "STREAMS",
+    "BitFlipping",
+    "ClassIncremental",
+    "ClassPairs",
     "Classification",
     "Dataset",
+    "InputDrift",
+    "LabelNoise",
+    "LabelShuffling",
     "Language",
+    "LanguageStream",
     "Objective",
+    "OnlinePermutation",
     "OpenProblem",
+    "PixelPermutation",
     "Problem",
     "RandomLabels",
     "Regression",
+    "Sine",
     "Stream",
+    "StreamInfo",
+    "TargetShift",
     "Task",
     "TaskSequence",
+    "Teachers",
+    "View",
+    "WarmStart",
     "data_names",
     "load_data",
     "names",

@@ -5,36 +5,38 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
+from isoplast._core.checks import at_least
 from isoplast._core.errors import IsoplastError
 from isoplast._core.registry import Registry
 from isoplast._core.settings import check_fields, converted
 from isoplast.data import Dataset
-from isoplast.streams._objectives import Classification, Objective, Regression
+from isoplast.streams._blends import blended
+from isoplast.streams._objectives import Classification, Language, Objective, Regression
+from isoplast.streams._views import Task
+
+Score: TypeAlias = Literal["training", "held-out", "online"]
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One thing to learn.
+@dataclass(frozen=True)
+class StreamInfo:
+    """What people should know of a stream; docs/streams.md is made from it.
 
     Args:
-        index: its place in the sequence, from 0.
-        inputs: (n, ...). Tasks may share this tensor: read it, never write into it.
-        targets: what the sequence's objective takes: int64 (n,) for classification, floating (n, k) for
-            regression, int64 (n, length) for language.
-        test_inputs, test_targets: held-out examples where the sequence has any.
+        measures: what its score says about a network.
+        chance: what a guess that does not look at the inputs scores.
+        published: where results on it were published.
+        reveals: what a method that acts between tasks, or a network with a head for each, is told.
     """
 
-    index: int
-    inputs: Tensor = field(repr=False)
-    targets: Tensor = field(repr=False)
-    test_inputs: Tensor | None = field(default=None, repr=False)
-    test_targets: Tensor | None = field(default=None, repr=False)
+    measures: str
+    chance: str
+    published: str
+    reveals: str
 
 
 class OpenProblem(Protocol):
@@ -112,7 +114,34 @@ class Problem(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Stream(Problem):
-    """A stream of data: a new one says how its task number `index` looks, and nothing else.
+    r"""A stream of data: a new one says how its task number `index` looks, and nothing else.
+
+    Every stream can be made gradual, or made to come back, by its settings. With `gradual` = k and tasks
+    :math:`T_0, T_1, \dots`, task number i of the sequence stands between :math:`T_a` and :math:`T_{a+1}`:
+
+    .. math:: a = \lfloor i / k \rfloor, \qquad w = (i \bmod k) / k
+
+    A mixture takes the share w of its examples from :math:`T_{a+1}`, and an example that has changed stays
+    so; an interpolation has the inputs :math:`(1 - w) x^{(a)} + w x^{(a+1)}`. Held-out examples change along.
+    The number of passes over each of the k stages is the learner's: give it a k-th of those of a whole task.
+
+    Args:
+        tasks: how many, >= 1; stages count as tasks.
+        score: what counts: "training" (all examples after training on them), "held-out", or "online" (each
+            mini-batch just before it is learned); None: the stream's own choice.
+        gradual: stages k >= 2 from one task to the next; None: abrupt.
+        blend: "mixture" or, where only inputs or numbers to be predicted change, "interpolation"; None: a
+            mixture.
+        recurring: number of different tasks, >= 1: after the last one the first comes back; None: all differ.
+
+    Attributes:
+        scored: what counts where `score` is None.
+        interpolates: whether its tasks may be interpolated.
+        one_pass: whether every example may be learned once only.
+        info: what people should know of it.
+
+    Reference:
+        arXiv:2602.09234: where change is gradual, the loss of plasticity largely vanishes.
 
     Example:
         >>> @dataclass(frozen=True, kw_only=True)
@@ -122,12 +151,42 @@ class Stream(Problem):
         ...         return Task(index, source.data.inputs * (-1) ** index, source.data.targets)
     """
 
+    scored: ClassVar[Score] = "training"
+    interpolates: ClassVar[bool] = False
+    one_pass: ClassVar[bool] = False
+    info: ClassVar[StreamInfo | None] = None
+
+    score: Score | None = None
+    gradual: int | None = None
+    blend: Literal["mixture", "interpolation"] | None = None
+    recurring: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = f"stream {self.name}"
+        at_least(self, owner, 2, "gradual")
+        at_least(self, owner, 1, "recurring")
+        if self.blend is not None and self.gradual is None:
+            raise IsoplastError(f"blend of {owner} is {self.blend!r}, but it is not gradual: give gradual: 8")
+        if self.blend == "interpolation" and not self.interpolates:
+            raise IsoplastError(f"blend of {owner} is 'interpolation': its targets change, take 'mixture'")
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether held-out samples of the data set are needed."""
+        return self.takes_data and (self.score or self.scored) == "held-out"
+
     def open(self, data: Dataset | None, seed: int) -> TaskSequence:
         """The tasks made from a data set; see `Problem.open`."""
         if data is None and self.takes_data:
             raise IsoplastError(f"stream {self.name} needs data: name a data set")
         if seed < 0:
             raise IsoplastError(f"seed={seed} of stream {self.name}: give an integer >= 0")
+        if self.holds_out and data is not None and data.test is None:
+            raise IsoplastError(
+                f"stream {self.name} counts held-out samples, and data {data.name!r} have none: load them "
+                "with test=True, hold some out with data.split(0.2), or set score: training"
+            )
         self.check_data(data)
         return TaskSequence(self, data, seed)
 
@@ -135,11 +194,13 @@ class Stream(Problem):
         """Raise IsoplastError for data that this stream cannot use; by default it takes any."""
 
     def objective(self, data: Dataset | None) -> Objective:
-        """The loss and the score: by default classification or regression, as the data are."""
+        """The loss and the score: by default those of classes, numbers or text, as the data are."""
         if data is None:
             raise IsoplastError(f"stream {self.name} makes its own data: it must say its objective")
         if data.classes is None:
             return Regression(int(data.targets.shape[1]))
+        if data.targets.ndim == 2:
+            return Language(data.classes)
         return Classification(data.classes)
 
     def input_shape(self, data: Dataset | None) -> tuple[int, ...]:
@@ -185,7 +246,9 @@ class TaskSequence:
     @property
     def primary(self) -> str:
         """The metric that counts."""
-        return self.stream.primary or self.objective.metric
+        before = {"training": "", "held-out": "test_", "online": "online_"}
+        counts = self.stream.score or self.stream.scored
+        return self.stream.primary or before[counts] + self.objective.metric
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -199,8 +262,11 @@ class TaskSequence:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of the raw data; "" where the stream makes its own."""
-        return "" if self.data is None else self.data.fingerprint
+        """The sha256 of the raw data, with that of held-out ones; "" where the stream makes its own."""
+        if self.data is None:
+            return ""
+        test = "" if self.data.test is None else f"+{self.data.test.fingerprint}"
+        return self.data.fingerprint + test
 
     def task(self, index: int) -> Task:
         """The task at 0 <= index < tasks, a pure function of the stream, the data, the seed and the index.
@@ -211,11 +277,27 @@ class TaskSequence:
         name = self.stream.name
         if not 0 <= index < self.tasks:
             raise IsoplastError(f"task {index} of stream {name!r}: it has tasks 0..{self.tasks - 1}")
-        made = self.stream.make_task(self, index)
-        wrong = self.objective.check(made.targets) if len(made.targets) else "it has no examples"
-        if wrong or len(made.inputs) != len(made.targets):
-            wrong = wrong or f"{len(made.inputs)} inputs for {len(made.targets)} targets"
+        made = self._stage(index)
+        wrong = (made.objective or self.objective).check(made.targets) if len(made.targets) else "it is empty"
+        if wrong or len(made.examples) != len(made.targets):
+            wrong = wrong or f"{len(made.examples)} inputs for {len(made.targets)} targets"
             raise IsoplastError(f"task {index} of stream {name!r}: {wrong}")
+        return made
+
+    def _stage(self, index: int) -> Task:
+        stages = self.stream.gradual or 1
+        before, stage = divmod(index, stages)
+        first = self._whole(before, index)
+        if stage == 0:
+            return first
+        linear = self.stream.blend == "interpolation"
+        return blended(first, self._whole(before + 1, index), stage / stages, self, before, linear)
+
+    def _whole(self, index: int, place: int) -> Task:
+        """The task at `index` before anything is blended, to stand at a place of the sequence."""
+        made = self.stream.make_task(self, index % (self.stream.recurring or index + 1))
+        if place != index or self.stream.recurring:
+            made.index = place
         return made
 
     def bits(self, index: int, size: int, part: int = 0) -> npt.NDArray[np.uint64]:
@@ -252,7 +334,7 @@ def problem(name: str, **settings: Any) -> Problem:
 
     Example:
         >>> problem("random-labels", tasks=3)
-        RandomLabels(tasks=3)
+        RandomLabels(tasks=3, score=None, gradual=None, blend=None, recurring=None)
     """
     kind = STREAMS.find(name)
     return kind(**converted(kind, f"stream {name}", settings))

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -62,6 +63,8 @@ class Classification(Objective):
 
     Args:
         classes: number of classes, >= 2.
+        active: the classes that may occur, ascending; None: all. The outputs of others are masked: they have
+            probability 0 and get no gradient, and chance is one in so many.
     """
 
     metric: ClassVar[str] = "accuracy"
@@ -69,6 +72,7 @@ class Classification(Objective):
     centred: ClassVar[bool] = True
 
     classes: int
+    active: tuple[int, ...] | None = None
 
     @property
     def outputs(self) -> int:
@@ -77,16 +81,24 @@ class Classification(Objective):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean cross-entropy."""
-        return cross_entropy(outputs, targets)
+        return cross_entropy(self._visible(outputs), targets)
+
+    def _visible(self, outputs: Tensor) -> Tensor:
+        if self.active is None:
+            return outputs
+        hidden = torch.ones(self.classes, dtype=torch.bool, device=outputs.device)
+        hidden[list(self.active)] = False
+        return outputs.masked_fill(hidden, -math.inf)
 
     def totals(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Summed cross-entropies, and how many are right."""
+        outputs = self._visible(outputs)
         losses = cross_entropy(outputs, targets, reduction="sum").double()
         return losses, (outputs.argmax(1) == targets).sum().double()
 
     def chance(self, targets: Tensor) -> float:
         """1 / classes."""
-        return 1 / self.classes
+        return 1 / len(self.active or range(self.classes))
 
     def check(self, targets: Tensor) -> str:
         """Targets must be class numbers."""
@@ -94,6 +106,9 @@ class Classification(Objective):
             return f"targets are {_kind(targets)}: classes are whole numbers of shape (n,)"
         if len(targets) and not (int(targets.min()) >= 0 and int(targets.max()) < self.classes):
             return f"targets go from {int(targets.min())} to {int(targets.max())}, for {self.classes} classes"
+        found = set(targets.tolist()) if self.active is not None else set()
+        if self.active is not None and not found <= set(self.active):
+            return f"targets are {sorted(found)}, and the active classes are {list(self.active)}"
         return ""
 
 

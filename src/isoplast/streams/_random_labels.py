@@ -9,7 +9,8 @@ import torch
 
 from isoplast._core.errors import IsoplastError
 from isoplast.data import Dataset
-from isoplast.streams._base import Stream, Task, TaskSequence, register
+from isoplast.streams._base import Stream, StreamInfo, TaskSequence, register
+from isoplast.streams._views import Task
 
 
 @register
@@ -30,6 +31,12 @@ class RandomLabels(Stream):
     """
 
     name: ClassVar[str] = "random-labels"
+    info: ClassVar[StreamInfo] = StreamInfo(
+        measures="plasticity alone: how well new targets are fitted, when nothing carries over",
+        chance="1 / classes",
+        published="arXiv:2606.09762, section 6 (CIFAR-10, MLP, 200 tasks of 256 epochs); arXiv:2303.01486",
+        reveals="when a task begins",
+    )
 
     def check_data(self, data: Dataset | None) -> None:
         """Data must have classes to draw from."""

@@ -13,9 +13,11 @@ from isoplast.study._run_study import run_study
 from isoplast.study._spec import Run, Switch
 from isoplast.study._study import Study, builtin_studies, find_study
 from isoplast.study._yaml import parse_yaml
-from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome
+from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome, make_executor
 from isoplast.study.executors._inline import InlineExecutor
 from isoplast.study.executors._local import LocalExecutor
+from isoplast.study.executors._ray import RayExecutor
+from isoplast.study.executors._slurm import SlurmExecutor
 from isoplast.study.executors._worker import worker
 from isoplast.study.run._dqn import DQN
 from isoplast.study.run._execute import Progress, RunFailed, execute, module_path
@@ -50,11 +52,13 @@ __all__ = [
     "Outcome",
     "Part",
     "Progress",
+    "RayExecutor",
     "Recipe",
     "Run",
     "RunDirectory",
     "RunFailed",
     "RunLocked",
+    "SlurmExecutor",
     "Status",
     "Study",
     "Supervised",
@@ -66,6 +70,7 @@ __all__ = [
     "git_words",
     "load_runs",
     "load_study",
+    "make_executor",
     "measure_network",
     "metric",
     "metrics_table",

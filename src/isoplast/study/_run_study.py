@@ -7,8 +7,7 @@ from pathlib import Path
 
 from isoplast.study._spec import Run, whole
 from isoplast.study._study import Study
-from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome, Silent
-from isoplast.study.executors._cores import usable_cores
+from isoplast.study.executors._base import Display, Executor, Job, Outcome, Silent, make_executor
 from isoplast.study.run._execute import check_threads, module_path, open_problem
 from isoplast.study.store._directory import RunDirectory
 from isoplast.study.store._lock import DirectoryLock
@@ -31,11 +30,11 @@ def run_study(
     Args:
         study: what to run.
         out: directory of the results, made if need be.
-        jobs: number of runs at the same time, >= 1; None: as many as there are usable cores for.
+        jobs: number of runs at the same time, >= 1; None: as many as the executor has room for.
         threads: threads of each run, >= 1; the bits of a result depend on it.
         display: is told how it goes.
         executor: where: "local" (processes on this machine), "inline" (one after the other in this
-            process), the name of another one, or an `Executor`.
+            process), "ray", "slurm", the name of another one, or an `Executor`.
 
     Returns:
         How each run ended, in the study's order.
@@ -48,7 +47,7 @@ def run_study(
     if jobs is not None:
         whole("jobs", jobs, 1)
     check_threads(threads)
-    chosen = executor if isinstance(executor, Executor) else EXECUTORS.find(executor)()
+    chosen = executor if isinstance(executor, Executor) else make_executor(executor)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with DirectoryLock(out) as lock:
@@ -58,8 +57,7 @@ def run_study(
         missing = _missing(directories)
         _check_tasks(missing)
         todo = [Job(run, directories[run], threads) for run in missing]
-        at_once = jobs or max(1, usable_cores() // threads)
-        for outcome in chosen.execute(todo, at_once, display or Silent()):
+        for outcome in chosen.execute(todo, jobs, display or Silent()):
             outcomes[outcome.run] = outcome
             lock.check()
     return [outcomes[run] for run in study.runs]

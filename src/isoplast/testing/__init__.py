@@ -9,6 +9,6 @@ Example:
 
 from isoplast.testing._methods import check_method
 from isoplast.testing._networks import NETWORKS, Network
-from isoplast.testing._streams import check_stream, made_up_data
+from isoplast.testing._streams import check_stream, made_up_data, made_up_text
 
-__all__ = ["NETWORKS", "Network", "check_method", "check_stream", "made_up_data"]
+__all__ = ["NETWORKS", "Network", "check_method", "check_stream", "made_up_data", "made_up_text"]

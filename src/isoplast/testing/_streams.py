@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isoplast._core.settings import settings_of
 from isoplast.data import Dataset
-from isoplast.streams import Stream, Task, TaskSequence
+from isoplast.streams import LanguageStream, Stream, Task, TaskSequence
 
 _TASKS = 4  # looked at
 
@@ -26,7 +26,8 @@ def check_stream(stream: Stream, data: Dataset | None = None) -> None:
 
     Args:
         stream: the stream, with settings that make a small one.
-        data: what it is made from; for a stream that takes data by default 400 made-up images of 10 classes.
+        data: what it is made from; for a stream that takes data by default 400 made-up images of 10 classes,
+            100 of them held out, or made-up text.
 
     Raises:
         AssertionError: it does not; the message says what.
@@ -35,8 +36,10 @@ def check_stream(stream: Stream, data: Dataset | None = None) -> None:
         >>> from isoplast.streams import problem
         >>> check_stream(problem("random-labels", tasks=3))
     """
-    data = made_up_data() if data is None and stream.takes_data else data
-    before = None if data is None else (data.inputs.clone(), data.targets.clone())
+    if data is None and stream.takes_data:
+        data = made_up_text() if isinstance(stream, LanguageStream) else made_up_data()
+    whole = [] if data is None else [one for one in (data, data.test) if one is not None]
+    before = [(one.inputs.clone(), one.targets.clone()) for one in whole]
     opened = stream.open(data, 3)
     count = min(stream.tasks, _TASKS)
     tasks = [opened.task(index) for index in range(count)]
@@ -50,22 +53,53 @@ def check_stream(stream: Stream, data: Dataset | None = None) -> None:
         except ValueError:
             continue
         raise AssertionError(f"task {index} of {stream.tasks} must be refused")
-    if before is not None and data is not None:
-        same = torch.equal(before[0], data.inputs) and torch.equal(before[1], data.targets)
+    for one, (inputs, targets) in zip(whole, before, strict=True):
+        same = torch.equal(inputs, one.inputs) and torch.equal(targets, one.targets)
         assert same, "the stream writes into the data it is made from"
+    _check_held_out(opened, tasks)
 
 
 def made_up_data(samples: int = 400, classes: int = 10) -> Dataset:
-    """Balanced labels, images (3, 4, 4) that are all different."""
+    """Balanced labels, images (3, 4, 4) that are all different; a quarter of them held out."""
     generator = torch.Generator().manual_seed(0)
-    return Dataset(
+    whole = Dataset(
         name="made-up",
         inputs=torch.randn(samples, 3, 4, 4, generator=generator),
         targets=torch.arange(samples) % classes,
         classes=classes,
         note="made up",
-        fingerprint="0",
     )
+    return whole.split(0.25)
+
+
+def made_up_text(sequences: int = 60, length: int = 8) -> Dataset:
+    """Bytes in three parts of equal length; a quarter of each held out."""
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(256, (sequences, length + 1), generator=generator)
+    whole = Dataset(
+        name="made-up-text",
+        inputs=text[:, :-1].clone(),
+        targets=text[:, 1:].clone(),
+        classes=256,
+        note="made up",
+        parts=tuple((name, sequences // 3) for name in "abc"),
+    )
+    return whole.split(0.25)
+
+
+def _check_held_out(opened: TaskSequence, tasks: list[Task]) -> None:
+    """Where held-out examples count there are some, and none of their rows is among those trained on."""
+    counts = (opened.stream.score or opened.stream.scored) == "held-out"
+    for task in tasks:
+        if task.test_inputs is None:
+            assert not counts, f"task {task.index}: nothing is held out"
+            continue
+        assert len(task.test_inputs), f"task {task.index}: nothing is held out"
+        trained = {row.numpy().tobytes() for row in task.inputs.contiguous()}
+        leaks = trained & {row.numpy().tobytes() for row in task.test_inputs.contiguous()}
+        # A stream that makes its own inputs may draw one again by chance.
+        ours = opened.stream.takes_data
+        assert not (leaks and ours), f"task {task.index}: {len(leaks)} of the held-out inputs are trained on"
 
 
 def _check_task(opened: TaskSequence, task: Task, index: int) -> None:
@@ -77,7 +111,8 @@ def _check_task(opened: TaskSequence, task: Task, index: int) -> None:
     )
     if task.inputs.is_floating_point():
         assert bool(task.inputs.isfinite().all()), f"task {index}: some inputs are not finite"
-    wrong = opened.objective.check(task.targets)
+    objective = task.objective or opened.objective
+    wrong = objective.check(task.targets)
     assert not wrong, f"task {index}: {wrong}"
     halves = (task.test_inputs is None) == (task.test_targets is None)
     assert halves, f"task {index}: half of a test part"
@@ -85,8 +120,8 @@ def _check_task(opened: TaskSequence, task: Task, index: int) -> None:
         assert tuple(task.test_inputs.shape[1:]) == opened.input_shape, (
             f"task {index}: held-out inputs differ"
         )
-        assert not opened.objective.check(task.test_targets), f"task {index}: held-out targets do not fit"
-    chance = opened.objective.chance(task.targets)
+        assert not objective.check(task.test_targets), f"task {index}: held-out targets do not fit"
+    chance = objective.chance(task.targets)
     assert chance == chance, f"task {index}: chance is not a number"
 
 

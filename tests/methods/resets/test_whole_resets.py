@@ -156,6 +156,31 @@ def test_an_optimizer_reset_restarts_what_the_groups_count() -> None:
     assert all(group[key] == 0 for group in optimizer.param_groups for key in counted)
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_softened_moments_are_a_share_of_what_they_were(kind: type[torch.optim.Optimizer]) -> None:
+    settings = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    model = network()
+    optimizer = kind(model.parameters(), lr=1e-2, **settings)
+    run = Training(methods.get("softened-moments", factor=0.25), model, optimizer)
+    train(run, 3)
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    run.new_task()
+    for number, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            old = before[number][name]
+            assert torch.equal(value, old if value.dim() == 0 else 0.25 * old), name
+            assert value.dim() == 0 or bool((old != 0).any())
+
+
+def test_softened_by_one_changes_nothing() -> None:
+    run = started("softened-moments", factor=1.0)
+    train(run, 3)
+    before = copy.deepcopy(run.optimizer.state_dict()["state"])
+    run.new_task()
+    after = run.optimizer.state_dict()["state"]
+    assert all(torch.equal(after[n][key], value) for n, old in before.items() for key, value in old.items())
+
+
 def head_of(model: nn.Module) -> InjectedHead:
     return next(module for module in model.modules() if isinstance(module, InjectedHead))
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ from isoplast.study import (
     execute,
     run_study,
 )
+from isoplast.study.executors import _local, _memory
 from isoplast.study.executors._cores import usable_cores
 from isoplast.study.store import _files
 from isoplast.study.store._lock import DirectoryLock, is_locked
@@ -344,3 +345,67 @@ def test_cores_respect_the_quota_of_a_container(tmp_path: Path) -> None:
     assert usable_cores(quota) == 1
     quota.write_text("100000000 100000\n")
     assert usable_cores(quota) == free
+
+
+def test_the_largest_worker_ends_before_memory_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs are at work, and the process that was started last holds most: it alone ends."""
+    ended: list[int] = []
+
+    def once(processes: Sequence[int]) -> tuple[int, str] | None:
+        found = None if ended or len(processes) < 2 else _memory.too_large(processes)
+        ended.extend([] if found is None else [found[0]])
+        return found
+
+    monkeypatch.setattr(_local, "_LOOK", 0.05)
+    monkeypatch.setattr(_local, "too_large", once)
+    monkeypatch.setattr(_memory, "held", lambda process: process * 2**30)
+    monkeypatch.setattr(_memory, "memory_left", lambda: (2**28, 2**34))
+    outcomes = run_study(Study.parse(TWO), tmp_path, jobs=2)
+    (failed,) = [outcome for outcome in outcomes if outcome.failure]
+    assert len(ended) == 1
+    assert re.fullmatch(
+        r"out of memory: it held .* when 0.25 GiB of 16.00 GiB were left; give fewer --jobs, .*",
+        str(failed.failure),
+    )
+    status = failed.directory.status()
+    assert (status.state, status.reason) == ("failed", failed.failure)
+    assert not [one.failure for one in run_study(Study.parse(TWO), tmp_path) if one.failure]
+
+
+def test_memory_that_others_fill_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_memory, "memory_left", lambda: (2**20, 2**34))
+    monkeypatch.setattr(_memory, "held", lambda process: 2**28)
+    assert _memory.too_large([1, 2]) is None
+    monkeypatch.setattr(_memory, "held", lambda process: process * 2**30)
+    found = _memory.too_large([1, 2])
+    assert found is not None
+    assert found[0] == 2
+
+
+def test_memory_of_a_container_counts(tmp_path: Path) -> None:
+    machine_left, machine_total = _memory.memory_left(tmp_path)
+    assert 0 < machine_left <= machine_total
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _memory.memory_left(tmp_path)[1] == machine_total
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    (tmp_path / "memory.stat").write_text("anon 600000\ninactive_file 200000\n")
+    assert _memory.memory_left(tmp_path) == (300000, 1000000)
+
+
+def test_memory_of_children_is_counted() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "x = bytearray(100 * 2**20); import time; print(1, flush=True); time.sleep(60)",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        alone = _memory.held(child.pid)
+        assert 100 * 2**20 < alone < 200 * 2**20
+        assert _memory.held(os.getpid()) > 100 * 2**20 + 10 * 2**20
+        child.kill()
+    assert _memory.held(child.pid) == 0

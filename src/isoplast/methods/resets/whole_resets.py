@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 
 from isoplast.methods._protocol import MethodInfo, TaskContext, TaskMethod
 from isoplast.methods._registry import register
-from isoplast.methods._tools._checks import at_least
+from isoplast.methods._tools._checks import at_least, fraction
 from isoplast.methods._tools._execution import last_layers, names_within
 from isoplast.methods._tools._fresh import drawn, forget, prepare_to_draw, put, tensors
+from isoplast.methods._tools._optimizer_state import memories
 from isoplast.model import head_names
 
 
@@ -184,6 +185,50 @@ class OptimizerReset(TaskMethod):
     def between_tasks(self, task: TaskContext) -> None:
         """Drop the optimizer's state."""
         _restart(self.state, task.optimizer)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class SoftenedMoments(TaskMethod):
+    r"""Adam, whose moments shrink where a task begins instead of being forgotten.
+
+    .. math:: m \leftarrow f m, \qquad v \leftarrow f v
+
+    Whatever the optimizer remembers of single entries of the gradients is multiplied; its counts of steps
+    stay. With f = 0.1 the first step of the next task goes the old way at a third of the size (0.1 / sqrt(0.1)).
+
+    Args:
+        factor: f, in [0, 1]; 1 changes nothing.
+
+    Deviations: the source adds noise to the least used units by the effective rank of the features; that is
+    left to the resets of units, with which this combines.
+
+    Reference:
+        ITADN-Lab, PLAST, 2026, github.com/ITADN-Lab/PLAST (moments times 0.1 at a task boundary).
+    """
+
+    name: ClassVar[str] = "softened-moments"
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="Softened moments",
+        source="ITADN-Lab, PLAST, github.com/ITADN-Lab/PLAST",
+        controls="nothing (the step size of Adam)",
+        family="resets",
+        needs_task_boundaries=True,
+    )
+
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction(self, "factor")
+
+    def between_tasks(self, task: TaskContext) -> None:
+        """Shrink what the optimizer remembers of the gradients."""
+        for group in task.optimizer.param_groups:
+            for parameter in group["params"]:
+                for memory, start in memories(task.optimizer, parameter):
+                    if start is not None:
+                        memory.mul_(self.factor)
 
 
 def _keep_counters(state: dict[str, Any], optimizer: Optimizer) -> None:

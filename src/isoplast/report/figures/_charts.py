@@ -59,6 +59,25 @@ def sweep_chart(
     Raises:
         IsoplastError: no result has a positive `x`.
     """
+    lines, others = swept_lines(results, x=x, line=line)
+    levels = np.array([value for value, _ in others])
+    low = np.concatenate([*(one.low for one in lines), levels])
+    high = np.concatenate([*(one.high for one in lines), levels])
+    scale = _fitting(results, low, high)
+    label = results[0].metric.label
+    title = title or f"Mean {label} over all tasks"
+    references = (*_chance(results), *others)
+    return line_chart(lines, Axes(title, x_label, label, log_x=True, references=references), scale)
+
+
+def swept_lines(
+    results: Sequence[MethodRuns], *, x: str = "isometry", line: str = "lr"
+) -> tuple[list[Line], list[tuple[float, str]]]:
+    """The mean score over tasks against a setting: lines, and the levels of methods that have no such one.
+
+    Raises:
+        IsoplastError: no result has a positive `x`.
+    """
     placed = [result for result in results if _setting(result, x)]
     if not placed:
         raise IsoplastError(f"no method of this study has a setting {x!r} above 0 to sweep over")
@@ -76,14 +95,7 @@ def sweep_chart(
     others = [
         (float(over_seeds(_means(result))[0]), result.label) for result in results if not _setting(result, x)
     ]
-    levels = np.array([value for value, _ in others])
-    low = np.concatenate([*(line.low for line in lines), levels])
-    high = np.concatenate([*(line.high for line in lines), levels])
-    scale = _fitting(results, low, high)
-    label = results[0].metric.label
-    title = title or f"Mean {label} over all tasks"
-    references = (*_chance(results), *others)
-    return line_chart(lines, Axes(title, x_label, label, log_x=True, references=references), scale)
+    return lines, others
 
 
 def _setting(result: MethodRuns, name: str) -> float:

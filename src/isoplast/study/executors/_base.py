@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from isoplast._core.registry import Registry
+from isoplast._core.settings import converted
 from isoplast.study._spec import Run
 from isoplast.study.run._execute import Progress
 from isoplast.study.store._directory import RunDirectory
@@ -93,8 +94,9 @@ class Silent:
         """Show nothing."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Executor(ABC):
-    """Does jobs. It is left with no worker behind, however that happens.
+    """Does jobs; its fields are its settings. It is left with no worker behind, however that happens.
 
     A new one (a cluster's, say) starts `job.command(...)` somewhere, follows the worker's events or the
     `status()` of the job's directory, and yields an outcome for every job. A worker that dies takes its own
@@ -109,14 +111,32 @@ class Executor(ABC):
     isolated: ClassVar[bool] = True
 
     @abstractmethod
-    def execute(self, jobs: Sequence[Job], at_once: int, display: Display) -> Iterator[Outcome]:
+    def execute(self, jobs: Sequence[Job], at_once: int | None, display: Display) -> Iterator[Outcome]:
         """Do all jobs, in any order; yields how each ended, as it ends.
 
         Args:
             jobs: what to do.
-            at_once: how many may run at the same time, >= 1.
+            at_once: how many may run at the same time, >= 1; None: as many as there is room for.
             display: told how it goes, from the thread that iterates.
         """
 
 
 EXECUTORS: Registry[Executor] = Registry("executor", Executor, "isoplast.executors")
+
+
+def make_executor(name: str, settings: Mapping[str, Any] | None = None) -> Executor:
+    """An executor by its name.
+
+    Args:
+        name: one of `EXECUTORS`.
+        settings: some of its settings; the others keep their defaults.
+
+    Raises:
+        IsoplastError: there is no such executor, or no such setting, or a value is of another type.
+
+    Example:
+        >>> make_executor("local")
+        LocalExecutor()
+    """
+    kind = EXECUTORS.find(name)
+    return kind(**converted(kind, f"executor {name}", settings or {}))

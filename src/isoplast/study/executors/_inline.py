@@ -17,7 +17,7 @@ class InlineExecutor(Executor):
     name: ClassVar[str] = "inline"
     isolated: ClassVar[bool] = False
 
-    def execute(self, jobs: Sequence[Job], at_once: int, display: Display) -> Iterator[Outcome]:
+    def execute(self, jobs: Sequence[Job], at_once: int | None, display: Display) -> Iterator[Outcome]:
         """Do all jobs in order; `at_once` has no meaning here."""
         for job in jobs:
             scores: list[float | None] = [None]

@@ -11,14 +11,19 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome
+from isoplast.study.executors._cores import usable_cores
+from isoplast.study.executors._memory import too_large
 from isoplast.study.executors._worker import DONE, LOCKED
 from isoplast.study.run._execute import Progress
 from isoplast.study.store._lock import RunLocked
+
+_LOOK = 1.0  # seconds between two looks at the memory
 
 
 @EXECUTORS.register
@@ -27,10 +32,14 @@ class LocalExecutor(Executor):
 
     name: ClassVar[str] = "local"
 
-    def execute(self, jobs: Sequence[Job], at_once: int, display: Display) -> Iterator[Outcome]:
-        """Do all jobs, `at_once` processes at a time."""
+    def execute(self, jobs: Sequence[Job], at_once: int | None, display: Display) -> Iterator[Outcome]:
+        """Do all jobs, `at_once` processes at a time; None: as many as there are usable cores for."""
+        if not jobs:
+            return
+        at_once = at_once or max(1, usable_cores() // jobs[0].threads)
         waiting = deque(jobs)
         working: list[_Worker] = []
+        looked = time.monotonic()
         events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         try:
             while waiting or working:
@@ -38,7 +47,13 @@ class LocalExecutor(Executor):
                     worker = _Worker(waiting.popleft(), events)
                     working.append(worker)
                     display.started(worker.job.run)
-                worker, event = _next(events)
+                if time.monotonic() - looked > _LOOK:
+                    _watch_memory(working)
+                    looked = time.monotonic()
+                try:  # a wait without an end would keep Ctrl-C waiting on Windows
+                    worker, event = events.get(timeout=_LOOK)
+                except queue.Empty:
+                    continue
                 if event is not None:
                     worker.take(event, display)
                     continue
@@ -51,10 +66,14 @@ class LocalExecutor(Executor):
                 worker.stop()
 
 
-def _next(events: queue.Queue[Any]) -> Any:
-    while True:  # a wait without an end would keep Ctrl-C waiting on Windows
-        with contextlib.suppress(queue.Empty):
-            return events.get(timeout=1.0)
+def _watch_memory(working: Sequence[_Worker]) -> None:
+    """End the largest worker before memory runs out: the system would pick any process."""
+    found = too_large([worker.process.pid for worker in working])
+    if found is not None:
+        number, reason = found
+        (worker,) = [worker for worker in working if worker.process.pid == number]
+        worker.failure = reason
+        worker.process.kill()
 
 
 class _Worker:

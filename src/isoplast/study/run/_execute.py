@@ -16,7 +16,7 @@ import torch
 
 from isoplast import data
 from isoplast._core.errors import IsoplastError
-from isoplast.streams import OpenProblem
+from isoplast.streams import OpenProblem, Stream
 from isoplast.study._metrics import metric
 from isoplast.study._parts import make
 from isoplast.study._spec import Run, whole
@@ -112,8 +112,9 @@ def open_problem(run: Run) -> OpenProblem:
 def load_part(run: Run) -> data.Dataset:
     """The data set of a run."""
     assert run.data is not None
-    found: data.Dataset = make("data", run.data).load()
-    return found
+    spec: data.DataSpec = make("data", run.data)
+    problem = run.problem()
+    return spec.load_with_test() if isinstance(problem, Stream) and problem.holds_out else spec.load()
 
 
 def start_learner(run: Run, problem: OpenProblem, task: int) -> Learner:

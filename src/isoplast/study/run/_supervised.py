@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from isoplast._core.checks import at_least, positive
 from isoplast._core.errors import IsoplastError
 from isoplast.methods import Method, Training, training
-from isoplast.streams import Problem, Stream, Task, TaskSequence
+from isoplast.streams import Problem, Stream, Task, TaskSequence, View
 from isoplast.study.run._instruments import Measured, measure_network, score
 from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec, Recipe
 from isoplast.study.run._random import order
@@ -28,6 +28,13 @@ class Supervised(LearnerSpec):
         epochs: passes over each task, >= 1.
         batch_size: samples for an optimizer step, >= 1; the last batch of a pass may be smaller.
         clip_norm: the norm to which the gradient is cut, > 0; None: not at all.
+        warmup_steps: over how many steps, >= 1, the learning rate rises in a straight line to its value;
+            None: it is there at once.
+        schedule: "linear" or "cosine": how it falls to `final_lr` after that; None: it stays.
+        schedule_over: whether both take place in every "task" or once in the "run", which is taken to be as
+            many tasks of the present one's length as there are; None: in every task.
+        final_lr: share of the learning rate that a schedule ends at, in [0, 1); None: 0.
+        online: whether every mini-batch is also scored just before it is learned; None: where that counts.
     """
 
     name: ClassVar[str] = "supervised"
@@ -35,11 +42,23 @@ class Supervised(LearnerSpec):
     epochs: int = 25
     batch_size: int = 64
     clip_norm: float | None = None
+    warmup_steps: int | None = None
+    schedule: Literal["linear", "cosine"] | None = None
+    schedule_over: Literal["task", "run"] | None = None
+    final_lr: float | None = None
+    online: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, f"learner {self.name}", 1, "epochs", "batch_size")
+        at_least(self, f"learner {self.name}", 1, "warmup_steps")
         positive(self, f"learner {self.name}", "clip_norm")
+        if self.final_lr is not None and not 0 <= self.final_lr < 1:
+            raise IsoplastError(f"final_lr of learner {self.name} is {self.final_lr}: give a share in [0, 1)")
+        if self.final_lr is not None and self.schedule is None:
+            raise IsoplastError(f"final_lr of learner {self.name} ends a schedule: give schedule: cosine")
+        if self.schedule_over is not None and self.schedule is None and self.warmup_steps is None:
+            raise IsoplastError(f"schedule_over of learner {self.name} needs schedule or warmup_steps")
 
     def check(self, problem: Problem) -> None:
         """Only streams of data are learned this way."""
@@ -48,6 +67,27 @@ class Supervised(LearnerSpec):
                 f"learner {self.name} trains on data, and the tasks of {problem.name} are none: "
                 f"choose learner {problem.learner}"
             )
+        if problem.one_pass and self.epochs != 1:
+            raise IsoplastError(
+                f"epochs of learner {self.name} is {self.epochs}, and stream {problem.name} shows every "
+                "example once: set epochs: 1"
+            )
+
+    def factor(self, step: int, steps: int) -> float:
+        """What the learning rate is multiplied by at a step, 0 <= step < steps.
+
+        A warm-up of m steps has the factors 1/m, 2/m, ..., 1; a schedule then goes from 1 to `final_lr`,
+        which the step after the last one would have.
+        """
+        warmup = self.warmup_steps or 0
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.schedule is None:
+            return 1.0
+        done = min(1.0, (step - warmup) / max(1, steps - warmup))
+        left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        last = self.final_lr or 0.0
+        return last + (1 - last) * left
 
     def start(self, problem: Any, recipe: Recipe, task: int) -> SupervisedLearner:
         """The learner before its task number `task`."""
@@ -62,7 +102,9 @@ class SupervisedLearner(Learner):
         self.objective = problem.objective
         self.units = settings.epochs
         self.steps = 0
-        self.online = problem.primary.startswith("online_")
+        counts = problem.primary.startswith("online_")
+        self.online = counts if settings.online is None else settings.online or counts
+        self._copies: dict[int, Tensor] = {}
         network = recipe.net.make(problem.input_shape, self.objective.outputs)
         self._training = self._started(recipe.make_method(0), network)
         self.method, self.network = self._training.method, self._training.model
@@ -74,7 +116,9 @@ class SupervisedLearner(Learner):
 
     def _started(self, method: Method, network: nn.Module) -> Training:
         recipe, clip = self.recipe, self.settings.clip_norm
-        return training(method, network, lr=recipe.lr, clip_norm=clip, device=recipe.device)
+        found = training(method, network, lr=recipe.lr, clip_norm=clip, device=recipe.device)
+        self._rates = [float(group["lr"]) for group in found.optimizer.param_groups]
+        return found
 
     def _switch(self) -> None:
         assert self.recipe.switch is not None
@@ -87,10 +131,12 @@ class SupervisedLearner(Learner):
         switches = task.index == self.recipe.switch
         if switches:
             self._switch()
-        device = self.recipe.device
         self._task, self._epoch = task.index, 0
-        self._inputs, self._targets = task.inputs.to(device), task.targets.to(device)
+        self._inputs = self._targets = torch.empty(0)  # let go of the last task's before there are this one's
+        self._inputs, self._targets = self.inputs(task), task.targets.to(self.recipe.device)
+        self.objective = task.objective or self.problem.objective
         self._measured = Measured()
+        self._first_step = self.steps
         self.steps_per_task = -(-len(task.targets) // self.settings.batch_size) * self.settings.epochs
         self._training.new_task(self._inputs, self._task_loss)
         return switches
@@ -114,10 +160,26 @@ class SupervisedLearner(Learner):
                     self._measured.add(self.objective, found.detach(), targets)
                 return self.objective.loss(found, targets)
 
+            self._set_rate(self.steps + len(losses))
             losses.append(self._training.step(closure, inputs=inputs))
         self._check(torch.stack(losses))  # one synchronisation per epoch, not per step
         self.steps += len(losses)
         self._epoch += 1
+
+    def _set_rate(self, step: int) -> None:
+        settings = self.settings
+        if settings.warmup_steps is None and settings.schedule is None:
+            return
+        if settings.schedule_over == "run":
+            factor = settings.factor(step, self._steps_of_run())
+        else:
+            factor = settings.factor(step - self._first_step, self.steps_per_task)
+        groups = self._training.optimizer.param_groups
+        for group, rate in zip(groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _steps_of_run(self) -> int:
+        return self.steps_per_task * self.problem.tasks
 
     def _check(self, losses: Tensor) -> None:
         bad = (~losses.isfinite()).nonzero()
@@ -130,21 +192,19 @@ class SupervisedLearner(Learner):
 
     def measure(self, task: Task) -> dict[str, Any]:
         """Scores on the task's data, and the instruments."""
-        inputs = self.inputs(task)
+        inputs, objective = self.inputs(task), task.objective or self.problem.objective
         found: dict[str, Any] = {
             "primary": self.problem.primary,
-            "chance": self.objective.chance(task.targets),
+            "chance": objective.chance(task.targets),
         }
         with self.evaluated() as network:
-            found |= score(network, inputs, task.targets.to(self.recipe.device), self.objective)
-            if task.test_inputs is not None and task.test_targets is not None:
-                held_out = task.test_inputs.to(self.recipe.device), task.test_targets.to(self.recipe.device)
-                scores = score(network, *held_out, self.objective)
+            found |= score(network, inputs, task.targets.to(self.recipe.device), objective)
+            if task.test_examples is not None and task.test_targets is not None:
+                held_out = self._on_device(task.test_examples), task.test_targets.to(self.recipe.device)
+                scores = score(network, *held_out, objective)
                 found |= {f"test_{name}": value for name, value in scores.items()}
             if self.online and self.steps:
-                found |= {
-                    f"online_{name}": value for name, value in self._measured.means(self.objective).items()
-                }
+                found |= {f"online_{name}": value for name, value in self._measured.means(objective).items()}
             unmeasured: dict[str, str] = {}
             self.unmeasured = unmeasured
             found |= measure_network(
@@ -168,7 +228,17 @@ class SupervisedLearner(Learner):
 
     def inputs(self, task: Task) -> Tensor:
         """All inputs of a task on the device."""
-        return task.inputs.to(self.recipe.device)
+        return self._on_device(task.examples) if self.recipe.device.type != "cpu" else task.inputs
+
+    def _on_device(self, view: View) -> Tensor:
+        """The values of a view; data that tasks share are copied to the device once."""
+        device, data = self.recipe.device, self.problem.data
+        shared = [] if data is None else [one.inputs for one in (data, data.test) if one is not None]
+        if all(view.source is not one for one in shared):
+            return view.tensor().to(device)
+        if id(view.source) not in self._copies:
+            self._copies[id(view.source)] = view.source.to(device)
+        return view.tensor(self._copies[id(view.source)])
 
     def report(self, steps: int) -> list[str]:
         """What the method says."""

@@ -1,0 +1,125 @@
+"""Figures and tables for papers: what a name asks for is what is written."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from isoplast._core.errors import IsoplastError
+from isoplast.cli import main
+from isoplast.report import method_runs, write_figures, write_report
+from isoplast.report.figures._paper import paper_figures
+from isoplast.report.pages._tables import escape
+from isoplast.study import load_study
+
+BEGINS = {"svg": b"<svg", "pdf": b"%PDF-", "png": b"\x89PNG\r\n", "csv": b"method,seeds,", "tex": b"% needs"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic.write_study(tmp_path_factory.mktemp("made-up"))
+
+
+@pytest.mark.parametrize("kind", BEGINS)
+def test_a_report_is_what_its_name_says(study: Path, tmp_path: Path, kind: str) -> None:
+    target = write_report(study, tmp_path / "deep" / f"out.{kind}")
+    contents = target.read_bytes()
+    assert contents.lstrip()[: len(BEGINS[kind])] == BEGINS[kind]
+    assert write_report(study, tmp_path / f"OUT.{kind.upper()}").read_bytes() == contents
+
+
+@pytest.mark.parametrize("name", ["out", "out.jpg", "out.xlsx", "out.svg.gz", ".pdf"])
+def test_any_other_name_is_refused_before_anything_is_written(study: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(IsoplastError, match=r"written as \.html, .*\.tex, not as"):
+        write_report(study, tmp_path / "new" / name)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_ranked_table_has_the_best_first_and_compares_by_seed(study: Path, tmp_path: Path) -> None:
+    with write_report(study, tmp_path / "methods.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["method"] == "AdamO"
+    means = [float(row["score"]) for row in rows]
+    assert means == sorted(means, reverse=True)
+    found = {row["method"]: row for row in rows}
+    # AdamW is .01 below Adam in every task and seed, so that its gain has no spread at all
+    assert float(found["AdamW"]["gain"]) == pytest.approx(-0.01, abs=1e-3)
+    assert found["Adam"]["gain"] == ""
+    tex = write_report(study, tmp_path / "methods.tex").read_text()
+    lines = [line for line in tex.splitlines() if line.endswith(r"\\")]
+    assert [line.partition(" & ")[0] for line in lines] == ["Method", *(row["method"] for row in rows)]
+    assert len({line.count("&") for line in lines}) == 1
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 1
+
+
+def test_latex_prints_what_a_label_says() -> None:
+    assert escape("a_b & 50% #1 {x} $y$") == r"a\_b \& 50\% \#1 \{x\} \$y\$"
+    assert escape("λ~^\\") == r"$\lambda$\textasciitilde{}\textasciicircum{}\textbackslash{}"
+
+
+def test_all_figures_lie_in_the_folder_and_are_the_same_bytes_again(study: Path, tmp_path: Path) -> None:
+    first = write_figures(study, tmp_path / "one")
+    again = write_figures(study, tmp_path / "two")
+    names = [path.name for path in first]
+    assert {"score.svg", "score.pdf", "profile.pdf", "sigma_max.svg", "dead.pdf", "methods.tex"} <= set(names)
+    assert "sensitivity.svg" not in names  # one strength only
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(names)
+    for one, other in zip(first, again, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+    with (tmp_path / "one" / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(load_study(study))
+    assert rows[0]["sigma_max/layers.0"]
+
+
+def test_the_curves_go_through_the_means(study: Path) -> None:
+    results = method_runs(load_study(study))
+    figures = dict(paper_figures(results))
+    (axes,) = figures["score"].axes
+    curves = {str(line.get_label()): line for line in axes.get_lines()}
+    for one in results:
+        x, y = curves[one.label].get_data()
+        assert list(x) == list(one.tasks[one.trained] + 1)
+        assert list(y) == pytest.approx(one.score[:, one.trained].mean(axis=0))
+    (axes,) = figures["sigma_max"].axes
+    curves = {str(line.get_label()): line for line in axes.get_lines()}
+    largest = results[0].per_layer["sigma_max"].max(axis=2).mean(axis=0)
+    assert list(curves[results[0].label].get_ydata()) == pytest.approx(largest)
+
+
+def test_infinite_values_are_drawn_and_named(study: Path) -> None:
+    figures = dict(paper_figures(method_runs(load_study(study))))
+    (axes,) = figures["ntk_condition_number"].axes
+    assert [text.get_text() for text in axes.texts] == ["infinite"]
+    top = axes.texts[0].xy[1]
+    heights = [max(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata()) > 2]
+    assert max(heights) == pytest.approx(top)
+
+
+def test_a_swept_strength_gives_a_figure_of_sensitivity(tmp_path: Path) -> None:
+    for strength in (1e-3, 1e-2, 1e-1):
+        method = {"name": "adamo", "isometry": strength}
+        run = synthetic.specification(f"AdamO {strength}", 0, 4, method=method)
+        synthetic.write_run(tmp_path, run, synthetic.staying)
+    figures = dict(paper_figures(method_runs(load_study(tmp_path))))
+    (axes,) = figures["sensitivity"].axes
+    (line,) = axes.get_lines()
+    assert list(line.get_xdata()) == [1e-3, 1e-2, 1e-1]
+
+
+def test_the_command_line_writes_a_folder_or_a_file(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(study), "--figures", str(tmp_path / "figures")]) == 0
+    said = capsys.readouterr().out.split()
+    assert said
+    assert all(Path(line).is_file() for line in said)
+    assert main(["report", str(study), "--out", str(tmp_path / "x.doc")]) == 2
+    assert re.search(r"choose one$", capsys.readouterr().err.strip())
+    assert main(["report", str(study), "--out", str(tmp_path / "x.csv"), "--figures", str(tmp_path)]) == 2
+    assert main(["report", str(study), "--figures", str(said[0])]) == 2
+    assert "is a file" in capsys.readouterr().err
