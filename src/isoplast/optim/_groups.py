@@ -37,12 +37,6 @@ GROUP_DEFAULTS: Mapping[str, Any] = {
     "bias_decay": 0.0,
 }
 
-# "auto" waits so long that the equilibrium moves by 1 % of its distance from isometry (the relative
-# bias of waiting T steps is 4 c T), and at most 100 steps: there the paper's MLP pays 3 % (batch
-# 256) to 7 % (batch 16) of a training step on a CPU (benchmarks/adamo_costs_what_adamw_costs.py).
-AUTO_TOLERANCE = 0.01
-AUTO_LONGEST = 100
-
 
 def learning_rate(group: Mapping[str, Any]) -> float | Tensor:
     """The rate of a group's steps: its lr, times the d that a learning-rate-free optimizer has found.
