@@ -173,6 +173,7 @@ class AdamO(Adam):
             if math.isinf(float(value)):
                 raise ValueError(f"Invalid {name}: {value}")
         require_matrix(self.param_groups)
+        self._schedule.expect(self.param_groups)
         warn_of_decay(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -280,7 +281,7 @@ class AdamO(Adam):
         Returns:
             What ``load_state_dict`` of AdamO, AdamW and Adam takes.
         """
-        return self._schedule.saved(plain_state_dict(super().state_dict()), self.param_groups)
+        return self._schedule.saved(plain_state_dict(super().state_dict()), self.param_groups, self.state)
 
     def report(self) -> IsometryReport:
         """What is kept isometric: print it for one line, ``.table()`` for one line per parameter.

@@ -134,6 +134,7 @@ class Attachment:
             self._optimizer.register_load_state_dict_post_hook(self._loaded),
             self._optimizer.register_state_dict_post_hook(self._saved),
         ]
+        self._schedule.expect(groups)
         for link in self._chain:
             link._isoplast_attachment = self
         warn_of_decay(groups, roles)
@@ -273,4 +274,4 @@ class Attachment:
         warn_of_decay(optimizer.param_groups, self._schedule.roles)
 
     def _saved(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        return self._schedule.saved(plain_state_dict(state_dict), optimizer.param_groups)
+        return self._schedule.saved(plain_state_dict(state_dict), optimizer.param_groups, optimizer.state)

@@ -130,7 +130,16 @@ class Schedule:
     def __init__(self, roles: Roles = BY_SHAPE) -> None:
         self.roles = roles
         self.told = False
+        self._had_matrices: set[int] = set()
         self._turns: dict[int, Turns] = {}
+
+    def expect(self, groups: Sequence[Group]) -> None:
+        """Remembers which groups hold matrices to keep isometric: whoever takes them away is found out."""
+        self._had_matrices = {
+            index
+            for index, group in enumerate(groups)
+            if group["isometry"] > 0 and self.roles.matrices(group["params"], group)
+        }
 
     def turns(self, index: int, group: Group, params: Sequence[Tensor], state: Mapping[Any, State]) -> Turns:
         """The turns of a group in this step.
@@ -144,6 +153,7 @@ class Schedule:
         """
         found = self._turns.get(index)
         if found is None or not found.fits(group, params):
+            self._refuse_replaced(index, group)
             if found is not None and found.group is not group:  # groups were replaced or have moved
                 for p, entry in self.owed():
                     state[p].update(entry)
@@ -151,6 +161,15 @@ class Schedule:
                 found = None
             found = self._turns[index] = self._renewed(found, group, params, state)
         return found
+
+    def _refuse_replaced(self, index: int, group: Group) -> None:
+        """DeepSpeed (ZeRO 1 and 2, BF16_Optimizer) puts flat partitions in the place of a group's weights."""
+        if index in self._had_matrices and not self.roles.matrices(group["params"], group):
+            shapes = ", ".join(str(tuple(p.shape)) for p in group["params"][:3])
+            raise ValueError(
+                f"the weights of parameter group {index} were replaced by flat ones, shape {shapes}, which "
+                "hold no matrix to keep isometric: DeepSpeed does that; use fully_shard (FSDP2), or ZeRO 0"
+            )
 
     def _renewed(
         self, old: Turns | None, group: Group, params: Sequence[Tensor], state: Mapping[Any, State]
@@ -164,12 +183,16 @@ class Schedule:
                 state[p].update(left)
         return new
 
-    def saved(self, state_dict: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
+    def saved(
+        self, state_dict: Mapping[str, Any], groups: Sequence[Group], state: Mapping[Any, State]
+    ) -> dict[str, Any]:
         """A copy of the optimizer's state dict that holds what is owed.
 
         Args:
             state_dict: the one that torch made.
             groups: the optimizer's groups, in the same order.
+            state: the optimizer's state. It is told as well: flat distributed checkpoints restore the keys
+                that they find there, and no others.
         """
         packed = dict(state_dict["state"])
         places = {
@@ -179,6 +202,7 @@ class Schedule:
         }
         for p, entry in self.owed():
             if p in places:
+                state[p].update(entry)
                 packed[places[p]] = {**packed.get(places[p], {}), **entry}
         return {**state_dict, "state": packed}
 

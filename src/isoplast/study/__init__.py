@@ -20,9 +20,11 @@ from isoplast.study.executors._local import LocalExecutor
 from isoplast.study.executors._ray import RayExecutor
 from isoplast.study.executors._slurm import SlurmExecutor
 from isoplast.study.executors._worker import worker
+from isoplast.study.run._dqn import DQN
 from isoplast.study.run._execute import Progress, RunFailed, execute, module_path
 from isoplast.study.run._instruments import INSTRUMENTS, measure_network, score
 from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec, Recipe
+from isoplast.study.run._ppo import PPO
 from isoplast.study.run._provenance import git_words
 from isoplast.study.run._supervised import Supervised
 from isoplast.study.store._directory import RunDirectory, Status
@@ -32,10 +34,12 @@ from isoplast.study.store._index import read_index
 from isoplast.study.store._lock import RunLocked
 
 __all__ = [
+    "DQN",
     "EXECUTORS",
     "INSTRUMENTS",
     "LEARNERS",
     "METRICS",
+    "PPO",
     "Axis",
     "Choice",
     "Display",
