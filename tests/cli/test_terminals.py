@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
 import sys
 from pathlib import Path
@@ -52,18 +51,27 @@ def test_workers_take_a_directory_of_any_name(tmp_path: Path, monkeypatch: pytes
 
 def test_the_signal_that_ends_processes_is_an_interruption() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), _terminable():
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
+
+    def terminated() -> None:
+        with _terminable():
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        terminated()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_an_interrupted_display_shows_the_cursor_again(tmp_path: Path) -> None:
+def test_an_interrupted_display_shows_the_cursor_again() -> None:
     text, run = io.StringIO(), Run()
     console = Console(file=text, force_terminal=True, width=80)
-    with pytest.raises(KeyboardInterrupt), display(console, [run]) as shown:
-        shown.started(run)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with display(console, [run]) as shown:
+            shown.started(run)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     said = text.getvalue()
     assert said.rfind("\x1b[?25h") > said.rfind("\x1b[?25l") >= 0
 
