@@ -42,7 +42,7 @@ def test_help_fits_eighty_columns(
         words = " ".join(said.replace("│", " ").split())
         for names in (
             "random-labels",
-            "cifar10, digits, file, mnist",
+            "cifar10, cifar100, digits",
             "cnn, gpt, mlp, resnet18, vit",
             "`isoplast methods` lists them",
         ):

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -28,11 +28,16 @@ from isoplast.study import (
     RunDirectory,
     RunFailed,
     Study,
+    Tuning,
     execute,
     find_study,
+    freeze,
     load_study,
     make_executor,
     run_study,
+    said,
+    select,
+    sweep,
 )
 
 Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
@@ -62,6 +67,11 @@ _Method = Annotated[
         help="Method, or several with +; `isoplast methods` lists them.",
         help_behavior_hint=f"(default: {Run.method})",
     ),
+]
+_Stage = Annotated[
+    Literal["all", "sweep", "select", "freeze", "run", "report"],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="[STAGE]", help_behavior_hint="(default: all)"),
 ]
 _Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 _Executor = Annotated[
@@ -114,6 +124,63 @@ def study(
     chosen = Study.load(find_study(file), given)
     where = make_executor(executor, settings)
     return _study(chosen, out or Path("runs") / chosen.name, jobs, threads, where)
+
+
+def tune(
+    file: _File,
+    stage: _Stage = "all",
+    /,
+    *,
+    out: FilePath = None,
+    jobs: Number = None,
+    threads: int = 1,
+    executor: _Executor = "local",
+) -> int:
+    """Tune every method on the same space and budget, then freeze a study.
+
+    Stages: sweep (do the trials), select (show the best of every method), freeze (write the study with
+    them), run (do it), report. Each does only what is missing; all does the first three.
+
+    Args:
+        file: A study in YAML with one more key, tune.
+        stage: Which stage.
+        out: Directory of the results; by default runs/NAME-tuning.
+        jobs: Number of runs at the same time; by default as many as there is room for.
+        threads: Threads of each process; results depend on it in their last bits.
+        executor: Where the runs are done.
+    """
+    tuning = Tuning.load(Path(file))
+    out = out or Path("runs") / f"{tuning.study.name}-tuning"
+    trials, frozen = out / "sweep", out / f"{tuning.study.name}.yaml"
+    if stage in ("all", "sweep"):
+        status = _sweep(tuning, trials, jobs, threads, executor)
+        if status or stage == "sweep":
+            return status
+    if stage == "run":
+        return _study(Study.load(frozen), out / "evaluation", jobs, threads, executor)
+    if stage == "report":
+        print(_write_report(out / "evaluation"))
+        return 0
+    choices = select(tuning, trials)
+    for choice in choices:
+        print("\n".join(said(choice)))
+    if stage != "select":
+        freeze(tuning, choices, frozen)
+        print(f"frozen: {frozen}; isoplast tune {file} run does it")
+    return 0
+
+
+def _sweep(tuning: Tuning, out: Path, jobs: int | None, threads: int, executor: str) -> int:
+    console = Console()
+    try:
+        with _terminable(), display(console, []) as shown:
+            outcomes = sweep(tuning, out, jobs=jobs, threads=threads, display=shown, executor=executor)
+    except KeyboardInterrupt:
+        console.print(Text("interrupted; the same command goes on from here"))
+        return 130
+    failed = [outcome for outcome in outcomes if outcome.failure]
+    console.print(Text(f"sweep: {len(outcomes)} runs, {len(failed)} of them failed; results in {out}"))
+    return 0
 
 
 def run(

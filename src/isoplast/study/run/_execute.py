@@ -278,10 +278,10 @@ class _Attempt:
         seconds = time.perf_counter() - start
         found = self._measure(learner, task)
         self._keep(learner, problem, self._row(learner, index, learner.steps - before, seconds, found))
-        reached = found.get(problem.primary)
-        said = "" if reached is None else f"{metric(problem.primary).label} {reached:.4f}, "
-        self.say(f"task {index}: {said}loss {found['loss']:.4f}, {seconds:.1f} s")
-        return reached
+        names = [problem.primary, *({"loss", "online_loss"} & found.keys())]
+        said = [f"{metric(name).label} {found[name]:.4f}" for name in names if name in found]
+        self.say(f"task {index}: {', '.join([*said, f'{seconds:.1f} s'])}")
+        return found.get(problem.primary)
 
     def _measure(self, learner: Learner, task: Any) -> dict[str, Any]:
         """The metrics of a task; what cannot be measured of this network is said once."""
