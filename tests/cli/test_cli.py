@@ -225,3 +225,27 @@ def test_a_study_ends_with_a_table_a_report_and_the_failures(
     assert (tmp_path / "runs" / "both" / "report.html").stat().st_size > 1000
     assert re.search(r"failed: too fast, seed 0: the loss is \w+ at task 0.*; see .*log.txt", said)
     assert "1 of 2 runs failed; the same command tries them again" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nothing"], "Unrecognized options: nothing Available subcommands: demo, run,"),
+        ([], "Expected one of {demo, run,"),
+        (["report"], "Missing from isoplast report: DIR"),
+        (["run", "--seed", "a\x1b]0;owned\x07"], "Error parsing --seed"),
+        (["run", "--methud", "adam"], "--method NAME"),
+        (["report", "a", "--\x1b[2J\nnext", "x" * 100_000], "For full helptext"),
+    ],
+)
+def test_words_that_are_no_command_are_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("isoplast: ")
+    assert captured.err.count("\n") == 1
+    assert captured.err[:-1].isprintable()
+    assert len(captured.err) <= 401
+    assert said in captured.err
