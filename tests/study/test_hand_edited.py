@@ -61,6 +61,7 @@ SPEC = {
     "data": ([], {"name": None}),
     "method": ({"isometry": 1}, 3),
     "switch": ({}, {"task": 1}, {"task": "a", "method": {"name": "adam"}}, {"task": 1, "method": "adam"}),
+    "lr": ("a", None, -1.0, True, [0.1], {"a": 1}),
     "seed": (1 << 70, "0", True, None, 0.5),
 }
 
@@ -69,6 +70,14 @@ SPEC = {
 def test_a_specification_of_another_kind_is_damaged(done: Path, key: str, value: object) -> None:
     edit(done / "spec.yaml", lambda found: found.update({key: value}))
     refused(done, load_study, load_runs, write_report)
+
+
+@pytest.mark.parametrize("value", ["strong", [0.1], -1, {"a": 1}, True, None])
+@pytest.mark.parametrize("name", ["isometry", "isometry_time"])
+def test_a_setting_called_isometry_may_be_anything(done: Path, name: str, value: object) -> None:
+    """Methods of other people have settings of their own."""
+    edit(done / "spec.yaml", lambda found: found.update(method={"name": "their:Method", name: value}))
+    assert "their:Method" in write_report(done).read_text(encoding="utf-8")
 
 
 def test_what_a_later_version_adds_is_read(done: Path) -> None:
