@@ -104,7 +104,7 @@ def test_a_run_says_what_it_found_and_is_not_done_again(
         ("study demo name=x y=2", "%STUDIES%/demo.yaml: unknown setting of a run 'y'"),
         ("study demo --executor clowd", "unknown executor 'clowd'"),
         ("study demmo", "unknown study 'demmo': did you mean 'demo'?"),
-        ("study gone.yaml", "there is no file gone.yaml; ready-made studies: demo, "),
+        ("study gone.yaml", "there is no file gone.yaml; ready-made studies: "),
         ("report gone", "gone holds no results: "),
     ],
 )
@@ -249,3 +249,18 @@ def test_words_that_are_no_command_are_one_line(
     assert captured.err[:-1].isprintable()
     assert len(captured.err) <= 401
     assert said in captured.err
+
+
+@pytest.mark.parametrize("lr", ["5e-324", "1e-320", "1e-45", "1e300"])
+@pytest.mark.parametrize("method", ["adam", "adamo", "muono", "sgdo"])
+def test_absurd_learning_rates_change_nothing_or_fail_the_run_with_the_reason(
+    lr: str, method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", *TINY, "--lr", lr, "--method", method, "--out", str(tmp_path)]
+    status = main(words)
+    errors = capsys.readouterr().err
+    if float(lr) < 1:
+        assert (status, errors) == (0, "")
+    else:
+        assert status == 1
+        assert re.fullmatch(r"isoplast: failed: the loss is (nan|inf) .*lower the learning rate\n", errors)

@@ -79,7 +79,7 @@ def _one_line_of_errors(parse: Callable[[], Any]) -> Any:
         if not left.code:  # after --help
             raise
     text = re.sub(r"\x1b\[[\d;]*m", "", said.getvalue())
-    text = re.sub("^╭.*$", "", text, flags=re.MULTILINE)  # its title, which the text repeats
+    text = text.strip().partition("\n")[2]  # without the title, which the text repeats
     raise IsoplastError(
-        " ".join(re.sub("[\u2500-\u257f]", " ", text).split()) or "these words are no command"
+        " ".join(re.sub("[\u2500-\u257f]|-{3,}", " ", text).split()) or "these words are no command"
     )
