@@ -32,7 +32,7 @@ AUTO_LONGEST = 250
 # Strengths are counted in these units, so that sums are exact in any order and a resumed run goes on to the
 # same bits; the smallest useful strength, 1e-9, is a thousand million of them.
 UNIT = 2.0**-60
-_MOST_UNITS = 2.0**62  # of a step that overflows: beyond any that trains
+_MOST_UNITS = 2.0**900  # of a strength at which lr * isometry overflows
 
 
 class Turns:
