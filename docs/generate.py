@@ -10,10 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from isoplast.streams import streams_table
 from isoplast.study import metrics_table
 
 DOCS = Path(__file__).parent
-PARTS: dict[str, tuple[str, Callable[[], str]]] = {"metrics": ("studies.md", metrics_table)}
+PARTS: dict[str, tuple[str, Callable[[], str]]] = {
+    "metrics": ("studies.md", metrics_table),
+    "streams": ("streams.md", streams_table),
+}
 
 
 def generated(name: str) -> tuple[Path, str, str]:
