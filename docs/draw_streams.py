@@ -53,9 +53,8 @@ def main() -> None:
     digits = load_data("digits", samples=1000, test_samples=300, test=True)
     parts, y = [], 24
     for name, settings in IMAGES:
-        parts.append(
-            row(y, titled(name, settings), stream(name, digits, seed=1, **settings), indices, pictures)
-        )
+        sequence = stream(name, digits, seed=1, tasks=TASKS, **settings)
+        parts.append(row(y, titled(name, settings), sequence, pictures))
         y += ROW
     for name, settings in CURVES:
         title = {"sine": "sine: target against input"}.get(name, f"{name}: targets of successive examples")
