@@ -24,11 +24,14 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 # torch first and pinned: whatever build of it the index serves or TORCH names (a CPU build saves several
-# GB of GPU packages on Linux), nothing installed after it brings another.
+# GB of GPU packages on Linux), nothing installed after it brings another. timm without torchvision, which
+# has to be of torch's own build and which its models and optimizers do not need.
 $(READY): pyproject.toml
+	@echo "Setting up $(VENV): torch and the tools are installed, which takes a minute or more"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --progress-bar on "$(TORCH)"
+	$(BIN)/python -m pip install "$(TORCH)" -e ".[dev]"
+	$(BIN)/python -m pip install --no-deps "timm>=1.0.20"
 	rm -f $(VENV)/.ready*
 	touch "$(READY)"
 
