@@ -220,3 +220,15 @@ def test_what_does_not_go_together_starts_nothing(
         run_study(Study("two", [good, bad]), tmp_path / "out", executor="inline")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").rglob("checkpoint.pt"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_data_that_tasks_share_are_on_the_gpu_once(tmp_path: Path) -> None:
+    stream = {"name": "pixel-permutation", "tasks": 3}
+    run = Run(stream=stream, data=DIGITS, net=NET, learner=LEARNER, method="adam", device="cuda")
+    opened = open_run(execute(run, tmp_path).path)
+    learner: Any = opened.learner
+    for index in range(3):
+        task = opened.problem.task(index)
+        assert torch.equal(learner.inputs(task).cpu(), task.inputs)
+    assert len(learner._copies) == 1
