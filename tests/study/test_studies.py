@@ -158,9 +158,7 @@ def test_labels_tell_equal_methods_apart() -> None:
 def test_a_study_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(IsoplastError, match=r"unknown study 'demmo': did you mean 'demo'\?"):
         find_study("demmo")
-    with pytest.raises(
-        IsoplastError, match=r"there is no file gone/demo.yaml; ready-made studies: co"
-    ):
+    with pytest.raises(IsoplastError, match=r"there is no file gone/demo.yaml; ready-made studies: co"):
         find_study("gone/demo.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(IsoplastError, match=r"binary\.yaml cannot be read: it is not text"):
