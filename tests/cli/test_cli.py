@@ -104,7 +104,7 @@ def test_a_run_says_what_it_found_and_is_not_done_again(
         ("study demo name=x y=2", "%STUDIES%/demo.yaml: unknown setting of a run 'y'"),
         ("study demo --executor clowd", "unknown executor 'clowd'"),
         ("study demmo", "unknown study 'demmo': did you mean 'demo'?"),
-        ("study gone.yaml", "there is no file gone.yaml; ready-made studies: demo, "),
+        ("study gone.yaml", "there is no file gone.yaml; ready-made studies: control_demo, demo, "),
         ("report gone", "gone holds no results: "),
     ],
 )
