@@ -7,8 +7,8 @@ steps, 4 epochs, 4 minibatches), training included, one after the other in one p
 * a PPO as CleanRL writes it: the authors' game in gymnasium's SyncVectorEnv, eight copies;
 * Stable-Baselines3's PPO on the same eight copies.
 
-With more copies a minibatch is larger, as four of them make a pass in each. Printed: steps a second, the ratio,
-and the share of our time in the environment, the policy and the update.
+With more copies a minibatch is larger, as four of them make a pass in each. Printed: steps a second, the
+ratio, and the share of our time in the environment, the policy and the update.
 
     python benchmarks/ppo_throughput.py [--copies 64] [--updates 6] [--threads 1]
 
