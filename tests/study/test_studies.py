@@ -74,7 +74,11 @@ def test_the_demo_is_what_it_says() -> None:
 
 @pytest.mark.parametrize(
     ("name", "runs"),
-    [("demo", 8), ("random_labels_cifar", 9), ("lambda_sweep_digits", 24), ("lambda_sweep_cifar", 12)],
+    [
+        *(("demo", 8), ("random_labels_cifar", 9), ("lambda_sweep_digits", 24), ("lambda_sweep_cifar", 12)),
+        *(("control_demo", 8), ("minatar", 48), ("minatar_small", 15)),
+        *(("slippery_ant", 25), ("slippery_ant_small", 9), ("octax", 12)),
+    ],
 )
 def test_the_ready_made_studies_are_found_by_name_and_named_like_their_file(name: str, runs: int) -> None:
     assert name in builtin_studies()
@@ -154,7 +158,7 @@ def test_labels_tell_equal_methods_apart() -> None:
 def test_a_study_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(IsoplastError, match=r"unknown study 'demmo': did you mean 'demo'\?"):
         find_study("demmo")
-    with pytest.raises(IsoplastError, match=r"there is no file gone/demo.yaml; ready-made studies: demo, "):
+    with pytest.raises(IsoplastError, match=r"there is no file gone/demo.yaml; ready-made studies: co"):
         find_study("gone/demo.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(IsoplastError, match=r"binary\.yaml cannot be read: it is not text"):

@@ -12,6 +12,7 @@ from isoplast.study._parts import Part, foreign_parts
 from isoplast.study._run_study import run_study
 from isoplast.study._spec import Run, Switch
 from isoplast.study._study import Study, builtin_studies, find_study
+from isoplast.study._tuning import Axis, Choice, Tuning, freeze, said, select, sweep
 from isoplast.study._yaml import parse_yaml
 from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome, make_executor
 from isoplast.study.executors._inline import InlineExecutor
@@ -19,9 +20,11 @@ from isoplast.study.executors._local import LocalExecutor
 from isoplast.study.executors._ray import RayExecutor
 from isoplast.study.executors._slurm import SlurmExecutor
 from isoplast.study.executors._worker import worker
+from isoplast.study.run._dqn import DQN
 from isoplast.study.run._execute import Progress, RunFailed, execute, module_path
 from isoplast.study.run._instruments import INSTRUMENTS, measure_network, score
 from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec, Recipe
+from isoplast.study.run._ppo import PPO
 from isoplast.study.run._provenance import git_words
 from isoplast.study.run._supervised import Supervised
 from isoplast.study.store._directory import RunDirectory, Status
@@ -31,10 +34,14 @@ from isoplast.study.store._index import read_index
 from isoplast.study.store._lock import RunLocked
 
 __all__ = [
+    "DQN",
     "EXECUTORS",
     "INSTRUMENTS",
     "LEARNERS",
     "METRICS",
+    "PPO",
+    "Axis",
+    "Choice",
     "Display",
     "Diverged",
     "Executor",
@@ -59,10 +66,12 @@ __all__ = [
     "Study",
     "Supervised",
     "Switch",
+    "Tuning",
     "builtin_studies",
     "execute",
     "find_study",
     "foreign_parts",
+    "freeze",
     "git_words",
     "load_runs",
     "load_study",
@@ -76,7 +85,10 @@ __all__ = [
     "read_index",
     "read_rows",
     "run_study",
+    "said",
     "score",
+    "select",
     "strict_json",
+    "sweep",
     "worker",
 ]

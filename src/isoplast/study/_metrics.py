@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 Kind = Literal["number", "count", "text"]
-Per = Literal["task", "matrix", "quantile", "activation"]
+Per = Literal["task", "matrix", "quantile", "activation", "tenth"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Metric:
     Args:
         name: its name in rows and frames.
         kind: "number" (may be infinite or NaN), "count" or "text".
-        per: one value for each "task", "matrix" or "activation", or 33 quantiles ("quantile") a matrix.
+        per: one value for each "task", "matrix", "activation" or "tenth" of a task, or 33 quantiles
+            ("quantile") a matrix.
         label: what a heading calls it.
         meaning: what it is, in one sentence.
         source: what measures it: "run", "score", or one of `INSTRUMENTS`.
@@ -77,6 +78,50 @@ METRICS: tuple[Metric, ...] = (
     *_score("mean_squared_error", "mean squared error", "Mean squared error", False),
     *_score("bits_per_byte", "bits per byte", "Bits needed for a byte of text", False),
     *_score("loss", "loss", "Mean training loss, without penalties,", False),
+    Metric("environment", "text", "task", "environment", "Name of the task's environment.", "score"),
+    Metric(
+        "restarts",
+        "count",
+        "task",
+        "restarts",
+        "How many copies of the environment broke in training on the task and were made anew.",
+        "score",
+    ),
+    Metric(
+        "return",
+        "number",
+        "task",
+        "return",
+        "Mean return of episodes in separate environments after training on the task.",
+        "score",
+        True,
+    ),
+    Metric(
+        "episode_length",
+        "number",
+        "task",
+        "episode length",
+        "Mean number of steps of these episodes.",
+        "score",
+    ),
+    Metric(
+        "online_return",
+        "number",
+        "task",
+        "return, online",
+        "Mean of `return_curve`: how high and how fast the return rose while the task was learned.",
+        "score",
+        True,
+    ),
+    Metric(
+        "return_curve",
+        "number",
+        "tenth",
+        "learning curve",
+        "Mean return of the training episodes that ended in each tenth of the task; none where none did.",
+        "score",
+        True,
+    ),
     Metric("layers", "text", "matrix", "matrix", "Name of the weight matrix.", "weights"),
     Metric("sigma_min", "number", "matrix", "smallest singular value", "Smallest singular value.", "weights"),
     Metric("sigma_mean", "number", "matrix", "mean singular value", "Mean singular value.", "weights"),

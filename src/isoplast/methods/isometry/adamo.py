@@ -28,6 +28,8 @@ class AdamO(IsometryStep):
         isometry: the strength lambda, >= 0. None: that of `isometry_time`, else the optimizer's default.
         isometry_time: the time constant 1 / (8 lr lambda) in steps, > 0, instead of the strength.
         isometry_every: steps between two isometry steps on a matrix; "auto" lets the optimizer choose.
+        head: the strength for output layers alone, >= 0, 0 leaves them free; None: that of the others. An
+            agent's value head needs to be free: with norm 1 it cannot reach large returns.
         weight_decay: decoupled, on all parameters, >= 0. It pulls the singular values below 1.
     """
 
@@ -46,16 +48,17 @@ class AdamO(IsometryStep):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    head: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         moments(self, self.betas, self.eps)
-        at_least(self, 0.0, "weight_decay")
+        at_least(self, 0.0, "weight_decay", "head")
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
         """Return `isoplast.AdamO` on the groups of `isoplast.param_groups`."""
         return optim.AdamO(
-            optim.param_groups(model),
+            optim.param_groups(model, head=self.head),
             lr=lr,
             betas=self.betas,
             eps=self.eps,

@@ -33,7 +33,7 @@ PROBES = (
     "jacobian_condition_number",
 )
 _LISTS = {
-    *("layers", "units", "sigma_mean_square", "sigma_count", "sigma_quantiles"),
+    *(one.name for one in METRICS if one.per != "task"),
     *(*_PER_MATRIX, *_PER_ACTIVATION),
 }
 _SCALARS = {
