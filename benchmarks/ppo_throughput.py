@@ -7,9 +7,8 @@ steps, 4 epochs, 4 minibatches), training included, one after the other in one p
 * a PPO as CleanRL writes it: the authors' game in gymnasium's SyncVectorEnv, eight copies;
 * Stable-Baselines3's PPO on the same eight copies.
 
-The batch grows with the copies, and the number of minibatches with it, so that all of them do one optimizer
-step for each 256 samples of a pass. Printed: steps a second, the ratio, and the share of our time in the
-environment, the policy and the update.
+With more copies a minibatch is larger, as four of them make a pass in each. Printed: steps a second, the
+ratio, and the share of our time in the environment, the policy and the update.
 
     python benchmarks/ppo_throughput.py [--copies 64] [--updates 6] [--threads 1]
 
@@ -31,7 +30,8 @@ from isoplast.methods import training
 from isoplast.nn import spec
 from isoplast.rl import Actions, ActorCritic, Environments, MinAtar, PPOSettings, Step, rollout, update
 
-ROLLOUT, SAMPLES, PEER_COPIES = 128, 256, 8
+ROLLOUT, MINIBATCHES, PEER_COPIES = 128, 4, 8
+SAMPLES = ROLLOUT * PEER_COPIES // MINIBATCHES  # of a peer's minibatch
 NET = {"width": 64, "depth": 4, "gain": 2**0.5}
 
 
@@ -55,7 +55,7 @@ class Timed(Environments):
 
 def ours(copies: int, updates: int) -> tuple[float, dict[str, float]]:
     """Steps a second, and the shares of the time."""
-    settings = PPOSettings(environments=copies, rollout=ROLLOUT, minibatches=copies * ROLLOUT // SAMPLES)
+    settings = PPOSettings(environments=copies, rollout=ROLLOUT, minibatches=MINIBATCHES)
     environments = Timed(MinAtar("breakout", copies, seed=0))
     network = ActorCritic(spec("mlp", **NET), environments.observation_shape, environments.actions)
     run = training("adam", network, lr=2.5e-4, clip_norm=settings.clip_norm)

@@ -18,6 +18,7 @@ SMALL = {
     "resnet18": dict(input_shape=(1, 8, 8), width=8, normalization=None),
     "vit": dict(input_shape=(1, 8, 8), width=16, depth=2),
     "gpt": dict(input_shape=(8,), width=16, depth=2),
+    "octax-cnn": dict(input_shape=(1, 8, 8), width=16, depth=2),
 }
 CLASSES = 5
 
@@ -101,10 +102,23 @@ def test_networks_copy_and_pickle(name):
 def test_hidden_nonlinearities_are_modules(name):
     net = small(name)
     found = [n for n, m in net.named_modules() if isinstance(m, nn.ReLU)]
-    assert len(found) == {"mlp": 3, "cnn": 5, "resnet18": 17, "vit": 2, "gpt": 2}[name]
+    assert len(found) == {"mlp": 3, "cnn": 5, "resnet18": 17, "vit": 2, "gpt": 2, "octax-cnn": 5}[name]
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet18", "vit"])
+def test_the_network_of_octax_is_that_of_the_paper():
+    net = build("octax-cnn", input_shape=(4, 32, 64), classes=7, gain=2**0.5)
+    hidden = torch.zeros(1, 4, 32, 64)
+    sizes = []
+    for conv in net.convs:
+        hidden = conv(hidden)
+        sizes.append(tuple(hidden.shape[1:]))
+    assert sizes == [(32, 8, 32), (64, 4, 16), (64, 4, 16)]  # rows and columns over the stride: "SAME"
+    assert [tuple(layer.weight.shape) for layer in net.layers] == [(64, 4096), (64, 64), (64, 64), (64, 64)]
+    with pytest.raises(IsoplastError, match="needs square kernels"):
+        build("octax-cnn", input_shape=(4, 32, 64), classes=7, init="delta")
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "octax-cnn", "resnet18", "vit"])
 @pytest.mark.parametrize("linear", ["plain", "isometric"])
 def test_networks_can_be_traced(name, linear):
     """Methods that reset units find their consumers in the graph."""

@@ -9,6 +9,7 @@ from isoplast.nn.networks._choices import ACTIVATIONS
 from isoplast.nn.networks._cnn import CNN, CNNSpec
 from isoplast.nn.networks._gpt import GPT, GPTSpec
 from isoplast.nn.networks._mlp import MLP, MLPSpec
+from isoplast.nn.networks._octax_cnn import OctaxCNN, OctaxCNNSpec
 from isoplast.nn.networks._resnet import ResNet18, ResNet18Spec
 from isoplast.nn.networks._spec import NETS, LayeredSpec, NetSpec, build, names, register, spec
 from isoplast.nn.networks._transformer import Attention
@@ -35,6 +36,8 @@ __all__ = [
     "MLPSpec",
     "MaxMin",
     "NetSpec",
+    "OctaxCNN",
+    "OctaxCNNSpec",
     "OrthogonalWeight",
     "ResNet18",
     "ResNet18Spec",

@@ -117,7 +117,7 @@ class Turns:
 
 def steps_between(strength: float) -> int:
     """The number of steps that ``isometry_every="auto"`` waits at a strength lr * isometry > 0."""
-    return max(1, int(min(AUTO_LONGEST, AUTO_TOLERANCE / (4 * strength) + 1e-6)))
+    return max(1, int(min(AUTO_LONGEST, AUTO_TOLERANCE / (4 * strength) + 1e-3)))
 
 
 class Schedule:

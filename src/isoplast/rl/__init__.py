@@ -28,6 +28,7 @@ from isoplast.rl._gymnasium import Gymnasium
 from isoplast.rl._gymnasium_problem import GymnasiumSequence
 from isoplast.rl._minatar import MinAtar
 from isoplast.rl._minatar_problem import ContinualMinAtar
+from isoplast.rl._octax import ContinualOctax, Octax
 from isoplast.rl._ppo import (
     Batch,
     Losses,
@@ -53,6 +54,7 @@ __all__ = [
     "CartPole",
     "Collected",
     "ContinualMinAtar",
+    "ContinualOctax",
     "Control",
     "DQNSettings",
     "EnvironmentProblem",
@@ -65,6 +67,7 @@ __all__ = [
     "GymnasiumSequence",
     "Losses",
     "MinAtar",
+    "Octax",
     "PPOSettings",
     "Replay",
     "Rollout",
