@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow  # 25 s
 
 
 @pytest.fixture(scope="module")
