@@ -13,7 +13,20 @@ from pathlib import Path
 from isoplast.study import metrics_table
 
 DOCS = Path(__file__).parent
-PARTS: dict[str, tuple[str, Callable[[], str]]] = {"metrics": ("studies.md", metrics_table)}
+
+
+def support_matrix() -> str:
+    """What held of the claims about training stacks, as tests/stacks wrote it down."""
+    sys.path.insert(0, str(DOCS.parent / "tests" / "stacks"))
+    from support_matrix import table
+
+    return str(table())
+
+
+PARTS: dict[str, tuple[str, Callable[[], str]]] = {
+    "metrics": ("studies.md", metrics_table),
+    "stacks": ("stacks.md", support_matrix),
+}
 
 
 def generated(name: str) -> tuple[Path, str, str]:

@@ -42,7 +42,7 @@ def test_help_fits_eighty_columns(
         words = " ".join(said.replace("│", " ").split())
         for names in (
             "random-labels",
-            "cifar10, digits, file, mnist",
+            "cifar10, cifar100, digits",
             "cnn, gpt, mlp, resnet18, vit",
             "`isoplast methods` lists them",
         ):
@@ -220,6 +220,8 @@ def test_a_study_ends_with_a_table_a_report_and_the_failures(
     said = capsys.readouterr().out
     assert "both: 2 of 2 runs to do, results in runs/both" in said
     assert re.search(r"│ AdamO +│ +1 │ +2 │", said)
+    (sentence,) = re.findall(r"^AdamO [^│]*?\.$", said, re.M | re.S)  # what was seen, as at the report's head
+    assert "2 tasks" in " ".join(sentence.split())
     assert (tmp_path / "runs" / "both" / "report.html").stat().st_size > 1000
     assert re.search(r"failed: too fast, seed 0: the loss is \w+ at task 0.*; see .*log.txt", said)
     assert "1 of 2 runs failed; the same command tries them again" in said

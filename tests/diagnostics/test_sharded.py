@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo_processes import in_processes
 from torch import Tensor, nn
 
 from isoplast import Monitor, diagnose
@@ -101,39 +97,23 @@ def check(world: int) -> None:
         assert own.records[-1]["weights/largest"] == plain.records[-1]["weights/largest"]
 
 
-@contextlib.contextmanager
-def group(rank: int, world: int, folder: str) -> Iterator[None]:
-    # They meet in a file: a free port found beforehand may be taken by another test by then.
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    with group(rank, world, folder):
-        check(world)
-    Path(folder, f"done {rank}").touch()
-
-
 def test_one_process() -> None:
-    with tempfile.TemporaryDirectory() as folder, group(0, 1, folder):
-        check(1)
+    in_processes(1, check, 1)
 
 
 @pytest.mark.slow
 def test_two_processes() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(work, (2, folder), 2)  # type: ignore[no-untyped-call]
-        assert sorted(os.listdir(folder))[:2] == ["done 0", "done 1"]
+    in_processes(2, check, 2)
 
 
 def test_flat_pieces_are_refused_in_one_line() -> None:
+    in_processes(1, check_flat_pieces)
+
+
+def check_flat_pieces() -> None:
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    with tempfile.TemporaryDirectory() as folder, group(0, 1, folder), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = nn.Sequential(FullyShardedDataParallel(network(), device_id=torch.device("cpu")))
         for measure in (weight_spectra, Updates, lambda m: activity(m, torch.randn(4, 20))):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import math
+import pickle
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +15,7 @@ from torch.nn import Parameter
 
 import isoplast.optim._apply as apply_module
 from isoplast import AdamO, attach
-from isoplast.optim._apply import steps_between
-from isoplast.optim._groups import AUTO_LONGEST
-from isoplast.optim._turns import OWED, UNIT, WAIT
+from isoplast.optim._turns import AUTO_LONGEST, OWED, UNIT, WAIT, steps_between
 
 
 class Diary:
@@ -114,7 +114,8 @@ def test_matrices_without_a_gradient_owe_nothing(monkeypatch):
 
 def test_auto_period():
     assert steps_between(1e-4) == 25  # 1 % of 1 / (4 c)
-    assert steps_between(1e-5) == AUTO_LONGEST
+    assert steps_between(1e-5) == AUTO_LONGEST == 250  # where the longest wait begins
+    assert steps_between(2e-5) == 125
     assert steps_between(1e-12) == AUTO_LONGEST
     assert steps_between(10.0) == 1
 
@@ -204,3 +205,139 @@ def test_a_wait_from_a_low_learning_rate_ends_when_it_rises():
     optimizer.param_groups[0]["lr"] = 1e-2  # "auto" now acts in every step
     optimizer.step()
     assert not torch.equal(w, before)
+
+
+def test_parameters_that_come_and_go_all_get_their_turns(monkeypatch):
+    """Experts that get a gradient only when it is another one's turn must not wait for ever."""
+    diary, params = Diary(monkeypatch), make(4)
+    optimizer = AdamO(params, lr=0.01, isometry=0.1, isometry_every=4)
+    present = [0, 0, 0, 0]
+    for diary.now in range(400):
+        for i, p in enumerate(params):
+            there = diary.now % (1, 2, 4, 7)[i] == 0
+            p.grad = torch.zeros_like(p) if there else None
+            present[i] += there
+        optimizer.step()
+    for p, count, left in zip(params, present, owed(optimizer), strict=True):
+        assert diary.total(p) + left == pytest.approx(count * 1e-3, rel=1e-12)
+        # Never more than a few rounds of the steps in which it took part.
+        assert left <= 16 * 1e-3
+
+
+def test_a_parameter_put_in_anothers_place_is_seen():
+    """Methods that grow or reset a network replace parameters inside the groups."""
+    params = make(2)
+    optimizer = AdamO(params, lr=0.1, isometry=0.5, isometry_every=2)
+    for _ in range(3):
+        step(optimizer, params)
+    new = Parameter(3 * torch.eye(4))
+    optimizer.param_groups[0]["params"][0] = new
+    for _ in range(4):
+        new.grad = torch.zeros_like(new)
+        params[1].grad = torch.zeros_like(params[1])
+        optimizer.step()
+    assert float(new.detach()[0, 0]) < 2.9
+
+
+def test_groups_that_change_places_keep_what_they_owe():
+    params = make(4)
+    groups = [{"params": params[:2]}, {"params": params[2:]}]
+    optimizer = AdamO(groups, lr=0.01, isometry=0.1, isometry_every=30)
+    for _ in range(10):
+        step(optimizer, params)
+    before = [optimizer.state_dict()["state"][i][OWED] for i in range(4)]
+    optimizer.param_groups.reverse()
+    step(optimizer, params)
+    after = [optimizer.state_dict()["state"][i][OWED] for i in (2, 3, 0, 1)]
+    assert after == [units + round(1e-3 / UNIT) for units in before]
+
+
+def test_settings_may_change_between_steps():
+    """Between amortised and exact, how a parameter is cut, how often: as lr may."""
+    w = Parameter(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
+    optimizer = AdamO([w], lr=0.1, isometry=0.1, isometry_every=4)
+    changes: list[dict[str, Any]] = [
+        {},
+        {"isometry_split": 2},
+        {"isometry_every": 1},
+        {"isometry_every": "auto"},
+    ]
+    for change in [*changes, {"isometry_split": 1}, {"isometry_split": 2, "isometry_every": 2}]:
+        optimizer.param_groups[0].update(change)
+        for _ in range(30):
+            w.grad = torch.zeros_like(w)
+            optimizer.step()
+    blocks = torch.linalg.svdvals(w.detach().view(2, 3, 4))
+    assert (blocks - 1).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_asking_for_the_state_changes_no_bit(attached):
+    ends = []
+    for asks in (False, True):
+        params = make(3)
+        if attached:
+            optimizer: torch.optim.Optimizer = torch.optim.AdamW(params, lr=0.03, weight_decay=0.0)
+            attach(optimizer, isometry=0.05, every=5)
+        else:
+            optimizer = AdamO(params, lr=0.03, isometry=0.05, isometry_every=5)
+        for t in range(17):
+            step(optimizer, params)
+            if asks and t % 3 == 0:
+                optimizer.state_dict()
+                copy.deepcopy(optimizer)
+        ends.append(params)
+    assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
+
+
+def test_copies_and_pickles_go_on_as_the_original():
+    params = make(3)
+    optimizer = AdamO(params, lr=0.03, isometry=0.05, isometry_every=7)
+    for _ in range(10):
+        step(optimizer, params)
+    for twin in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        straight = copy.deepcopy(optimizer)
+        straight.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # torch shares the tensors it loads
+        ends = []
+        for one in (straight, twin):
+            held = one.param_groups[0]["params"]
+            for _ in range(9):
+                step(one, held)
+            ends.append(held)
+        assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
+        assert straight.state_dict()["state"][0][OWED] == twin.state_dict()["state"][0][OWED]
+
+
+def test_the_state_of_a_fresh_optimizer_says_that_something_may_be_owed():
+    """torch.distributed.checkpoint reads back only what the fresh optimizer's state has keys for."""
+    params = make(2)
+    optimizer = AdamO(params, lr=0.0, isometry=0.1, isometry_every=5)
+    step(optimizer, params)  # what torch does to make the state: no gradient to speak of, and lr 0
+    assert all(entry.keys() >= {OWED, WAIT} for entry in optimizer.state_dict()["state"].values())
+    exact = AdamO(params, lr=0.0, isometry=0.1, isometry_every=1)
+    step(exact, params)
+    assert not any(OWED in entry for entry in exact.state_dict()["state"].values())
+
+
+@pytest.mark.parametrize("every", [1, 3, "auto"])
+@pytest.mark.parametrize("shape", [(12, 8), (2, 12, 8), (24, 8)])
+def test_stacks_of_small_matrices_move_as_each_by_itself(every, shape, monkeypatch):
+    """Equal shapes go through one batched product; beside one of another shape, split and batched ones."""
+    ends = []
+    for stacked in (True, False):
+        source = torch.Generator().manual_seed(0)
+        drawn = [torch.randn(s, generator=source) for s in (shape, shape, (5, 4), shape)]
+        params = [Parameter(p) for p in drawn]
+        layout = {"isometry_batch_dims": len(shape) - 2, "isometry_split": 2}
+        groups = [
+            {"params": [p for p in params if p.shape == shape], **layout},
+            {"params": [params[2]]},
+        ]
+        if not stacked:
+            monkeypatch.setattr(apply_module, "_STACKED_BELOW", {})
+        optimizer = AdamO(groups, lr=0.05, isometry=0.1, isometry_every=every)
+        for _ in range(12):
+            step(optimizer, params)
+        ends.append(params)
+    for p, q in zip(*ends, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-6)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo_processes import in_processes
 from torch import nn
 
 from isoplast import AdamO
@@ -26,9 +26,10 @@ pytestmark = [
 WORLD = 2
 
 
-def train(every: Any, rank: int, folder: str) -> None:
+def train(every: Any, folder: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.debug import CommDebugMode
 
     torch.manual_seed(0)
     whole = nn.Sequential(nn.Linear(20, 33), nn.ReLU(), nn.Linear(33, 17), nn.ReLU(), nn.Linear(17, 3))
@@ -42,29 +43,28 @@ def train(every: Any, rank: int, folder: str) -> None:
     for model in (whole, sharded):
         optimizer = AdamO(model.parameters(), lr=1e-2, isometry=0.3, isometry_every=every)
         assert optimizer.report().matrices == 3
+        gathered = 0
         for _ in range(20):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(inputs), targets).backward()
-            optimizer.step()
+            with CommDebugMode() as comm:
+                optimizer.step()
+            gathered += comm.get_total_counts()
+        # One all-gather for each turn of a matrix, and nothing between turns: three matrices act in every
+        # step, in every one of three, or (lr * isometry = 3e-3: T = 1) in every step again.
+        turns = {1: 60, "auto": 60, 3: 20}[every]
+        assert gathered == (turns if model is sharded else 0), (gathered, turns)
     apart = max(
         (p.full_tensor() - q).abs().max().item()
         for p, q in zip(sharded.parameters(), whole.parameters(), strict=True)
     )
-    Path(folder, f"{rank}").write_text(repr(apart))
-
-
-def work(rank: int, every: Any, folder: str) -> None:
-    torch.set_num_threads(1)
-    # They meet in a file: a free port found beforehand may be taken by another test by then.
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
-    train(every, rank, folder)
-    dist.destroy_process_group()
+    Path(folder, f"{dist.get_rank()}").write_text(repr(apart))
 
 
 @pytest.mark.parametrize("every", [1, "auto", 3])
 def test_fsdp2_is_one_process(every: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(work, (every, folder), WORLD)
+        in_processes(WORLD, train, every, folder)
         apart = [float(Path(folder, str(rank)).read_text()) for rank in range(WORLD)]
     # The gathered gradients are averages of two equal ones: exact. So is everything after.
     assert apart == [0.0, 0.0]

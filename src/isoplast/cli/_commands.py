@@ -28,6 +28,7 @@ def run_command(words: Sequence[str]) -> int:
         "demo": _studies.demo,
         "run": _studies.run,
         "study": _studies.study,
+        "tune": _studies.tune,
         "report": _studies.report,
         "methods": list_methods,
         "inspect": _inspect.inspect,

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 from rich.text import Text
 
+from isoplast._core.text import escaped
 from isoplast.study import Display, Outcome, Run, metric
 from isoplast.study import Progress as Place
 
@@ -42,7 +43,11 @@ def display(console: Console, runs: Sequence[Run]) -> Iterator[Display]:
 
 
 def _name(run: Run) -> str:
-    return f"{run.label}, seed {run.seed}"
+    return escaped(f"{run.label}, seed {run.seed}")
+
+
+def _seconds(outcome: Outcome) -> str:
+    return f"{outcome.directory.status().seconds:.0f}"
 
 
 class _Lines:
@@ -59,9 +64,8 @@ class _Lines:
 
     def ended(self, outcome: Outcome) -> None:
         self.count += 1
-        status = outcome.directory.status()
         word = "failed" if outcome.failure else "done"
-        why = f": {outcome.failure}" if outcome.failure else f" in {status.seconds:.0f} s"
+        why = f": {escaped(outcome.failure)}" if outcome.failure else f" in {_seconds(outcome)} s"
         # Text, not markup: a reason may hold brackets.
         line = Text(f"[{self.count}/{self.total}] {word}: {_name(outcome.run)}{why}")
         self.console.print(line, style="red" if outcome.failure else "", soft_wrap=True)

@@ -71,7 +71,7 @@ def _leave_quietly() -> None:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"isoplast: {one_line(message)}", file=sys.stderr)
+    print(one_line(f"isoplast: {message}"), file=sys.stderr)
     return status
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -16,8 +16,9 @@ from rich.text import Text
 
 from isoplast import data, nn, streams
 from isoplast._core.errors import IsoplastError
+from isoplast._core.text import escaped, one_line
 from isoplast.cli._display import display
-from isoplast.cli._summary import summary_line, summary_table
+from isoplast.cli._summary import summary_line, summary_sentence, summary_table
 from isoplast.cli._words import merged, parse_words
 from isoplast.study import (
     EXECUTORS,
@@ -27,11 +28,16 @@ from isoplast.study import (
     RunDirectory,
     RunFailed,
     Study,
+    Tuning,
     execute,
     find_study,
+    freeze,
     load_study,
     make_executor,
     run_study,
+    said,
+    select,
+    sweep,
 )
 
 Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
@@ -62,6 +68,11 @@ _Method = Annotated[
         help_behavior_hint=f"(default: {Run.method})",
     ),
 ]
+_Stage = Annotated[
+    Literal["all", "sweep", "select", "freeze", "run", "report"],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="[STAGE]", help_behavior_hint="(default: all)"),
+]
 _Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 _Executor = Annotated[
     str, tyro.conf.arg(metavar="NAME", help=f"Where the runs are done: {', '.join(EXECUTORS.names())}.")
@@ -69,7 +80,7 @@ _Executor = Annotated[
 
 
 def demo(*, out: Path = Path("runs/demo"), jobs: Number = None) -> int:
-    """See networks lose their ability to learn, and keep it: about a minute.
+    """See networks lose their ability to learn, and keep it: a minute or two.
 
     Adam, AdamW, AdamO and a rescue, on handwritten digits; nothing is downloaded.
 
@@ -113,6 +124,63 @@ def study(
     chosen = Study.load(find_study(file), given)
     where = make_executor(executor, settings)
     return _study(chosen, out or Path("runs") / chosen.name, jobs, threads, where)
+
+
+def tune(
+    file: _File,
+    stage: _Stage = "all",
+    /,
+    *,
+    out: FilePath = None,
+    jobs: Number = None,
+    threads: int = 1,
+    executor: _Executor = "local",
+) -> int:
+    """Tune every method on the same space and budget, then freeze a study.
+
+    Stages: sweep (do the trials), select (show the best of every method), freeze (write the study with
+    them), run (do it), report. Each does only what is missing; all does the first three.
+
+    Args:
+        file: A study in YAML with one more key, tune.
+        stage: Which stage.
+        out: Directory of the results; by default runs/NAME-tuning.
+        jobs: Number of runs at the same time; by default as many as there is room for.
+        threads: Threads of each process; results depend on it in their last bits.
+        executor: Where the runs are done.
+    """
+    tuning = Tuning.load(Path(file))
+    out = out or Path("runs") / f"{tuning.study.name}-tuning"
+    trials, frozen = out / "sweep", out / f"{tuning.study.name}.yaml"
+    if stage in ("all", "sweep"):
+        status = _sweep(tuning, trials, jobs, threads, executor)
+        if status or stage == "sweep":
+            return status
+    if stage == "run":
+        return _study(Study.load(frozen), out / "evaluation", jobs, threads, executor)
+    if stage == "report":
+        print(_write_report(out / "evaluation"))
+        return 0
+    choices = select(tuning, trials)
+    for choice in choices:
+        print("\n".join(said(choice)))
+    if stage != "select":
+        freeze(tuning, choices, frozen)
+        print(f"frozen: {frozen}; isoplast tune {file} run does it")
+    return 0
+
+
+def _sweep(tuning: Tuning, out: Path, jobs: int | None, threads: int, executor: str) -> int:
+    console = Console()
+    try:
+        with _terminable(), display(console, []) as shown:
+            outcomes = sweep(tuning, out, jobs=jobs, threads=threads, display=shown, executor=executor)
+    except KeyboardInterrupt:
+        console.print(Text("interrupted; the same command goes on from here"))
+        return 130
+    failed = [outcome for outcome in outcomes if outcome.failure]
+    console.print(Text(f"sweep: {len(outcomes)} runs, {len(failed)} of them failed; results in {out}"))
+    return 0
 
 
 def run(
@@ -166,7 +234,7 @@ def run(
         with _terminable():
             directory = execute(chosen, out, threads=threads, say=lambda line: print(line, flush=True))
     except RunFailed as failure:
-        Console(stderr=True).print(Text(f"isoplast: failed: {failure}"), soft_wrap=True)
+        Console(stderr=True).print(Text(one_line(f"isoplast: failed: {failure}")), soft_wrap=True)
         return 1
     _conclude(directory)
     return 0
@@ -182,14 +250,14 @@ def report(directory: _Directory, *, out: FilePath = None, figures: FilePath = N
         figures: A folder that gets all figures (.svg, .pdf) and tables (.csv, .tex) instead.
     """
     if figures is None:
-        print(_write_report(directory, out))
+        print(escaped(str(_write_report(directory, out))))
         return 0
     if out is not None:
         raise IsoplastError("got --out and --figures: give one of them")
     from isoplast.report import write_figures
 
     for path in write_figures(directory, figures):
-        print(path)
+        print(escaped(str(path)))
     return 0
 
 
@@ -219,7 +287,8 @@ def _study(
 ) -> int:
     console = Console()
     missing = [run for run in chosen.runs if RunDirectory(out / run.id).status().state != "done"]
-    console.print(Text(f"{chosen.name}: {len(missing)} of {len(chosen.runs)} runs to do, results in {out}"))
+    count = f"{len(missing)} of {len(chosen.runs)} runs to do"
+    console.print(Text(escaped(f"{chosen.name}: {count}, results in {out}")))
     try:
         with _terminable(), display(console, missing) as shown:
             outcomes = run_study(chosen, out, jobs=jobs, threads=threads, display=shown, executor=executor)
@@ -252,12 +321,13 @@ def _show(console: Console, out: Path, outcomes: Sequence[Outcome]) -> int:
     frame = load_study(out)
     if len(frame.filter(frame["task"] >= 0)):
         console.print(summary_table(frame))
-        console.print(Text(f"report: {_write_report(out)}"), soft_wrap=True)
+        console.print(Text(summary_sentence(frame)))
+        console.print(Text(escaped(f"report: {_write_report(out)}")), soft_wrap=True)
     failed = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failed:
         where = f"{outcome.run.label}, seed {outcome.run.seed}"
         line = f"failed: {where}: {outcome.failure}; see {outcome.directory.log}"
-        console.print(Text(line, style="red"), soft_wrap=True)
+        console.print(Text(escaped(line), style="red"), soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")
     return 1 if failed else 0
@@ -270,4 +340,4 @@ def _write_report(directory: Path, out: Path | None = None) -> Path:
 
 
 def _conclude(directory: RunDirectory) -> None:
-    print(f"{summary_line(load_study(directory.path))}; results in {directory.path}")
+    print(escaped(f"{summary_line(load_study(directory.path))}; results in {directory.path}"))

@@ -41,6 +41,13 @@ def summary_table(frame: pl.DataFrame) -> Table:
     return table
 
 
+def summary_sentence(frame: pl.DataFrame) -> str:
+    """What became of the methods, in the sentence that heads the report."""
+    from isoplast.report import headline, method_runs
+
+    return escaped(headline(method_runs(frame)))
+
+
 def summary_line(frame: pl.DataFrame) -> str:
     """The same of a single run, in one line."""
     from isoplast.report import method_runs, scores

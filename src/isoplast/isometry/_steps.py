@@ -15,7 +15,7 @@ from torch import Tensor
 
 from isoplast.isometry._gram import gram_deviation, gram_deviation_in_strips, times_small_side
 from isoplast.isometry._precision import no_autocast
-from isoplast.isometry._products import add_product_, gram
+from isoplast.isometry._products import add_product_, rough_square, takes_bfloat16
 
 Strength = float | Tensor
 
@@ -24,8 +24,12 @@ Strength = float | Tensor
 # least 1/4, by about sqrt(k) * 6e-8 * 1e4 = 0.04 for k = 4096.
 _WELL_CONDITIONED = 1e4
 
-# Below, a factorisation takes no longer than what the polynomial saves.
+# What a product of bfloat16 numbers with a bfloat16 result is off by, in the Frobenius norm: three roundings
+# of 2^-9 at most make 0.0034.
+_ROUGH = 0.005
+# Below, there is nothing to save.
 _POLYNOMIAL_FROM = 32
+_ALONE_FROM = 128
 
 
 def isometry_step(matrix: Tensor, strength: Strength) -> Tensor:
@@ -80,6 +84,10 @@ def isometry_step_(
     Returns:
         The same tensor.
     """
+    if _goes_one_by_one(matrix):
+        for part in matrix:
+            isometry_step_(part, strength, on_guard=on_guard)
+        return matrix
     deviation = gram_deviation_in_strips(matrix)
     with no_autocast(matrix.device):
         if _is_read_freely(deviation, strength):
@@ -174,7 +182,8 @@ def flow_step_(matrix: Tensor, strength: Strength, *, tolerance: float = 0.0) ->
         matrix: shape (..., m, n), changed in place.
         strength: C, the sum of lr * isometry over the steps, >= 0.
         tolerance: the relative error of the move that is allowed, >= 0. A matrix on a CPU takes the
-            polynomial where it is within; elsewhere the host would have to wait to know the bound.
+            polynomial where it is within; elsewhere the host would have to wait to know the bound. From
+            0.005 on a large one may be moved by a product in bfloat16, summed in float32.
 
     Returns:
         The same tensor.
@@ -184,17 +193,22 @@ def flow_step_(matrix: Tensor, strength: Strength, *, tolerance: float = 0.0) ->
         >>> flow_step_(w, 1e9) is w
         True
     """
+    if _goes_one_by_one(matrix):
+        for part in matrix:
+            flow_step_(part, strength, tolerance=tolerance)
+        return matrix
     deviation = gram_deviation_in_strips(matrix)
     with no_autocast(matrix.device):
+        rough = tolerance > _ROUGH and takes_bfloat16(deviation)
         factor = None
-        if tolerance > 0 and deviation.shape[-1] >= _POLYNOMIAL_FROM and _is_read_freely(deviation, strength):
-            factor = _flow_polynomial(deviation, float(strength), tolerance)
+        if tolerance > 0 and _is_worth_a_polynomial(deviation) and _is_read_freely(deviation, strength):
+            factor = _flow_polynomial(deviation, float(strength), tolerance - _ROUGH * rough)
         if factor is None:
             bound = _largest_deviation(deviation)
             factor = _flow_factor(deviation, _flow_epsilon(bound, strength))
             if not (_is_read_freely(deviation, strength) and float(bound.max()) < math.inf):
                 _halve_overflowed_(factor, bound)
-        return add_product_(matrix, factor)
+        return add_product_(matrix, factor, rough=rough)
 
 
 def _flow_polynomial(deviation: Tensor, strength: float, tolerance: float) -> Tensor | None:
@@ -208,8 +222,8 @@ def _flow_polynomial(deviation: Tensor, strength: float, tolerance: float) -> Te
     # The Frobenius norm may be 20 times the spectral one; what the square tells is much closer.
     if not 0.14 * (x / 20) ** 2 <= tolerance:
         return None
-    square = gram(deviation)
-    x = min(x, epsilon * math.sqrt(_frobenius(square)))
+    square = rough_square(deviation)
+    x = min(x, 1.01 * epsilon * math.sqrt(_frobenius(square)))  # the square may be rounded to 8 bits
     below = min(epsilon, x)
     if max(0.14 * x**2, 0.57 * below * (x + below)) > tolerance:
         return None
@@ -240,6 +254,16 @@ def _flow_epsilon(bound: Tensor, strength: Strength) -> Tensor:
     """
     total = torch.as_tensor(strength, dtype=bound.dtype, device=bound.device)
     return torch.minimum(-torch.expm1(-8 * total), _WELL_CONDITIONED / 0.75 / bound)
+
+
+def _goes_one_by_one(matrix: Tensor) -> bool:
+    """Whether a stack holds matrices so large that a CPU does better with one after the other."""
+    return matrix.ndim > 2 and matrix.device.type == "cpu" and min(matrix.shape[-2:]) >= _ALONE_FROM
+
+
+def _is_worth_a_polynomial(deviation: Tensor) -> bool:
+    """Not of a stack: one bound for all of its matrices would let each decide for the others."""
+    return deviation.ndim == 2 and deviation.shape[-1] >= _POLYNOMIAL_FROM
 
 
 def _is_read_freely(tensor: Tensor, strength: Strength) -> bool:

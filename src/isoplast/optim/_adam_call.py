@@ -6,75 +6,76 @@ call, as the one group of a plain AdamW does. AdamW treats every parameter by it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.optim.adamw import adamw
-from torch.optim.optimizer import _default_to_fused_or_foreach
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw as torch_adamw
 
-_SETTINGS = (
-    "lr",
-    "betas",
-    "eps",
-    "weight_decay",
-    "amsgrad",
-    "maximize",
-    "foreach",
-    "capturable",
-    "differentiable",
-    "fused",
-)
+Group = dict[str, Any]
+
+# From 2.7 on AdamW is a case of torch's adam, and its own function a detour.
+_IS_A_CASE_OF_ADAM = "decoupled_weight_decay" in inspect.signature(adam).parameters
+_FUNCTION: Callable[..., None] = adam if _IS_A_CASE_OF_ADAM else torch_adamw
+_DECOUPLED: dict[str, Any] = {"decoupled_weight_decay": True} if _IS_A_CASE_OF_ADAM else {}
+_SETTINGS: tuple[str, ...] = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
+_SETTINGS += ("foreach", "capturable", "differentiable", "fused")
 
 
-@dataclass
-class AdamCall:
-    """The lists and settings of a call.
+def goes_along(group: Group, other: Group) -> bool:
+    """Whether the parameters of two groups can be updated in one call."""
+    return all(_same(group[key], other[key]) for key in _SETTINGS) and _kind(group) == _kind(other)
 
-    Attributes:
-        settings: Adam's settings of the groups.
+
+def adamw(
+    group: Group,
+    lists: Sequence[list[Tensor]],
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    has_complex: bool,
+) -> None:
+    """Does Adam's update with decoupled weight decay.
+
+    Args:
+        group: the settings.
         lists: parameters, gradients, first and second moments, their maxima, and step counts.
+        grad_scale: GradScaler's scale, or None.
+        found_inf: its flag of an overflow, or None.
         has_complex: whether a parameter is complex.
     """
-
-    settings: dict[str, Any]
-    lists: tuple[list[Tensor], ...] = field(default_factory=lambda: tuple([] for _ in range(6)))
-    has_complex: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> AdamCall:
-        """An empty call with a group's settings."""
-        return cls({key: group[key] for key in _SETTINGS})
-
-    def takes(self, other: AdamCall) -> bool:
-        """Takes over another call's parameters if its settings are the same, and says whether it did."""
-        mine, theirs = self._resolved(), other._resolved()
-        if not all(_same(mine[key], theirs[key]) for key in _SETTINGS):
-            return False
-        for mine_, theirs_ in zip(self.lists, other.lists, strict=True):
-            mine_.extend(theirs_)
-        self.has_complex |= other.has_complex
-        return True
-
-    def _resolved(self) -> dict[str, Any]:
-        """The settings with torch's own choice of an implementation where the user made none."""
-        if self.settings["fused"] is None and self.settings["foreach"] is None:
-            _, foreach = _default_to_fused_or_foreach(self.lists[0], self.settings["differentiable"])
-            by_tensor = isinstance(self.settings["lr"], Tensor) and not self.settings["capturable"]
-            self.settings["foreach"] = foreach and not by_tensor
-        return self.settings
-
-    def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        """Does Adam's update, with decoupled weight decay."""
-        settings = dict(self._resolved())
-        beta1, beta2 = settings.pop("betas")
-        settings.update(beta1=beta1, beta2=beta2, grad_scale=grad_scale, found_inf=found_inf)
-        adamw(*self.lists, **settings, has_complex=self.has_complex)  # type: ignore[arg-type, misc]
+    beta1, beta2 = group["betas"]
+    _FUNCTION(
+        *lists,
+        foreach=group["foreach"],
+        capturable=group["capturable"],
+        differentiable=group["differentiable"],
+        fused=group["fused"],
+        grad_scale=grad_scale,
+        found_inf=found_inf,
+        has_complex=has_complex,
+        amsgrad=group["amsgrad"],
+        beta1=beta1,
+        beta2=beta2,
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=group["maximize"],
+        **_DECOUPLED,
+    )
 
 
 def _same(a: Any, b: Any) -> bool:
     """Whether two settings are equal; tensors, a learning rate or a beta, are only if they are one."""
+    if a is b:
+        return True
     if isinstance(a, tuple) and isinstance(b, tuple):
         return all(map(_same, a, b))
-    return a is b or not (isinstance(a, Tensor) or isinstance(b, Tensor) or a != b)
+    return not (isinstance(a, Tensor) or isinstance(b, Tensor)) and bool(a == b)
+
+
+def _kind(group: Group) -> tuple[Any, ...]:
+    """What torch chooses the implementation by, where the user made no choice."""
+    first = group["params"][0] if group["params"] else None
+    return type(first), getattr(first, "device", None)

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 
-from isoplast.optim._adam_call import AdamCall
+from isoplast.optim._adam_call import adamw, goes_along
 from isoplast.optim._apply import apply_isometry_
 from isoplast.optim._groups import (
     DEFAULT_ISOMETRY,
     GROUP_DEFAULTS,
     Default,
+    Group,
     common_strength,
     own_settings,
     require_matrix,
@@ -33,6 +34,12 @@ from isoplast.optim._turns import Schedule
 # torch 2.6 has the flag in AdamW alone; the step below decays decoupled in any case.
 _DECOUPLED: dict[str, Any] = (
     {"decoupled_weight_decay": True} if "decoupled_weight_decay" in signature(Adam).parameters else {}
+)
+# torch's own check that a graph is captured only with capturable=True; renamed after torch 2.6.
+_CAPTURE_CHECK = next(
+    name
+    for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check")
+    if hasattr(Adam, name)
 )
 
 
@@ -81,7 +88,7 @@ class AdamO(Adam):
             lambda = 1 / (8 lr isometry_time) from the learning rate given here.
         isometry_every: 1 for the step above, exactly, in every step; T to apply T steps' strength
             once in T steps by the closed form :func:`isoplast.isometry.flow_step_`, each matrix in
-            its own turn; "auto" chooses T <= 100 from the present lr * isometry such that the
+            its own turn; "auto" chooses T <= 250 from the present lr * isometry such that the
             equilibrium moves by at most 1 % of its distance from isometry.
         bias_decay: decoupled decay gamma >= 0 of the vectors, b <- (1 - lr gamma) b. A unit whose bias
             is below minus the largest input norm cannot be woken by any isometric weight; this lifts
@@ -166,6 +173,7 @@ class AdamO(Adam):
             if math.isinf(float(value)):
                 raise ValueError(f"Invalid {name}: {value}")
         require_matrix(self.param_groups)
+        self._schedule.expect(self.param_groups)
         warn_of_decay(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -221,24 +229,31 @@ class AdamO(Adam):
         Returns:
             The closure's loss, or None.
         """
-        _check_capture(self)
+        getattr(self, _CAPTURE_CHECK)()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         found_inf: Tensor | None = getattr(self, "found_inf", None)
-        calls: list[AdamCall] = []
+        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+        head: Group | None = None  # the first of the groups that are updated in one call
+        lists: tuple[list[Tensor], ...] = ([], [], [], [], [], [])
+        has_complex = False
         for index, group in enumerate(self.param_groups):
-            call = AdamCall.of(group)
-            call.has_complex = self._init_group(group, *call.lists)  # type: ignore[no-untyped-call]
+            if head is not None and not goes_along(head, group):
+                adamw(head, lists, grad_scale, found_inf, has_complex)
+                head, lists, has_complex = None, ([], [], [], [], [], []), False
+            head = head or group
+            before = len(lists[0])
+            has_complex |= self._init_group(group, *lists)  # type: ignore[no-untyped-call]
             # Adam's update does not read the weights, so doing the isometry step first, in place, takes
             # its gradient at the pre-step weights (Eq 20) without a copy of them. Weight decay does read
             # them: its factor multiplies the isometry step too, a difference of order lr^2.
-            apply_isometry_(self._schedule, index, group, call.lists[0], self.state, found_inf)
-            if not (calls and calls[-1].takes(call)):
-                calls.append(call)
-        for call in calls:
-            call.run(getattr(self, "grad_scale", None), found_inf)
+            if group["isometry"] > 0 or group["bias_decay"] > 0:
+                params = lists[0][before:]
+                apply_isometry_(self._schedule, index, group, params, self.state, found_inf)
+        if head is not None:
+            adamw(head, lists, grad_scale, found_inf, has_complex)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
@@ -266,7 +281,7 @@ class AdamO(Adam):
         Returns:
             What ``load_state_dict`` of AdamO, AdamW and Adam takes.
         """
-        return self._schedule.saved(plain_state_dict(super().state_dict()), self.param_groups)
+        return self._schedule.saved(plain_state_dict(super().state_dict()), self.param_groups, self.state)
 
     def report(self) -> IsometryReport:
         """What is kept isometric: print it for one line, ``.table()`` for one line per parameter.
@@ -278,11 +293,3 @@ class AdamO(Adam):
 
     def __repr__(self) -> str:
         return f"{super().__repr__()}\n{self.report()}"
-
-
-def _check_capture(optimizer: AdamO) -> None:
-    """torch's own check that a graph is captured only with capturable=True; renamed after torch 2.6."""
-    for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
-        if hasattr(optimizer, name):
-            getattr(optimizer, name)()
-            return

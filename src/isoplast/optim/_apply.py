@@ -21,9 +21,9 @@ from isoplast.isometry import (
     join_matrices,
     operator_step,
 )
-from isoplast.optim._groups import AUTO_LONGEST, AUTO_TOLERANCE, Group, learning_rate
+from isoplast.optim._groups import Group, learning_rate
 from isoplast.optim._roles import Layout
-from isoplast.optim._turns import Schedule, State, Turns
+from isoplast.optim._turns import AUTO_TOLERANCE, Schedule, State, Turns
 
 Strength = float | Tensor
 InPlace = Callable[[Tensor, Strength], Tensor]
@@ -33,8 +33,9 @@ Follow = Callable[[Tensor], Sequence[Tensor]]
 _FLOW = functools.partial(flow_step_, tolerance=AUTO_TOLERANCE)
 
 # Stacking matrices of equal shape saves kernel launches and costs two more passes over them: worth it
-# where launches dominate. On a CPU a step of 64 x 64 took XX us alone and YY in a stack of 16.
-_STACKED_BELOW = {"cpu": 96 * 96, "cuda": 10**6}
+# where launches dominate. On a CPU a step took 65 us alone and 42 in a stack of 16 at 32 x 32, but 80 and 105
+# at 64 x 64. A GPU's bound is an estimate from launches of 5 to 10 us.
+_STACKED_BELOW = {"cpu": 32 * 32, "cuda": 10**6}
 
 
 class Work(NamedTuple):
@@ -45,9 +46,9 @@ class Work(NamedTuple):
     strength: Strength
 
 
-# The step is a few large products and what decides about it is plain Python: nothing to compile.
-# This is torch.compiler.disable as torch.optim uses it: it imports the compiler when first called,
-# not here, where that would cost seconds.
+# The step is a few large products and what decides about it is plain Python: nothing to compile, wherever it
+# is called from. This is torch.compiler.disable as torch.optim uses it: it imports the compiler when first
+# called, not here, where that would cost seconds.
 @_disable_dynamo
 def apply_isometry_(
     schedule: Schedule,
@@ -56,7 +57,6 @@ def apply_isometry_(
     params: Sequence[Tensor],
     state: Mapping[Any, State],
     found_inf: Tensor | None = None,
-    follow: Follow | None = None,
 ) -> None:
     """Does one optimizer step's worth of isometry, and of bias decay, for parameters with a gradient.
 
@@ -71,19 +71,19 @@ def apply_isometry_(
         params: those of its parameters that the optimizer is about to update.
         state: the optimizer's state, which keeps what parameters without a gradient owe.
         found_inf: GradScaler's 0-d flag, 1 where the step must not happen, or None.
-        follow: the tensors that have to move as a parameter does, or None if there are none.
     """
     if group["bias_decay"] > 0:
-        decay_biases_(group, schedule.roles.biases(params), found_inf, follow)
+        decay_biases_(group, schedule.roles.biases(params), found_inf)
     if group["isometry"] > 0:
         work = isometry_work(schedule, index, group, params, state, found_inf)
-        do_work_(work, group, schedule, follow)
+        if work:
+            do_work_(work, group, schedule)
 
 
 def decay_biases_(
-    group: Group, biases: Sequence[Tensor], found_inf: Tensor | None, follow: Follow | None
+    group: Group, biases: Sequence[Tensor], found_inf: Tensor | None, follow: Follow | None = None
 ) -> None:
-    """b <- (1 - lr gamma) b for the biases of a group."""
+    """b <- (1 - lr gamma) b for the biases of a group; follow as for :func:`do_work_`."""
     lose = learning_rate(group) * group["bias_decay"] * _go(found_inf)
     with torch.set_grad_enabled(_differentiable(group)):
         for bias in biases:
@@ -136,18 +136,19 @@ def _amortised_work(group: Group, turns: Turns, found_inf: Tensor | None) -> lis
     here = found_inf is not None and found_inf.device.type == "cpu"
     if strength == 0 or (here and bool(found_inf)):
         return []
-    every = group["isometry_every"]
-    due = turns.due(strength, steps_between(strength) if every == "auto" else every)
+    due = turns.due(strength, group["isometry_every"])
     return [Work(p, layout, owed if here else owed * _go(found_inf)) for p, layout, owed in due]
 
 
-def steps_between(strength: float) -> int:
-    """The number of steps that ``isometry_every="auto"`` waits at a strength lr * isometry > 0."""
-    return max(1, min(AUTO_LONGEST, int(AUTO_TOLERANCE / (4 * strength))))
-
-
 def do_work_(work: Sequence[Work], group: Group, schedule: Schedule, follow: Follow | None = None) -> None:
-    """Moves every matrix of the parameters that act; small ones of equal shape in one stack."""
+    """Moves every matrix of the parameters that act; small ones of equal shape in one stack.
+
+    Args:
+        work: what :func:`isometry_work` said.
+        group: their group.
+        schedule: remembers whether the user was told of the guard.
+        follow: the tensors that have to move as a parameter does, or None if there are none.
+    """
     exact = group["isometry_every"] == 1 or bool(group.get("capturable"))
     in_place: InPlace = _FLOW
     if exact:
@@ -239,7 +240,7 @@ def _step_sharded(
     """A DTensor (FSDP2, tensor parallelism): every rank steps the gathered matrix and keeps its shard.
 
     The Gram of a shard is not a shard of the Gram. One all-gather per step of a matrix, which the
-    amortised mode does once in up to 100 optimizer steps.
+    amortised mode does once in up to 250 optimizer steps.
     """
     full = param.full_tensor()
     _step(full, layout, group, strength, exact, in_place)

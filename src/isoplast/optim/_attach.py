@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from isoplast.optim._apply import apply_isometry_
+from isoplast.optim._apply import decay_biases_, do_work_, isometry_work
 from isoplast.optim._groups import (
     DEFAULT_ISOMETRY,
     GROUP_DEFAULTS,
@@ -28,6 +29,11 @@ from isoplast.optim._report import IsometryReport, isometry_report, warn_of_deca
 from isoplast.optim._roles import BY_SHAPE, Roles
 from isoplast.optim._turns import OWED, WAIT, Schedule
 from isoplast.optim._wrappers import chain
+
+# What optimizers keep beside the weights and place them by: z, which schedule-free ones step and average,
+# and the first weights, from which dual averaging (MADGRAD, D-Adaptation's AdaGrad and SGD) counts all its
+# updates and Prodigy measures the distance. All of them move as the weights do, or would undo the step.
+_SECOND_SEQUENCES = ("z", "x0", "p0")
 
 
 def attach(
@@ -105,11 +111,13 @@ class Attachment:
 
     def __init__(self, optimizer: Optimizer, defaults: Group, roles: Roles = BY_SHAPE) -> None:
         self._chain = chain(optimizer)
-        self._target: Optimizer = self._chain[-1]
+        self._optimizer: Optimizer = self._chain[-1]
         self._defaults = defaults
         self._schedule = Schedule(roles)
-        self._gradients: list[list[Tensor]] | None = None  # parameters by group, of a step to be taken after
-        groups = self._target.param_groups
+        self._after_step: Callable[[], None] | None = (
+            None  # what waits until the optimizer's own step is over
+        )
+        groups = self._optimizer.param_groups
         if any(getattr(o, "_isoplast_attachment", None) is not None for o in self._chain):
             raise ValueError("this optimizer already has an attachment: remove() it first")
         self._brought = [own_settings(group) for group in groups]
@@ -120,12 +128,13 @@ class Attachment:
         for group, draft in zip(groups, drafts, strict=True):
             group.update({key: draft[key] for key in GROUP_DEFAULTS})
         self._hooks = [
-            self._target.register_step_pre_hook(self._before),
-            self._target.register_step_post_hook(self._after),
-            self._target.register_load_state_dict_pre_hook(self._loading),
-            self._target.register_load_state_dict_post_hook(self._loaded),
-            self._target.register_state_dict_post_hook(self._saved),
+            self._optimizer.register_step_pre_hook(self._before),
+            self._optimizer.register_step_post_hook(self._after),
+            self._optimizer.register_load_state_dict_pre_hook(self._loading),
+            self._optimizer.register_load_state_dict_post_hook(self._loaded),
+            self._optimizer.register_state_dict_post_hook(self._saved),
         ]
+        self._schedule.expect(groups)
         for link in self._chain:
             link._isoplast_attachment = self
         warn_of_decay(groups, roles)
@@ -136,14 +145,14 @@ class Attachment:
             hook.remove()
         self._hooks = []
         self._settle_added()
-        for group, own in zip(self._target.param_groups, self._brought, strict=True):
+        for group, own in zip(self._optimizer.param_groups, self._brought, strict=True):
             for key in GROUP_DEFAULTS:
                 group.pop(key, None)
             group.update(own)
             for p in group["params"]:
-                if p in self._target.state:
+                if p in self._optimizer.state:
                     for key in (OWED, WAIT):
-                        self._target.state[p].pop(key, None)
+                        self._optimizer.state[p].pop(key, None)
         for link in self._chain:
             link._isoplast_attachment = None
 
@@ -162,21 +171,21 @@ class Attachment:
         if keep:
             for p, entry in self._schedule.owed():
                 if p in new:
-                    follower._target.state[new[p]].update(entry)
+                    follower._optimizer.state[new[p]].update(entry)
         return follower
 
     def report(self) -> IsometryReport:
         """What is kept isometric: print it for one line, ``.table()`` for one line per parameter."""
         self._settle_added()
-        return isometry_report(self._target.param_groups, self._schedule.roles)
+        return isometry_report(self._optimizer.param_groups, self._schedule.roles)
 
     def _resolve(self, group: Group, own: Group) -> None:
-        require_learning_rate(group, type(self._target).__name__)
+        require_learning_rate(group, type(self._optimizer).__name__)
         resolve_group(group, own, self._defaults, self._schedule.roles)
 
     def _settle_added(self) -> None:
         """Settles the groups that were added after the attachment."""
-        for group in self._target.param_groups[len(self._brought) :]:
+        for group in self._optimizer.param_groups[len(self._brought) :]:
             own = own_settings(group)
             self._resolve(group, own)
             self._brought.append(own)
@@ -184,21 +193,22 @@ class Attachment:
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._gradients = None
+        self._after_step = None
         self._settle_added()
         closure: Callable[[], Any] | None = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
-            self._act_or_wait(self._with_gradient())
+            self._act(self._with_gradient())
             return None
         at_once = type(optimizer).__module__.partition(".")[0] in ("torch", "isoplast")
 
         # The gradients exist only once the closure has run.
         def closure_then_isometry() -> Any:
             loss = closure()
+            gradients = self._with_gradient()
             if at_once:
-                self._act_or_wait(self._with_gradient())
+                self._act(gradients)
             else:
-                self._gradients = self._with_gradient()
+                self._after_step = functools.partial(self._act, gradients, now=True)
             return loss
 
         if "closure" in kwargs:
@@ -206,40 +216,54 @@ class Attachment:
         return (args[0], closure_then_isometry, *args[2:]), kwargs
 
     def _with_gradient(self) -> list[list[Tensor]]:
-        return [[p for p in group["params"] if p.grad is not None] for group in self._target.param_groups]
+        return [[p for p in group["params"] if p.grad is not None] for group in self._optimizer.param_groups]
 
-    def _act_or_wait(self, gradients: list[list[Tensor]]) -> None:
-        """Does the step now, or after the optimizer's own if that differentiates its gradients."""
-        if any(p.grad is not None and p.grad.requires_grad for params in gradients for p in params):
-            self._gradients = gradients
-        else:
-            self._act(gradients)
-
-    def _act(self, gradients: list[list[Tensor]]) -> None:
+    def _act(self, gradients: list[list[Tensor]], *, now: bool = False) -> None:
+        """Takes a step with the parameters of each group that have a gradient, or, unless now, leaves what
+        there is to do for later if the optimizer is about to differentiate its gradients."""
         found_inf = next(
             (o.found_inf for o in self._chain if getattr(o, "found_inf", None) is not None), None
         )
-        follow = self._hidden if any(self._averaging()) else None
-        for index, group in enumerate(self._target.param_groups):
-            state = self._target.state
-            apply_isometry_(self._schedule, index, group, gradients[index], state, found_inf, follow)
+        schedule, work = self._schedule, []
+        for index, group in enumerate(self._optimizer.param_groups):
+            params = gradients[index]
+            biases = schedule.roles.biases(params) if group["bias_decay"] > 0 else []
+            todo = []
+            if group["isometry"] > 0:
+                todo = isometry_work(schedule, index, group, params, self._optimizer.state, found_inf)
+            if todo or biases:
+                work.append((group, todo, biases))
+        if not work:
+            return
 
-    def _averaging(self) -> Iterator[Mapping[Any, Any]]:
-        """The states of the chain that hold a second sequence of weights."""
+        def do() -> None:
+            follow = self._second_sequences if any(self._with_second_sequence()) else None
+            for group, todo, biases in work:
+                decay_biases_(group, biases, found_inf, follow)
+                do_work_(todo, group, schedule, follow)
+
+        if not now and any(p.grad is not None and p.grad.requires_grad for ps in gradients for p in ps):
+            self._after_step = do
+        else:
+            do()
+
+    def _with_second_sequence(self) -> Iterator[Mapping[Any, Any]]:
+        """The states of the chain in which parameters have a second sequence of weights."""
         states = {id(o.state): o.state for o in self._chain if hasattr(o, "state")}
         for state in states.values():
-            if "z" in next(iter(state.values()), {}):
+            first: Mapping[str, Any] = next((e for p, e in state.items() if isinstance(p, Tensor)), {})
+            if any(key in first for key in _SECOND_SEQUENCES):
                 yield state
 
-    def _hidden(self, p: Tensor) -> list[Tensor]:
-        """Schedule-free optimizers step z and let the weights follow it: both move alike."""
-        return [state[p]["z"] for state in self._averaging() if "z" in state.get(p, {})]
+    def _second_sequences(self, p: Tensor) -> list[Tensor]:
+        found = [state.get(p, {}) for state in self._with_second_sequence()]
+        return [entry[key] for entry in found for key in _SECOND_SEQUENCES if key in entry]
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._gradients is not None:
-            gradients, self._gradients = self._gradients, None
+        if self._after_step is not None:
+            do, self._after_step = self._after_step, None
             with torch.no_grad():
-                self._act(gradients)
+                do()
 
     def _loading(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         self._settle_added()
@@ -250,4 +274,4 @@ class Attachment:
         warn_of_decay(optimizer.param_groups, self._schedule.roles)
 
     def _saved(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        return self._schedule.saved(plain_state_dict(state_dict), optimizer.param_groups)
+        return self._schedule.saved(plain_state_dict(state_dict), optimizer.param_groups, optimizer.state)

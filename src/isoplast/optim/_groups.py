@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,6 @@ GROUP_DEFAULTS: Mapping[str, Any] = {
     "isometry_operator": None,
     "bias_decay": 0.0,
 }
-
-# "auto" waits so long that the equilibrium moves by 1 % of its distance from isometry (the relative
-# bias of waiting T steps is 4 c T), and at most 100 steps: there the paper's MLP pays 3 % (batch
-# 256) to 7 % (batch 16) of a training step on a CPU (benchmarks/adamo_costs_what_adamw_costs.py).
-AUTO_TOLERANCE = 0.01
-AUTO_LONGEST = 100
 
 
 def learning_rate(group: Mapping[str, Any]) -> float | Tensor:
@@ -208,6 +202,11 @@ def require_matrix(groups: Sequence[Group], roles: Roles = BY_SHAPE) -> None:
         ValueError: naming the parameters that the groups hold instead, or if all matrices are frozen.
     """
     asked = [group for group in groups if group["isometry"] > 0]
+    if asked:
+        refuse_flattened(p for group in groups for p in group["params"])
+    for group in asked:
+        names = group.get("param_names") or ()
+        refuse_adapters(n for n, p in zip(names, group["params"], strict=bool(names)) if not is_frozen(p))
     found = [p for group in asked for p, _ in roles.matrices(group["params"], group)]
     if not asked or any(not is_frozen(p) for p in found):
         return
@@ -221,6 +220,40 @@ def require_matrix(groups: Sequence[Group], roles: Roles = BY_SHAPE) -> None:
         f"{_describe(asked[0])}. Set isometry=0 for it; if a wrapper flattened the weights (FSDP1, "
         "DeepSpeed ZeRO), use one that keeps their shapes (fully_shard)"
     )
+
+
+def refuse_flattened(params: Iterable[Tensor]) -> None:
+    """Refuses what wrappers put in the place of weights: pieces of them without their shape.
+
+    Raises:
+        ValueError: naming the wrapper and what to use instead.
+    """
+    held = list(params)
+    if any(hasattr(p, "ds_id") or hasattr(p, "ds_shape") for p in held):
+        raise ValueError(
+            "the parameters are placeholders of DeepSpeed ZeRO 3, whose optimizer steps flat partitions: no "
+            "matrix is left to keep isometric. Use fully_shard (FSDP2), or ZeRO 0"
+        )
+    pieces = [p for p in held if getattr(p, "_fsdp_flattened", False) or hasattr(p, "_is_flat_param")]
+    if pieces and all(p.ndim < 2 for p in pieces):
+        raise ValueError(
+            "the parameters are flat pieces of FSDP1 (FullyShardedDataParallel), which hold no matrix to "
+            "keep isometric: use FSDP2 (torch.distributed.fsdp.fully_shard), which keeps their shapes"
+        )
+
+
+def refuse_adapters(names: Iterable[str]) -> None:
+    """Refuses isometry of the second factor of a LoRA adapter, which is zero where the adapter does nothing.
+
+    Raises:
+        ValueError: naming the first one, and what to use instead.
+    """
+    for name in names:
+        if not {"lora_B", "lora_embedding_B"}.isdisjoint(name.split(".")):
+            raise ValueError(
+                f"isometry was asked for {name}, a factor of a LoRA adapter, and would push it from zero to "
+                "singular values of one: hand the optimizer isoplast.integrations.adapter_groups(model)"
+            )
 
 
 def _describe(group: Group) -> str:

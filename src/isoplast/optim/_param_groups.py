@@ -13,6 +13,7 @@ from isoplast._core.layer_kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from isoplast._core.text import text_table
 from isoplast.isometry import Split
 from isoplast.model import Decision, decide
+from isoplast.optim._groups import refuse_adapters, refuse_flattened
 from isoplast.optim._numbers import number, plain
 
 
@@ -31,8 +32,11 @@ class ParamGroups(list[dict[str, Any]]):
         """Refuses a model of which nothing is kept isometric.
 
         Raises:
-            IsoplastError: naming some of its parameters and the reasons.
+            ValueError: naming some of its parameters and the reasons.
         """
+        refuse_flattened(d.parameter for d in self.decisions)
+        kept = (d for d in self.decisions if d.isometric and d.strength != 0)
+        refuse_adapters(d.name for d in kept if d.parameter.requires_grad)
         if not any(d.isometric for d in self.decisions):
             reasons = "; ".join(f"{d.name}: {d.reason}" for d in self.decisions[:3]) or "it has no parameters"
             raise IsoplastError(

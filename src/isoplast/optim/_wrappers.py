@@ -15,9 +15,9 @@ _HOOKS = (
     "_optimizer_load_state_dict_post_hooks",
     "_optimizer_state_dict_post_hooks",
 )
-# TRAC, and what mechanize() makes: both place the weights anew in every step, at a scaled distance from
-# where they were at first.
-_RESCALING = ("trac", "mechani")
+# They place the weights anew in every step: TRAC, and what mechanize() makes, at a scaled distance from the
+# first ones, FTRL as a function of the sum of all gradients.
+_PLACING = ("trac", "mechani", "ftrl")
 
 
 def chain(optimizer: object) -> list[Any]:
@@ -51,10 +51,10 @@ def _refuse_unfit(optimizer: object) -> None:
         raise ValueError("AdamO has the isometry step built in: set isometry= there instead of attaching")
     if isinstance(optimizer, LBFGS):
         raise ValueError("LBFGS moves the weights several times inside one step; attach cannot follow it")
-    if kind.lower().startswith(_RESCALING):
+    if kind.lower().startswith(_PLACING):
         raise ValueError(
-            f"{kind} places the weights anew in every step, at a scaled distance from the first ones, and "
-            "would scale what isometry does with it: attach to a plain optimizer, or use AdamO"
+            f"{kind} places the weights anew in every step, wherever they are, which would undo the isometry "
+            "step: attach to a plain optimizer, or use AdamO"
         )
 
 

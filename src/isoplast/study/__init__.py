@@ -12,6 +12,7 @@ from isoplast.study._parts import Part, foreign_parts
 from isoplast.study._run_study import run_study
 from isoplast.study._spec import Run, Switch
 from isoplast.study._study import Study, builtin_studies, find_study
+from isoplast.study._tuning import Axis, Choice, Tuning, freeze, said, select, sweep
 from isoplast.study._yaml import parse_yaml
 from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome, make_executor
 from isoplast.study.executors._inline import InlineExecutor
@@ -39,6 +40,8 @@ __all__ = [
     "LEARNERS",
     "METRICS",
     "PPO",
+    "Axis",
+    "Choice",
     "Display",
     "Diverged",
     "Executor",
@@ -63,10 +66,12 @@ __all__ = [
     "Study",
     "Supervised",
     "Switch",
+    "Tuning",
     "builtin_studies",
     "execute",
     "find_study",
     "foreign_parts",
+    "freeze",
     "git_words",
     "load_runs",
     "load_study",
@@ -80,7 +85,10 @@ __all__ = [
     "read_index",
     "read_rows",
     "run_study",
+    "said",
     "score",
+    "select",
     "strict_json",
+    "sweep",
     "worker",
 ]

@@ -43,9 +43,13 @@ class Source:
         """What was run, in one line."""
         specs = [record.spec for record in self.records.values()]
         nets = [_named(spec["net"]) for spec in specs]
-        tasks = [str(spec["stream"]["tasks"]) for spec in specs]
+        tasks = [str(spec["stream"]["tasks"]) for spec in specs if "tasks" in spec["stream"]]
         words = [_few([_named(spec[key]) for spec in specs if key in spec], "") for key in ("stream", "data")]
-        words += [_few(nets, ""), _few(tasks, " tasks"), f"{len(specs)} run" + "s" * (len(specs) != 1)]
+        words += [
+            _few(nets, ""),
+            *([_few(tasks, " tasks")] if tasks else ()),
+            f"{len(specs)} run" + "s" * (len(specs) != 1),
+        ]
         return " · ".join(words)
 
     @property

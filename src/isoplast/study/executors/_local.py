@@ -14,14 +14,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
+from isoplast._core.errors import IsoplastError
+from isoplast._core.text import one_line
 from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome
 from isoplast.study.executors._cores import usable_cores
 from isoplast.study.executors._memory import too_large
 from isoplast.study.executors._worker import DONE, LOCKED
 from isoplast.study.run._execute import Progress
-from isoplast.study.store._lock import RunLocked
 
 _LOOK = 1.0  # seconds between two looks at the memory
 
@@ -134,24 +136,36 @@ class _Worker:
         if code == LOCKED:
             return Outcome(run, directory, "another process is at this run")
         failure = self.failure or self._last_words(code)
-        if directory.status().state != "failed":
-            self._mark(failure)
+        self._mark(failure)
         return Outcome(run, directory, failure, self.score)
 
     def _mark(self, failure: str) -> None:
         directory = self.job.directory
         # On a full disk this may fail as well; the run then reads as interrupted.
-        with contextlib.suppress(RunLocked, OSError), directory.owned(patience=1.0):
-            directory.write_status(dataclasses.replace(directory.status(), state="failed", reason=failure))
+        # A damaged status stays as it is: whoever reads it is told.
+        with contextlib.suppress(IsoplastError, OSError):
+            status = directory.status()
+            if status.state != "failed":
+                with directory.owned(patience=1.0):
+                    directory.write_status(dataclasses.replace(status, state="failed", reason=failure))
 
     def _last_words(self, code: int) -> str:
         if code < 0:
             known = {item.value: item.name for item in signal.Signals}
             name = known.get(-code, f"signal {-code}")
             return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-        lines = self.job.directory.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        said = [line.strip() for line in lines if line.strip()]
-        return said[-1] if said else f"exit status {code}"
+        said: list[str] = []
+        with contextlib.suppress(OSError):  # the directory may be gone
+            lines = _end(self.job.directory.log).split("\n")
+            said = [line.strip() for line in lines if line.strip()]
+        return one_line(said[-1]) if said else f"exit status {code}"
+
+
+def _end(log: Path, size: int = 1 << 16) -> str:
+    """The end of a log, which may be of gigabytes."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        return file.read().decode("utf-8", errors="replace")
 
 
 def _apart() -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 
 from isoplast import data
 from isoplast._core.errors import IsoplastError
+from isoplast._core.text import escaped, one_line
 from isoplast.streams import OpenProblem, Stream
 from isoplast.study._metrics import metric
 from isoplast.study._parts import make
@@ -48,6 +49,9 @@ class Progress:
 
 class RunFailed(Exception):
     """A run that cannot go on; the message is the reason, in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 def execute(
@@ -193,7 +197,7 @@ class _Attempt:
             self._fail(str(error))
             raise
         except (Diverged, OSError) as error:
-            reason = str(error) if isinstance(error, Diverged) else _one_line(error)
+            reason = one_line(str(error)) if isinstance(error, Diverged) else _one_line(error)
             self._fail(reason)
             raise RunFailed(reason) from error
         except Exception as error:  # whatever training raises: the run has failed, and says why
@@ -312,7 +316,8 @@ class _Attempt:
         self._note("running", tasks=row["task"] + 1, steps=learner.steps)
 
     def say(self, line: str) -> None:
-        """Tell the user, and the log."""
+        """Tell the user, and the log: a label may hold what a terminal obeys."""
+        line = escaped(line)
         self.listener(line)
         self._log(line)
 
@@ -338,4 +343,5 @@ class _Attempt:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    said = str(error).strip().splitlines()  # messages of torch have a line for each of its frames
+    return one_line(f"{type(error).__name__}: {said[0]}" if said else type(error).__name__)

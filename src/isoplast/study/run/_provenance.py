@@ -45,6 +45,27 @@ def provenance(device: torch.device, threads: int, parts: Iterable[str] = ()) ->
     }
 
 
+def is_provenance(found: Mapping[str, Any]) -> bool:
+    """Whether a mapping from a file is what `provenance` gives, with the data; or empty, before a start."""
+    git = found.get("git")
+    data = found.get("data")
+    return not found or (
+        _is_words(found.get("versions"))
+        and _is_words(found.get("modules", {}))
+        and type(found.get("threads")) is int
+        and (git is None or (isinstance(git, Mapping) and isinstance(git.get("commit"), str)))
+        and (git is None or isinstance(git.get("changed"), bool))
+        and isinstance(data, Mapping)
+        and all(isinstance(data.get(key), str) for key in ("note", "fingerprint"))
+    )
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(word, str) for pair in value.items() for word in pair
+    )
+
+
 def versions() -> dict[str, str]:
     """The versions of Python, isoplast and the packages that compute or read results."""
     found = {"python": platform.python_version(), "isoplast": isoplast.__version__}

@@ -28,10 +28,11 @@ from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
 from isoplast.study import _yaml
 from isoplast.study._spec import Run
+from isoplast.study.run._provenance import is_provenance
 from isoplast.study.store import _files
 from isoplast.study.store._lock import DirectoryLock, is_locked
 
-_ESSENTIAL = {"stream", "net", "method", "learner", "seed"}  # what every reader relies on
+_PARTS = ("stream", "net", "method", "learner")  # of every run
 State = Literal["waiting", "running", "done", "failed", "interrupted"]
 
 
@@ -136,11 +137,12 @@ class RunDirectory:
             settings = _yaml.parse_yaml(self.spec.read_text(encoding="utf-8"), str(self.spec))
         except ValueError:  # what is no text, and what is no YAML
             settings = None
-        if not isinstance(settings, dict) or not settings.keys() >= _ESSENTIAL:
+        if not _readable(settings):
             raise IsoplastError(
                 f"{self.spec} is damaged or of an older version: delete {self.path} and run again"
             )
-        return settings
+        found: dict[str, Any] = settings
+        return found
 
     def status(self) -> Status:
         """How far the run is; "interrupted" if it says "running" but no process owns the directory.
@@ -155,8 +157,9 @@ class RunDirectory:
         # A later version may write more.
         known = {field.name: found[field.name] for field in dataclasses.fields(Status) if field.name in found}
         status = Status(**known)
-        wrong = any(not _same_kind(value, getattr(Status(), name)) for name, value in known.items())
-        if wrong or status.state not in get_args(State):
+        right = all(_same_kind(value, getattr(Status(), name)) for name, value in known.items())
+        right = right and status.state in get_args(State) and is_provenance(status.provenance)
+        if not right:
             raise IsoplastError(f"{self._status} is damaged: {remedy}")
         if status.state == "running" and not is_locked(self.path):
             return dataclasses.replace(status, state="interrupted")
@@ -220,9 +223,33 @@ class RunDirectory:
 
 
 def _same_kind(value: object, like: object) -> bool:
-    if isinstance(like, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value of status.json is of its kind; a number is one that a frame can hold."""
+    if isinstance(like, int | float):
+        kinds = (int,) if isinstance(like, int) else (int, float)
+        return type(value) in kinds and 0 <= value < 1 << 63  # type: ignore[operator]
     return type(value) is type(like)
+
+
+def _readable(settings: object) -> bool:
+    """Whether a specification has what every reader relies on, of its kind."""
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        return False
+    parts = [settings.get(name) for name in _PARTS]
+    if settings.get("data") is not None:
+        parts.append(settings["data"])
+    if (switch := settings.get("switch")) is not None:
+        if not isinstance(switch, dict) or not isinstance(switch.get("task"), int):
+            return False
+        parts.append(switch.get("method"))
+    seed = settings.get("seed")
+    return all(map(_is_part, parts)) and type(seed) is int and abs(seed) < 1 << 63
+
+
+def _is_part(value: object) -> bool:
+    """A name with settings, as a run writes its parts."""
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return False
+    return all(isinstance(key, str) for key in value)
 
 
 def _unpickled(path: Path) -> Any:

@@ -1,0 +1,215 @@
+"""Tuning: one space and budget for all, seeds of its own, a choice with its doubts, a frozen study."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic_sweep
+from same_bits import rows_without_seconds
+
+from isoplast._core.errors import IsoplastError
+from isoplast.cli import main
+from isoplast.study import Axis, RunDirectory, Study, Tuning, execute, freeze, load_study, said, select, sweep
+
+pytest.importorskip("optuna")
+
+FILE = """
+name: small
+run: {samples: 64, tasks: 8, epochs: 2, net: {name: mlp, width: 8}, instruments: [weights]}
+methods: [adam, adamo]
+seeds: [0, 1, 2]
+tune:
+  space: {lr: [1e-3, 1e-2, 1e-1], isometry: [1e-2, 1e-1]}
+  seeds: [100, 101]
+  fraction: 0.5
+"""
+
+
+def tuning(**changes: Any) -> Tuning:
+    text = FILE
+    for key, value in changes.items():
+        text += f"  {key}: {value}\n"
+    return Tuning.parse(text)
+
+
+def test_every_method_is_tried_on_the_axes_it_has() -> None:
+    one = tuning()
+    assert sorted(tuple(values.values()) for values in one.settings("Adam")) == [(1e-3,), (1e-2,), (1e-1,)]
+    grid = {tuple(values.items()) for values in one.settings("AdamO")}
+    assert grid == {
+        (("lr", lr), ("isometry", strength)) for lr in (1e-3, 1e-2, 1e-1) for strength in (1e-2, 1e-1)
+    }
+    assert one.tasks == 4
+    run = one.run("AdamO", {"lr": 1e-2, "isometry": 1e-1}, 100)
+    assert (run.lr, dict(run.method.settings)["isometry"], run.tasks, run.seed) == (1e-2, 1e-1, 4, 100)
+    assert run.instruments == ()
+
+
+def test_a_budget_is_the_same_for_all_and_no_trial_is_done_twice() -> None:
+    one = tuning(trials=2, sampler="random")
+    wide = Tuning.parse(FILE + "  trials: 4\n")
+    assert len(list(wide.settings("Adam"))) == 3  # all it has
+    assert len(list(wide.settings("AdamO"))) == 4
+    assert wide.settings("AdamO") == wide.settings("AdamO")
+    drawn = one.settings("AdamO")
+    assert len(drawn) == 2
+    assert drawn[0] != drawn[1]
+    assert one.settings("AdamO") == drawn
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seeds: [100, 101]", "seeds: [100, 2]", "2 is a seed of the evaluation, too"),
+        ("seeds: [100, 101]", "seeds: []", "it is empty"),
+        ("fraction: 0.5", "fraction: 0", "fraction is 0: it must be above 0"),
+        ("fraction: 0.5", "fraction: 1.5", "fraction is 1.5"),
+        ("fraction: 0.5", "fractoin: 0.5", "did you mean 'fraction'"),
+        ("{lr: [1e-3, 1e-2, 1e-1], isometry: [1e-2, 1e-1]}", "{}", "space is empty"),
+        ("lr: [1e-3, 1e-2, 1e-1]", "lr: {low: 1e-1, high: 1e-3}", "low must be below high"),
+        ("lr: [1e-3, 1e-2, 1e-1]", "lr: {low: 0, high: 1e-3, log: true}", "above 0 on a log scale"),
+        ("lr: [1e-3, 1e-2, 1e-1]", "lr: {low: 1e-4, high: 1e-3}", "a range has no grid"),
+        ("lr: [1e-3, 1e-2, 1e-1]", "lr: [1e-3, 1e-3]", "holds a value twice"),
+        ("lr: [1e-3, 1e-2, 1e-1], ", "", "method 'Adam' has none of the settings"),
+        ("lr: [1e-3, 1e-2, 1e-1]", "lr: 1e-3", "give a list of values"),
+        ("fraction: 0.5", "sampler: cmaes", "unknown sampler of tune 'cmaes'"),
+        ("fraction: 0.5", "sampler: tpe", "trials is missing"),
+        ("fraction: 0.5", "trials: 0", "tune.trials"),
+        ("methods: [adam, adamo]", "methods: [adam, adamw, admo]", "did you mean 'adamo'"),
+    ],
+)
+def test_bad_input_is_one_line(old: str, new: str, words: str) -> None:
+    assert old in FILE
+    with pytest.raises(IsoplastError) as found:
+        Tuning.parse(FILE.replace(old, new))
+    assert words in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_the_edges_of_an_axis() -> None:
+    grid = Axis("lr", (1e-3, 1e-2, 1e-1))
+    assert [grid.at_edge(value) for value in grid.values] == ["lowest", "", "highest"]
+    assert Axis("lr", (1e-3,)).at_edge(1e-3) == ""  # nothing was tried beside it
+    assert Axis("init", ("a", "b")).at_edge("a") == ""
+    span = Axis("lr", (), 1e-4, 1e-2, log=True)
+    assert [span.at_edge(value) for value in (1.1e-4, 1e-3, 9.5e-3)] == ["lowest", "", "highest"]
+
+
+def test_the_best_mean_is_chosen_and_doubts_are_said(tmp_path: Path) -> None:
+    """Scores written by hand: 1e-2 wins clearly for Adam; for AdamO two settings differ by noise alone."""
+    one = tuning()
+    table = {
+        ("Adam", 1e-3, None): lambda seed, task: 0.5,
+        ("Adam", 1e-2, None): lambda seed, task: 0.8,
+        ("Adam", 1e-1, None): lambda seed, task: 0.3,
+        ("AdamO", 1e-3, 1e-2): lambda seed, task: 0.7 + 0.1 * (task % 2),
+        ("AdamO", 1e-3, 1e-1): lambda seed, task: 0.7 + 0.1 * ((task + seed) % 2) + 0.001,
+    }
+    synthetic_sweep.write(one, tmp_path, table, otherwise=0.1)
+    adam, adamo = select(one, tmp_path)
+    assert adam.values == {"lr": 1e-2}
+    assert adam.score == pytest.approx(0.8)
+    assert (adam.share, adam.near, adam.edges) == (pytest.approx(1.0), (), ())
+    assert adamo.values == {"lr": 1e-3, "isometry": 1e-1}
+    assert adamo.score == pytest.approx(0.751)
+    ((other, share),) = adamo.near
+    assert other == {"lr": 1e-3, "isometry": 1e-2}
+    assert adamo.share + share == pytest.approx(1.0)
+    assert dict(adamo.edges) == {"lr": "lowest", "isometry": "highest"}
+    lines = said(adamo)
+    assert "near-winners: lr 0.001, isometry 0.01" in lines[1]
+    assert any("lr is the lowest value tried" in line for line in lines)
+
+
+def test_failed_trials_count_as_chance_and_are_said(tmp_path: Path) -> None:
+    one = tuning()
+    table = {("Adam", 1e-2, None): lambda seed, task: math.nan if task == 2 else 0.9}
+    synthetic_sweep.write(one, tmp_path, table, otherwise=0.5)
+    adam, _ = select(one, tmp_path)
+    assert adam.values == {"lr": 1e-3} or adam.values == {"lr": 1e-1}
+    assert adam.failed == 1
+    assert any("failed runs, which count as chance" in line for line in said(adam))
+
+
+def test_the_frozen_study_has_the_chosen_settings_and_all_else_as_it_was(tmp_path: Path) -> None:
+    one = tuning()
+    table = {
+        ("Adam", 1e-2, None): lambda seed, task: 0.8,
+        ("AdamO", 1e-1, 1e-2): lambda seed, task: 0.9,
+    }
+    synthetic_sweep.write(one, tmp_path / "sweep", table, otherwise=0.1)
+    frozen = freeze(one, select(one, tmp_path / "sweep"), tmp_path / "small.yaml")
+    assert Study.load(tmp_path / "small.yaml").runs == frozen.runs
+    assert [run.seed for run in frozen.runs] == [run.seed for run in one.study.runs]
+    for run, before in zip(frozen.runs, one.study.runs, strict=True):
+        assert run.label == before.label
+        settings, old = run.to_mapping(), before.to_mapping()
+        assert settings.pop("lr") == (1e-2 if run.label == "Adam" else 1e-1)
+        assert settings["method"].pop("isometry", 1e-2) == 1e-2
+        old.pop("lr"), old["method"].pop("isometry", None)
+        assert settings == old
+    text = (tmp_path / "small.yaml").read_text()
+    assert "Tuned on 4 of 8 tasks, seeds 100, 101" in text
+
+
+def test_an_unfinished_sweep_is_not_selected_from(tmp_path: Path) -> None:
+    one = tuning()
+    synthetic_sweep.write(one, tmp_path, {}, otherwise=0.5, waiting=1)
+    with pytest.raises(IsoplastError, match=r"1 of 18 trials in .* are not done"):
+        select(one, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_a_killed_search_goes_on_to_the_same_choice(tmp_path: Path, sampler: str) -> None:
+    text = FILE + f"  sampler: {sampler}\n  trials: 3\n"
+    (tmp_path / "small.yaml").write_text(text)
+    code = "import sys; from isoplast.cli import main; sys.exit(main())"
+    words = [sys.executable, "-c", code, "tune", "small.yaml", "sweep", "--out", "killed"]
+    child = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True)
+    done = tmp_path / "killed" / "sweep"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and len(list(done.glob("*/metrics.jsonl"))) < 3:
+        time.sleep(0.05)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert child.returncode == -signal.SIGKILL
+    assert len(list(done.glob("*/metrics.jsonl"))) >= 3
+    subprocess.run(words, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    one = Tuning.load(tmp_path / "small.yaml")
+    sweep(one, tmp_path / "whole", executor="inline")
+    assert select(one, done) == select(one, tmp_path / "whole")
+    names = sorted(path.parent.name for path in done.glob("*/metrics.jsonl"))
+    assert names == sorted(path.parent.name for path in (tmp_path / "whole").glob("*/metrics.jsonl"))
+    assert len(names) == 12 if sampler == "grid" else 6 <= len(names) <= 12  # TPE repeats what is best
+
+
+@pytest.mark.slow
+def test_all_stages_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = FILE.replace("isometry: [1e-2, 1e-1]", "isometry: [1e-2]").replace(
+        "1e-3, 1e-2, 1e-1", "1e-3, 1e-2"
+    )
+    Path("small.yaml").write_text(text)
+    assert main(["tune", "small.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "best of 2 trials" in out
+    frozen = Study.load(Path("runs/small-tuning/small.yaml"))
+    assert main(["tune", "small.yaml", "run"]) == 0
+    assert main(["tune", "small.yaml", "report"]) == 0
+    assert Path("runs/small-tuning/evaluation/report.html").is_file()
+    frame = load_study("runs/small-tuning/evaluation")
+    assert set(frame["run_id"]) == {run.id for run in frozen.runs}
+    again = execute(frozen.runs[0], tmp_path / "alone")
+    stored = RunDirectory(Path("runs/small-tuning/evaluation") / frozen.runs[0].id)
+    assert rows_without_seconds(stored) == rows_without_seconds(again)
