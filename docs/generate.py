@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from isoplast.streams import streams_table
 from isoplast.study import metrics_table
 
 DOCS = Path(__file__).parent
@@ -25,6 +26,7 @@ def support_matrix() -> str:
 
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "metrics": ("studies.md", metrics_table),
+    "streams": ("streams.md", streams_table),
     "stacks": ("stacks.md", support_matrix),
 }
 

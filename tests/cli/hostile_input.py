@@ -75,7 +75,6 @@ def lines(generator: np.random.Generator) -> Iterator[tuple[str, list[str]]]:
             ["run", "--threads", "0"],
             ["run", "--device", ESCAPE],
             ["run", "--device", "cuda:99"],
-            ["run", "--out", "\x00"],
             ["run", "--out", LONG],
             ["study", ESCAPE],
             ["study", LONG],

@@ -104,7 +104,7 @@ def test_a_run_says_what_it_found_and_is_not_done_again(
         ("study demo name=x y=2", "%STUDIES%/demo.yaml: unknown setting of a run 'y'"),
         ("study demo --executor clowd", "unknown executor 'clowd'"),
         ("study demmo", "unknown study 'demmo': did you mean 'demo'?"),
-        ("study gone.yaml", "there is no file gone.yaml; ready-made studies: control_demo, demo, "),
+        ("study gone.yaml", "there is no file gone.yaml; ready-made studies: "),
         ("report gone", "gone holds no results: "),
     ],
 )
@@ -225,3 +225,42 @@ def test_a_study_ends_with_a_table_a_report_and_the_failures(
     assert (tmp_path / "runs" / "both" / "report.html").stat().st_size > 1000
     assert re.search(r"failed: too fast, seed 0: the loss is \w+ at task 0.*; see .*log.txt", said)
     assert "1 of 2 runs failed; the same command tries them again" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nothing"], "Unrecognized options: nothing Available subcommands: demo, run,"),
+        ([], "Expected one of {demo, run,"),
+        (["report"], "Missing from isoplast report: DIR"),
+        (["run", "--seed", "a\x1b]0;owned\x07"], "Error parsing --seed"),
+        (["run", "--methud", "adam"], "--method NAME"),
+        (["report", "a", "--\x1b[2J\nnext", "x" * 100_000], "For full helptext"),
+    ],
+)
+def test_words_that_are_no_command_are_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("isoplast: ")
+    assert captured.err.count("\n") == 1
+    assert captured.err[:-1].isprintable()
+    assert len(captured.err) <= 401
+    assert said in captured.err
+
+
+@pytest.mark.parametrize("lr", ["5e-324", "1e-320", "1e-45", "1e300"])
+@pytest.mark.parametrize("method", ["adam", "adamo", "muono", "sgdo"])
+def test_absurd_learning_rates_change_nothing_or_fail_the_run_with_the_reason(
+    lr: str, method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", *TINY, "--lr", lr, "--method", method, "--out", str(tmp_path)]
+    status = main(words)
+    errors = capsys.readouterr().err
+    if float(lr) < 1:
+        assert (status, errors) == (0, "")
+    else:
+        assert status == 1
+        assert re.fullmatch(r"isoplast: failed: the loss is (nan|inf) .*lower the learning rate\n", errors)

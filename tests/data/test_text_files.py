@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from isoplast._core.errors import IsoplastError
-from isoplast.data import Dataset, data_spec, load_data
+from isoplast.data import Dataset, data_spec, load_data, save_data
 
 FIRST, SECOND = bytes(range(200)), b"abcdefghij" * 10
 
@@ -106,3 +106,12 @@ def test_held_out_samples_of_another_kind(test: Dataset, message: str) -> None:
 def test_a_share_that_leaves_nothing(share: float) -> None:
     with pytest.raises(IsoplastError, match="give 0 < share < 1"):
         Dataset(np.zeros((3, 4)), np.arange(3)).split(share)
+
+
+def test_held_out_samples_are_saved_along(tmp_path: Path) -> None:
+    data = Dataset(np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 2).split(0.25)
+    again = save_data(tmp_path / "mine.npz", data).load_with_test()
+    assert again.test is not None
+    assert data.test is not None
+    assert torch.equal(again.inputs, data.inputs)
+    assert torch.equal(again.test.inputs, data.test.inputs)

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.model._checkpoint import (
+from isoplast.model import (
     checkpoint_history,
+    has_normalisation,
     is_sharded,
     read_checkpoint,
     read_tensor,
+    reconstruct,
     write_checkpoint,
 )
-from isoplast.model._reconstructed import has_normalisation, reconstruct
 
 safetensors = pytest.importorskip("safetensors.torch")
 
@@ -81,8 +82,8 @@ def test_a_network_in_several_files(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors.index.json").write_text(json.dumps(index))
     assert is_sharded(tmp_path)
     assert set(read_checkpoint(tmp_path).tensors) == set(weights())
-    with pytest.raises(IsoplastError, match="in several files: save it as one"):
-        write_checkpoint(read_checkpoint(tmp_path), tmp_path / "new.pt")
+    write_checkpoint(read_checkpoint(tmp_path), tmp_path / "new.pt")
+    assert all(torch.equal(value, weights()[name]) for name, value in torch.load(tmp_path / "new.pt").items())
 
 
 @pytest.mark.parametrize(
@@ -113,10 +114,13 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path, zipped: bool, protocol: i
         torch.save({"model": weights(), "extra": Code(mark)}, file, pickle_protocol=max(protocol, 2))
     else:
         file.write_bytes(pickle.dumps({"extra": Code(mark)}, protocol))
-    with pytest.raises(IsoplastError) as caught:
-        read_checkpoint(file)
+    if zipped:  # a stand-in takes its place
+        assert list(read_checkpoint(file).tensors) == list(weights())
+    else:
+        with pytest.raises(IsoplastError) as caught:
+            read_checkpoint(file)
+        assert "\n" not in str(caught.value)
     assert not mark.exists()
-    assert "\n" not in str(caught.value)
     with pytest.raises(IsoplastError):
         read_tensor(file)
     assert not mark.exists()
@@ -155,7 +159,7 @@ def saved(value: Any, tmp_path: Path, **options: Any) -> bytes:
         (lambda p: safetensors.save(weights())[:5], "is no checkpoint"),
         (lambda p: b"", "is no checkpoint"),
         (lambda p: b"hello", "is no checkpoint: neither a torch nor a safetensors file"),
-        (lambda p: saved(nn.Linear(2, 2), p), "holds the Python object torch.nn.modules.linear.Linear"),
+        (lambda p: saved(Path("x"), p), "holds pathlib.PosixPath, no weights by name"),
         (lambda p: saved(torch.zeros(3, 3), p), "holds Tensor, no weights by name"),
         (lambda p: saved({"step": 3}, p), "holds no weight matrix (it holds step)"),
         (

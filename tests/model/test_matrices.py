@@ -221,8 +221,8 @@ def test_repair_of_a_state_dict_projects_the_matrices_that_its_module_has() -> N
     for make in (gpt2, llama, ZOO["recurrent"], ZOO["keys and values"]):
         model = make()
         state = {name: value.clone() for name, value in model.state_dict().items()}
-        repair_(model, layers="all")
-        repair_(state, layers="all")
+        repair_(model, layers="all", forget=True)
+        repair_(state, layers="all", forget=True)
         for name, value in model.state_dict().items():
             torch.testing.assert_close(state[name], value, msg=name)
         for one in weight_spectra(state).values():
@@ -235,6 +235,6 @@ def test_repair_knows_how_many_inputs_a_stored_layer_has() -> None:
     """Without inputs, biases below minus the root of the number of inputs are lifted: that is 4, not 16."""
     model = Own(c_fc=Conv1D(16, 4))
     model.c_fc.bias.data.copy_(torch.linspace(-4, 0, 16))
-    repaired = repair_(model, layers="all")
+    repaired = repair_(model, layers="all", forget=True)
     below = int((torch.linspace(-4, 0, 16) <= -2).sum())
     assert repaired.layers["c_fc"].lifted == below == 8

@@ -28,7 +28,7 @@ def critical(inputs: bool = True) -> Inspection:
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
     model[2].bias.fill_(-100.0)
     model[0].weight.mul_(20)
-    return inspect(model, torch.randn(50, 8) if inputs else None)
+    return inspect(model, torch.randn(300, 8) if inputs else None)
 
 
 def moments() -> list[Moment]:
@@ -68,7 +68,8 @@ def test_the_page_says_what_was_found_and_draws_it() -> None:
     drawn = figures_of(page)
     assert list(drawn) == ["layers", "spectrum", "units", "history", "dead"]
     assert sorted(tags.places) == sorted(f"figure-{name}" for name in drawn)
-    assert "<h1>Critical: 3: 100% of 32 units are dead (zero on every input)" in page
+    assert "<h1>Critical: network: the outputs are the same for all 300 inputs." in page
+    assert "looks at networks that went on learning" in page
     assert "a&lt;b&gt;.pt" in page
     assert "torch file &lt;x&gt;" in page
     assert "default-src 'none'" in page

@@ -75,6 +75,14 @@ def test_inputs_are_shared_and_only_maps_belong_to_tasks() -> None:
     assert opened("random-labels").task(1).inputs is DATA.inputs
 
 
+def test_a_view_takes_its_values_from_a_copy_on_another_device() -> None:
+    view = opened("pixel-permutation", examples=20).task(1).examples
+    copy = DATA.inputs + 1
+    assert torch.equal(view.tensor(copy), view.tensor() + 1)
+    chosen = torch.tensor([3, 0])
+    assert torch.equal(view.take(chosen).tensor(), view.tensor()[chosen])
+
+
 def test_examples_of_a_task_are_drawn_without_repetition_and_anew() -> None:
     sequence = opened("online-permutation", examples=50)
     rows = [sequence.task(index).examples.rows for index in range(2)]

@@ -51,7 +51,7 @@ class ZipArchive:
     """The members of a zip file. Nothing is read that is larger than the file explains.
 
     Args:
-        path: the file.
+        source: the file, or the bytes of one.
 
     Attributes:
         sizes: the members' names and their sizes in bytes.
@@ -61,11 +61,11 @@ class ZipArchive:
             which file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+    def __init__(self, source: Path | bytes) -> None:
+        self._file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
         try:
             self._zip = zipfile.ZipFile(self._file)
-            self._check(path.stat().st_size)
+            self._check(len(source) if isinstance(source, bytes) else source.stat().st_size)
         except BaseException as error:
             self._file.close()
             if isinstance(error, _DAMAGE) and not isinstance(error, IsoplastError):
@@ -79,6 +79,9 @@ class ZipArchive:
         total = sum(member.file_size for member in members)
         if total > max(_ALWAYS, _RATIO * size):
             raise IsoplastError(f"damaged (its {size:,} bytes claim to hold {total:,})")
+        # An archive inside an archive is found by its own end where the outer one has lost its own.
+        if min((member.header_offset for member in members), default=0):
+            raise IsoplastError("truncated or damaged (its beginning belongs to another archive)")
         for member in members:
             # Python unpacks a block of any other kind whole, whatever its size.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
+import re
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from isoplast._core.errors import IsoplastError
 from isoplast.cli import _inspect, _methods, _studies
 
 _Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
@@ -38,12 +43,43 @@ def run_command(words: Sequence[str]) -> int:
     given = list(words)
     if given[:1] == ["lens"]:
         given[0] = "spectra"  # its name before 0.1; goes with 0.2
-    status: int = tyro.extras.subcommand_cli_from_dict(
-        commands,
-        prog="isoplast",
-        description="isoplast keeps neural networks able to learn (arXiv:2606.09762).\n"
-        "`isoplast --version` prints the version.",
-        args=given,
-        config=(tyro.conf.OmitArgPrefixes,),
+    parsed: Callable[[], int] = _one_line_of_errors(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            {name: _later(command) for name, command in commands.items()},
+            prog="isoplast",
+            description="isoplast keeps neural networks able to learn (arXiv:2606.09762).\n"
+            "`isoplast --version` prints the version.",
+            args=given,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
     )
-    return status
+    return parsed()
+
+
+def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """The command, to be called once the words are known to be right."""
+
+    @functools.wraps(command)
+    def bound(*args: Any, **kwargs: Any) -> Callable[[], int]:
+        return functools.partial(command, *args, **kwargs)
+
+    return bound
+
+
+def _one_line_of_errors(parse: Callable[[], Any]) -> Any:
+    """What parsing gives; the box that tyro draws around an error becomes one line.
+
+    The box quotes the words as they are, with whatever a terminal would obey.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parse()
+    except SystemExit as left:
+        if not left.code:  # after --help
+            raise
+    text = re.sub(r"\x1b\[[\d;]*m", "", said.getvalue())
+    text = text.strip().partition("\n")[2]  # without the title, which the text repeats
+    raise IsoplastError(
+        " ".join(re.sub("[\u2500-\u257f]|-{3,}", " ", text).split()) or "these words are no command"
+    )

@@ -212,11 +212,11 @@ def run(
     Args:
         words: Settings; the flags below are short for the most usual ones.
         samples: Number of samples of the data; by default all.
-        tasks: Number of tasks.
-        width: Units of a hidden layer.
-        depth: Number of hidden layers.
-        epochs: Passes over each task.
-        batch_size: Samples for an optimizer step.
+        tasks: Number of tasks; by default the stream's own.
+        width: Units of a hidden layer; by default the network's own.
+        depth: Number of hidden layers; by default the network's own.
+        epochs: Passes over each task (default: 25).
+        batch_size: Samples for an optimizer step (default: 64).
         lr: Learning rate (default: 0.001).
         seed: Seed of everything random (default: 0).
         device: cpu or cuda.

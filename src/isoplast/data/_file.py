@@ -76,7 +76,7 @@ def save_data(path: str | Path, data: Dataset, test: Dataset | None = None) -> F
     Args:
         path: a name that ends in .npz; the folder must exist.
         data: what to write, for training.
-        test: held-out samples of the same kind.
+        test: held-out samples of the same kind; None: those of the data, if there are any.
 
     Returns:
         The `File` for a `Run`: its path is absolute.
@@ -92,6 +92,7 @@ def save_data(path: str | Path, data: Dataset, test: Dataset | None = None) -> F
     if path.suffix != ".npz":
         raise IsoplastError(f"data file {str(path)!r}: save it under a name that ends in .npz")
     arrays = {"inputs": data.inputs.numpy(), "targets": data.targets.numpy()}
+    test = data.test if test is None else test
     if test is not None:
         arrays |= {"test_inputs": test.inputs.numpy(), "test_targets": test.targets.numpy()}
     buffer = io.BytesIO()

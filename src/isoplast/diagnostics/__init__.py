@@ -3,7 +3,7 @@
 from isoplast.diagnostics._result import format_number
 from isoplast.diagnostics.activity._activity import Activity, LayerActivity, activity
 from isoplast.diagnostics.health._diagnose import Diagnosis, diagnose
-from isoplast.diagnostics.health._findings import Finding
+from isoplast.diagnostics.health._finding import Finding
 from isoplast.diagnostics.health._inspection import Inspection, Moment, inspect
 from isoplast.diagnostics.health._repair import Repair, RepairedLayer, repair_
 from isoplast.diagnostics.jacobian._jacobian import Jacobian, jacobian
@@ -18,7 +18,8 @@ from isoplast.diagnostics.loss._updates import (
     Updates,
     update_ratio,
 )
-from isoplast.diagnostics.monitor._monitor import Monitor, PlasticityWarning
+from isoplast.diagnostics.monitor._alarms import PlasticityWarning
+from isoplast.diagnostics.monitor._monitor import Monitor
 from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
 from isoplast.diagnostics.plasticity._plasticity import Plasticity, Progress, plasticity

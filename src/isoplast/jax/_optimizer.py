@@ -25,7 +25,7 @@ ChooseRoles: TypeAlias = "Roles | Callable[[Any], Roles] | None"
 
 # The rule of "auto", as in isoplast.optim: waiting T steps moves the equilibrium by 4 c T of its distance.
 _TOLERANCE = 0.01
-_LONGEST = 100
+_LONGEST = 250
 
 
 class IsometryState(NamedTuple):
@@ -62,7 +62,7 @@ def decoupled_isometry(
         learning_rate: eta, a number or 0-d array >= 0, or a schedule of the step.
         isometry: the strength lambda, >= 0.
         every: 1 for the exact step in every step, T to apply T steps' strength once in T steps by
-            :func:`flow_step`, each array in its own turn; "auto" chooses T <= 100 from the present
+            :func:`flow_step`, each array in its own turn; "auto" chooses T <= 250 from the present
             lr * isometry. Under ``jax.vmap`` all arrays are computed in every step: use 1 there.
         roles: what :func:`isoplast.jax.roles` returned for the parameters, or a function of them that returns
             such; by default :func:`isoplast.jax.roles` itself.
@@ -263,7 +263,7 @@ def _turns(state: IsometryState, strength: Array, every: Every) -> tuple[Array, 
     number = state.owed.shape[0]
     going = strength > 0
     if every == "auto":
-        wished = _TOLERANCE / (4 * jnp.where(going, strength, 1.0))
+        wished = _TOLERANCE / (4 * jnp.where(going, strength, 1.0)) + 1e-3  # rounding must not take a step
         period = jnp.clip(jnp.floor(wished), 1, _LONGEST).astype(jnp.int32)
     else:
         period = jnp.asarray(every, jnp.int32)

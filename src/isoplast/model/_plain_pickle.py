@@ -1,4 +1,4 @@
-"""A pickle of plain values, tensors and nothing else, read step by step: no class in it is ever imported."""
+"""A pickle, read step by step: no class in it is ever imported, stand-ins take the place of its objects."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import IO, Any, TypeAlias
 
 from isoplast._core.errors import IsoplastError
+from isoplast.model._stand_in import StandIn
 from isoplast.model._torch_values import Foreign, plain_key, value_by_name
 
 # A pickle of weights takes about 20 steps a tensor. A step makes an empty dictionary of 64 bytes at most and
@@ -32,7 +33,7 @@ def read_pickle(
         find: the function or value that a name stands for.
 
     Raises:
-        Foreign: it holds a Python object that is not known here, or is made in a way that is not.
+        Foreign: it makes an object in a way that is not known here.
         IsoplastError, ValueError and others: it is damaged.
     """
     machine = _Machine(storage, find)
@@ -98,30 +99,66 @@ class _Machine:
         arguments = self.stack.pop()
         self.stack[-1] = self.stack[-1](*arguments)
 
+    def make(self) -> None:
+        """An object without its initialisation, from its class, arguments and perhaps named ones."""
+        arguments = self.stack.pop()
+        self.stack[-1] = self.class_named(self.stack[-1])(*arguments)
+
+    def make_with_names(self) -> None:
+        self.stack.pop()
+        self.make()
+
+    def make_from_mark(self) -> None:
+        kind, *arguments = self.marked()
+        self.push(self.class_named(kind)(*arguments))
+
+    def make_by_name(self, name: str) -> None:
+        arguments = self.marked()
+        self.find(name)
+        self.stack[-1] = self.class_named(self.stack[-1])(*arguments)
+
+    @staticmethod
+    def class_named(kind: Any) -> Callable[..., Any]:
+        """What makes an instance of a class: a name, or one of the few that are known."""
+        if not callable(kind):
+            raise IsoplastError(f"is damaged: {type(kind).__name__} is used as a class")
+        return kind  # type: ignore[no-any-return]
+
     def refer(self) -> None:
         self.stack.append(self.storage(*self.stack.pop()))
 
     def build(self) -> None:
-        """Only the versions of the modules, which a state dict carries along."""
+        """The state of a stand-in, or the versions of the modules, which a state dict carries along."""
         state, made = self.stack.pop(), self.stack[-1]
+        if isinstance(made, StandIn):
+            made.state = state
+            return
         if type(made) is not OrderedDict or not isinstance(state, dict):
             raise Foreign(type(made).__name__)
         if "_metadata" in state:
             made._metadata = state["_metadata"]  # type: ignore[attr-defined]
 
     def extend(self, items: list[Any]) -> None:
+        made = self.stack[-1]
+        if isinstance(made, StandIn):
+            made.entries.update(enumerate(items, len(made.entries)))
+            return
         if type(self.stack[-1]) is not list:
             raise IsoplastError(f"is damaged: {type(self.stack[-1]).__name__} is extended")
         self.stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) not in (dict, OrderedDict, Counter):
-            raise IsoplastError(f"is damaged: {type(self.stack[-1]).__name__} gets entries")
+        made = self.stack[-1]
+        if type(made) not in (dict, OrderedDict, Counter, StandIn):
+            raise IsoplastError(f"is damaged: {type(made).__name__} gets entries")
+        entries = made.entries if isinstance(made, StandIn) else made
         for key, value in zip(items[::2], items[1::2], strict=True):
-            self.stack[-1][plain_key(key)] = value
+            entries[key if isinstance(key, StandIn) else plain_key(key)] = value
 
     def add_items(self) -> None:
         items = self.marked()
+        if isinstance(self.stack[-1], StandIn):
+            return
         if type(self.stack[-1]) is not set:
             raise IsoplastError(f"is damaged: {type(self.stack[-1]).__name__} gets elements")
         self.stack[-1].update(map(plain_key, items))
@@ -165,10 +202,15 @@ _ACTIONS: dict[str, _Action] = {
     "APPENDS": lambda machine, _: machine.extend(machine.marked()),
     "SETITEM": lambda machine, _: machine.set_item(),
     "SETITEMS": lambda machine, _: machine.set_items(machine.marked()),
+    "FROZENSET": lambda machine, _: machine.push(frozenset(map(plain_key, machine.marked()))),
     "ADDITEMS": lambda machine, _: machine.add_items(),
     "GLOBAL": _Machine.find,
     "STACK_GLOBAL": lambda machine, _: machine.find_on_stack(),
     "REDUCE": lambda machine, _: machine.call(),
+    "NEWOBJ": lambda machine, _: machine.make(),
+    "NEWOBJ_EX": lambda machine, _: machine.make_with_names(),
+    "OBJ": lambda machine, _: machine.make_from_mark(),
+    "INST": lambda machine, name: machine.make_by_name(name),
     "BUILD": lambda machine, _: machine.build(),
     "BINPERSID": lambda machine, _: machine.refer(),
     "MEMOIZE": _Machine.put,

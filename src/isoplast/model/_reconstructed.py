@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.layer_kinds import named_normalisation
+
+# Layers so called have something else than a ReLU between them: attention, gates, adapters that are added.
+_NO_CHAIN = re.compile(r"lora|adapter|attn|attention|_proj|query|key|value|gate|router|expert", re.IGNORECASE)
 
 
 class ReconstructedMLP(nn.Module):
@@ -71,7 +75,7 @@ def reconstruct(state: Mapping[str, Any]) -> ReconstructedMLP | None:
             return None
         owners.setdefault(owner, {})[leaf] = value
     weights = [tensors.get("weight") for tensors in owners.values()]
-    if len(owners) < 2 or not all(map(_is_linear, owners.values())):
+    if len(owners) < 2 or not all(map(_is_linear, owners.values())) or any(map(_NO_CHAIN.search, owners)):
         return None
     known = [weight for weight in weights if weight is not None]
     if any(after.shape[1] != before.shape[0] for before, after in itertools.pairwise(known)):
@@ -88,8 +92,11 @@ def _is_linear(tensors: Mapping[str, Tensor]) -> bool:
     return bias is None or bias.shape == weight.shape[:1]
 
 
-def has_normalisation(state: Mapping[str, Any]) -> bool:
-    """Whether a state dict holds a normalisation, by its running statistics or the name of a layer."""
+def has_normalisation(model: nn.Module | Mapping[str, Any]) -> bool:
+    """Whether there is a normalisation: by class, in a state dict by running statistics or name."""
+    if isinstance(model, nn.Module):
+        return any("norm" in type(module).__name__.lower() for module in model.modules())
+    state = model
     owners = {name.rpartition(".")[0] for name in state}
     return any(f"{owner}.running_mean".lstrip(".") in state or named_normalisation(owner) for owner in owners)
 

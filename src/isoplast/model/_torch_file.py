@@ -20,7 +20,13 @@ from torch.storage import TypedStorage
 from isoplast._core.archives import ZipArchive
 from isoplast._core.errors import IsoplastError
 from isoplast.model._plain_pickle import read_pickle
+from isoplast.model._stand_in import Name
 from isoplast.model._torch_values import Foreign, StorageType, storage_of_bytes, typed, value_by_name
+
+
+class NoWeights(IsoplastError):
+    """A sound file without a network in it."""
+
 
 REMEDY = "save model.state_dict() by torch.save, or as .safetensors"
 
@@ -37,7 +43,7 @@ def read_torch_file(path: Path) -> Any:
         magic = file.read(2)
         file.seek(0)
         if not magic.startswith((b"PK", b"\x80")):
-            raise IsoplastError(f"{path} is no checkpoint: neither a torch nor a safetensors file")
+            raise NoWeights(f"{path} is no checkpoint: neither a torch nor a safetensors file")
         try:
             return _read_zip(path) if magic == b"PK" else _read_old(file)
         except Foreign as error:
@@ -45,7 +51,7 @@ def read_torch_file(path: Path) -> Any:
                 f"{path} holds the Python object {error}, which isoplast does not load: {REMEDY}"
             ) from None
         except IsoplastError as error:
-            raise IsoplastError(f"{path} {error}") from None
+            raise type(error)(f"{path} {error}") from None
         except (
             Exception
         ) as error:  # damaged bytes let an interpreter of pickles, and torch, raise nearly anything
@@ -53,9 +59,9 @@ def read_torch_file(path: Path) -> Any:
             raise IsoplastError(f"{path} is truncated or damaged: {reason}") from None
 
 
-def _read_zip(path: Path) -> Any:
+def _read_zip(source: Path | bytes) -> Any:
     try:
-        archive = ZipArchive(path)
+        archive = ZipArchive(source)
     except IsoplastError as error:
         raise IsoplastError(f"is {error}") from None
     with archive:
@@ -65,7 +71,7 @@ def _read_zip(path: Path) -> Any:
 def _read_archive(archive: ZipArchive) -> Any:
     pickles = [name for name in archive.sizes if name.endswith("/data.pkl") and name.count("/") == 1]
     if not pickles:
-        raise IsoplastError(f"is a zip archive, but none that torch.save wrote: {REMEDY}")
+        return _read_members(archive)
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in archive.sizes:
         raise IsoplastError(f"is a TorchScript program, which would have to be run: {REMEDY}")
@@ -73,6 +79,19 @@ def _read_archive(archive: ZipArchive) -> Any:
     contents = read_pickle(io.BytesIO(archive.read(pickles[0])), storages)
     archive.verify()
     return contents
+
+
+def _read_members(archive: ZipArchive) -> dict[str, Any]:
+    """The torch files in an archive by name: so Stable-Baselines3 saves agents."""
+    names = [name for name in archive.sizes if name.endswith((".pt", ".pth")) and "optimizer" not in name]
+    found = {}
+    for name in names:
+        content = archive.read(name)
+        found[name] = _read_zip(content) if content[:2] == b"PK" else _read_old(io.BytesIO(content))
+    if not found:
+        raise NoWeights(f"is a zip archive without a torch file in it: {REMEDY}")
+    archive.verify()
+    return found
 
 
 class _ZipStorages:
@@ -124,7 +143,7 @@ def _read_old(file: IO[bytes]) -> Any:
 
 def _placeholder(name: str) -> Any:
     value = value_by_name(name)
-    return (lambda *arguments: OrderedDict()) if callable(value) else value
+    return (lambda *arguments: OrderedDict()) if callable(value) and not isinstance(value, Name) else value
 
 
 class _OldStorages:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.storage import TypedStorage
 
 from isoplast._core.errors import IsoplastError
+from isoplast.model._stand_in import Name, StandIn
 
 # A tensor may be larger than its storage where it repeats one row (expand): such ones are buffers, and small.
 _REPEATED = 64 << 20  # bytes
@@ -22,7 +23,7 @@ _LARGEST = 1 << 48  # numbers, those of an empty tensor (0, n) too: beyond, size
 
 
 class Foreign(Exception):
-    """A Python object that is not read here, by its name."""
+    """A Python object that cannot even be stood in for, by its name."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,7 @@ def _whole(numbers: Sequence[int]) -> tuple[int, ...]:
 
 
 def value_by_name(name: str) -> Any:
-    """The function or value that a pickle means by this name.
-
-    Raises:
-        Foreign: it is none of those that are known.
-    """
+    """The function or value that a pickle means by this name; a `Name` where it is not known here."""
     if name in _KNOWN:
         return _KNOWN[name]
     module, _, last = name.rpartition(".")
@@ -82,7 +79,7 @@ def value_by_name(name: str) -> Any:
         value = vars(torch).get(last)
         if isinstance(value, torch.dtype | torch.qscheme):
             return value
-    raise Foreign(name)
+    return Name(name)
 
 
 _STORAGES = {
@@ -203,9 +200,15 @@ def _parameter_with_state(data: Tensor, requires_grad: bool, hooks: Any, state: 
     return parameter
 
 
-def _typed(make: Callable[..., Tensor], kind: Any, args: Sequence[Any], state: Any) -> Tensor:
-    """A tensor with attributes, or of a subclass."""
-    if make not in _MAKERS or kind is not _TENSOR:
+def _typed(make: Any, kind: Any, args: Sequence[Any], state: Any) -> Any:
+    """A tensor with attributes, or of a subclass: of a sharded one that is whole here, its only shard."""
+    if kind is not _TENSOR:
+        name = kind.name if isinstance(kind, Name) else type(kind).__name__
+        parts = state if isinstance(state, tuple) else (state,)  # attributes, and those in slots
+        shard = next((part["_local_tensor"] for part in parts if part and "_local_tensor" in part), None)
+        whole = isinstance(shard, Tensor) and len(args) > 2 and shard.shape == args[2]
+        return shard if whole else StandIn(name, tuple(args))
+    if make not in _MAKERS:
         raise Foreign("torch._tensor._rebuild_from_type_v2")
     tensor = make(*args)
     _set_attributes(tensor, state)
@@ -227,6 +230,11 @@ def _ordered(pairs: Sequence[Sequence[Any]] = ()) -> OrderedDict[Any, Any]:
 
 def _counter(counts: Mapping[Any, Any] | None = None) -> Counter[Any]:
     return Counter({plain_key(key): count for key, count in (counts or {}).items()})
+
+
+def _default(make: Any = None, entries: Any = ()) -> dict[Any, Any]:
+    """A defaultdict without its default, whose making would be a call."""
+    return {plain_key(key): value for key, value in dict(entries).items()}
 
 
 def _set(items: Sequence[Any] = ()) -> set[Any]:
@@ -283,6 +291,7 @@ _MAKERS: tuple[Callable[..., Tensor], ...] = (
 _KNOWN: dict[str, Any] = {
     "collections.OrderedDict": _ordered,
     "collections.Counter": _counter,
+    "collections.defaultdict": _default,
     "builtins.set": _set,
     "builtins.complex": _complex,
     "builtins.bytearray": _bytearray,

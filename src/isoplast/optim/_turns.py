@@ -32,6 +32,7 @@ AUTO_LONGEST = 250
 # Strengths are counted in these units, so that sums are exact in any order and a resumed run goes on to the
 # same bits; the smallest useful strength, 1e-9, is a thousand million of them.
 UNIT = 2.0**-60
+_MOST_UNITS = 2.0**900  # of a strength at which lr * isometry overflows
 
 
 class Turns:
@@ -88,7 +89,7 @@ class Turns:
         """
         if self._known != (strength, every):
             self._known = (strength, every)
-            self._units = max(1, round(strength / UNIT))
+            self._units = max(1, round(min(strength / UNIT, _MOST_UNITS)))
             self._period = steps_between(strength) if isinstance(every, str) else every
             # A wait that was set at a lower learning rate may be longer than the present ones.
             self._wait = min(self._wait, -(-self._period // max(1, len(self.matrices))))
@@ -116,7 +117,7 @@ class Turns:
 
 def steps_between(strength: float) -> int:
     """The number of steps that ``isometry_every="auto"`` waits at a strength lr * isometry > 0."""
-    return max(1, min(AUTO_LONGEST, int(AUTO_TOLERANCE / (4 * strength) + 1e-6)))
+    return max(1, int(min(AUTO_LONGEST, AUTO_TOLERANCE / (4 * strength) + 1e-3)))
 
 
 class Schedule:

@@ -18,6 +18,7 @@ from isoplast.streams._base import (
     problem,
     register,
     stream,
+    streams_table,
 )
 from isoplast.streams._classes import ClassIncremental, ClassPairs
 from isoplast.streams._input_drift import InputDrift
@@ -64,4 +65,5 @@ __all__ = [
     "problem",
     "register",
     "stream",
+    "streams_table",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -320,6 +321,19 @@ register = STREAMS.register
 def names() -> list[str]:
     """The names that `stream` knows."""
     return STREAMS.names()
+
+
+def streams_table() -> str:
+    """All streams of data as a Markdown table, for the documentation."""
+    rows = ["| stream | measures | scored on | chance | published | reveals |", "|---|---|---|---|---|---|"]
+    for name in names():
+        kind = STREAMS.find(name)
+        if issubclass(kind, Stream) and kind.info is not None:
+            info = kind.info
+            published = re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", info.published)
+            cells = (f"`{name}`", info.measures, kind.scored, info.chance, published, info.reveals)
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def problem(name: str, **settings: Any) -> Problem:

@@ -86,7 +86,7 @@ class LabelNoise(Stream):
         others: see `Stream`.
 
     Reference:
-        After arXiv:2406.02596, section 4: learning begins on noisy labels and goes on with cleaner ones.
+        After arXiv:2406.02596, where learning begins on noisy labels and goes on with cleaner ones.
     """
 
     name: ClassVar[str] = "label-noise"
@@ -94,7 +94,7 @@ class LabelNoise(Stream):
     info: ClassVar[StreamInfo] = StreamInfo(
         measures="whether a network that memorised wrong labels still learns to generalise from right ones",
         chance="1 / classes",
-        published="arXiv:2406.02596 (noise that decays, Tiny ImageNet)",
+        published="arXiv:2406.02596 (labels whose noise decays)",
         reveals="when a task begins; not which labels are wrong",
     )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from isoplast.streams import OpenProblem, TaskSequence
 from isoplast.study._spec import Run, whole
 from isoplast.study._study import Study
 from isoplast.study.executors._base import Display, Executor, Job, Outcome, Silent, make_executor
 from isoplast.study.run._execute import check_threads, module_path, open_problem
+from isoplast.study.run._networks import check_network
 from isoplast.study.store._directory import RunDirectory
 from isoplast.study.store._lock import DirectoryLock
 
@@ -75,7 +77,16 @@ def _missing(directories: Mapping[Run, RunDirectory]) -> list[Run]:
 
 
 def _check_tasks(missing: list[Run]) -> None:
-    """Open every problem once: a download is made by no worker, bad data stop nothing half-way."""
-    for run in {(run.stream, run.data, run.path): run for run in missing}.values():
+    """Open every problem once: a download is made by no worker, bad data stop nothing half-way.
+
+    Of streams of data the networks are tried too: one that cannot take the inputs stops nothing half-way.
+    """
+    opened: dict[object, OpenProblem] = {}
+    for run in {(run.stream, run.data, run.net, run.path): run for run in missing}.values():
+        key = (run.stream, run.data, run.path)
         with module_path(run.path):
-            open_problem(run)
+            if key not in opened:
+                opened = {key: open_problem(run)}  # of one data set at a time
+            problem = opened[key]
+            if isinstance(problem, TaskSequence):
+                check_network(run, problem)

@@ -125,9 +125,10 @@ def test_half_of_the_units_are_dead(function: Callable[[Tensor], Tensor], networ
     assert (found.dead, found.units) == (DEAD / UNITS, UNITS)
     assert len(found) == 1, list(found)
     inspection = inspect(model, x)
-    assert not inspection.healthy
+    (said,) = [one.what for one in inspection.findings if "units are dead" in one.what]
+    assert said.startswith(f"{DEAD / UNITS:.0%} of {UNITS} units")
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    assert set(inspection.producers.values()) == {layers[0]}
+    assert set(inspection.evidence.producers.values()) == {layers[0]}
 
 
 def test_a_kernel_of_ones_own_is_an_activation() -> None:

@@ -1,4 +1,4 @@
-"""Everything at once: healthy networks raise no alarm, collapsed ones the finding that names why."""
+"""Everything at once: healthy networks raise no alarm, others hear what is wrong and where."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from isoplast import AdamO, diagnose
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics.health import _diagnose
-from isoplast.diagnostics.health._judgement import probe_numbers
 from isoplast.nn import build
 
 NETWORKS = {
@@ -54,33 +53,23 @@ class TestHealthy:
         found = diagnose(model, torch.randn(64, *shape), optimizer=AdamO(model.parameters()), steps=100_000)
         assert found.healthy
         assert not found.left_out
-        if (
-            init == "orthogonal"
-        ):  # torch's lets signals fade in 18 layers without normalisation, rightly found
-            assert said(found) == []
-            assert "healthy: nothing found" in str(found)
+        # torch's initialisation lets signals fade in 18 layers without normalisation: notes, no verdict
+        assert {one.severity for one in found.findings} <= {"note"}
+        if init == "orthogonal":
+            assert said(found) == [("note", "network", "64 inputs are too few for a verdict on its features")]
 
-    def test_a_network_that_is_sure_of_its_labels_is_not_called_ill(self):
-        """Its loss on other labels is high, and falls at once when it becomes unsure: that is no learning."""
+    def test_a_network_that_is_sure_of_its_labels_gets_no_verdict_for_that(self):
+        """Its loss on other labels is high: it begins late, and learns less in 100 steps than a fresh one."""
         torch.manual_seed(0)
-        model, x, y = network(width=64), inputs(256), torch.randint(4, (256,))
-        optimizer = AdamO(model.parameters(), lr=3e-3)
+        model, x, y = network(width=64), inputs(300), torch.randint(4, (300,))
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(150):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
         found = diagnose(model, x, y, optimizer=optimizer)
         assert found.healthy
-        twin = found.plasticity.fresh
-        # 4.5 and 1.8 on other labels at the start: by the share of that it would seem the better learner.
-        assert found.plasticity.losses[:, 0].mean() > 2 * twin.losses[:, 0].mean()
-        numbers = probe_numbers(found.plasticity)
-        assert numbers == {"plasticity": found.plasticity.learned, "plasticity_fresh": twin.learned}
-
-    def test_a_probe_in_which_nobody_learns_says_nothing(self, short):
-        found = diagnose(network(), inputs(), lr=1e-9)
-        assert found.healthy
-        assert probe_numbers(found.plasticity) == {}
+        assert found.plasticity.losses[:, 0].mean() > 2 * found.plasticity.fresh.losses[:, 0].mean()
 
     def test_a_head_that_starts_at_zero_is_worth_a_note(self):
         model = network()
@@ -91,20 +80,18 @@ class TestHealthy:
         assert not any("same for all" in what for _, _, what in said(found))
 
 
-class TestIll:
+class TestWhatIsWrong:
     def test_a_dead_layer_is_named(self):
         model = network()
         nn.init.constant_(model.layers[1].bias, -50.0)
-        found = diagnose(model, inputs())
+        found = diagnose(model, inputs(300))
         assert not found.healthy
-        whats = dict((where, what) for severity, where, what in said(found) if severity == "critical")
-        assert whats["activations.1"].startswith("100% of 32 units are dead")
-        assert whats["head"] == "the outputs are the same for all 96 inputs"
-        assert "where a fresh network removes" in whats["network"]
+        critical = [one for one in found.findings if one.severity == "critical"]
+        assert "the outputs are the same for all 300 inputs" in {one.what for one in critical}
+        assert "activations.1" in {one.where for one in found.findings}
         assert found.findings[0].severity == "critical"
-        assert "dead" in str(found)
 
-    def test_stretched_layers_make_an_ill_conditioned_network(self):
+    def test_stretched_layers_are_numbers_without_a_verdict(self):
         model = network(activation="tanh")
         with torch.no_grad():
             for layer in model.layers:
@@ -112,9 +99,8 @@ class TestIll:
                     torch.outer(layer.weight[:, 0], layer.weight[0]) * 30 + 0.01 * layer.weight
                 )
         found = diagnose(model, inputs(), probe=False)
-        whats = " ".join(what for _, _, what in said(found))
-        assert "the largest singular value is" in whats
-        assert "the condition number of the empirical NTK" in whats
+        assert ("note", "layers.0") in [(severity, where) for severity, where, _ in said(found)]
+        assert "the largest singular value is" in " ".join(what for _, _, what in said(found))
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_non_finite_weights_are_reported_and_nothing_else_is_tried(self, value):
@@ -127,7 +113,7 @@ class TestIll:
         assert found.ntk is None
         assert math.isnan(found.as_dict()["weights/largest"])
 
-    def test_outputs_that_overflow_are_ill(self):
+    def test_outputs_that_overflow_are_critical(self):
         model = network()
         with torch.no_grad():
             for layer in model.layers:
@@ -136,7 +122,7 @@ class TestIll:
         assert ("critical", "activations.1", "the activations are not finite") in said(found)
         assert ("critical", "network", "the empirical NTK is not finite") in said(found)
 
-    def test_what_disables_a_remedy_is_found_too(self):
+    def test_what_disables_a_method_is_found_too(self):
         model = network()
         optimizer = AdamO(model.layers.parameters(), lr=1e-4, isometry=1e-4)
         found = diagnose(model, inputs(), optimizer=optimizer, steps=1000, probe=False)
@@ -176,7 +162,7 @@ class TestModels:
         model = build("gpt", input_shape=(6,), classes=12, width=16, depth=1, heads=2)
         tokens = torch.randint(12, (64, 7))
         found = diagnose(model, tokens[:, :-1], tokens[:, 1:])
-        assert said(found) == []
+        assert said(found) == [("note", "network", "64 inputs are too few for a verdict on its features")]
         assert list(found.left_out) == ["jacobian"]
         assert found.ntk.size == 28 * 6 * 11  # samples, positions, centred outputs; 2048 rows at most
         assert found.gradients.norm > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 import warnings
 from functools import partial
@@ -244,9 +245,9 @@ def revive(model):
 
 class TestWarnings:
     def monitor(self, model, **options):
-        return Monitor(model, inputs=torch.randn(64, 8), measures=["activity"], **options)
+        return Monitor(model, inputs=torch.randn(300, 8), measures=["activity"], **options)
 
-    def test_name_the_layer_the_number_and_the_remedy_at_the_users_line(self):
+    def test_name_the_layer_the_number_the_rate_and_the_way_out_at_the_users_line(self):
         model = network()
         die(model)
         monitor = self.monitor(model)
@@ -255,8 +256,9 @@ class TestWarnings:
         (warning,) = caught
         assert warning.filename == __file__
         text = str(warning.message)
-        assert "activations.1: 100% of 16 units are dead" in text
-        assert "AdamO(isometry=...) or attach(...)" in text
+        assert "activations.1: 100% of 16 units are dormant" in text
+        assert "looks at networks that went on learning" in text
+        assert "AdamO or attach(...)" in text
 
     def test_come_once_until_the_finding_goes_away(self):
         model = network()
@@ -271,7 +273,8 @@ class TestWarnings:
                 monitor.step()
             seen.append(len(caught))
         assert seen == [0, 1, 0, 0, 0, 0, 1]
-        assert [finding.severity for _, finding in monitor.findings] == ["critical", "critical"]
+        severe = [finding.severity for _, finding in monitor.findings if finding.severity != "note"]
+        assert severe == ["critical", "critical"]
 
     def test_come_again_if_it_becomes_worse_but_not_if_it_wavers(self):
         monitor = self.monitor(network())
@@ -282,14 +285,22 @@ class TestWarnings:
             ("warning", 39),
             ("critical", 42),
         ]:
-            monitor._note("activity", [Finding(severity, "1", f"{count}% of 16 units are dead", "")])
+            monitor._alarms.note(
+                "activity",
+                [Finding(severity, "1", f"{count}% of 16 units are dead", "")],
+                monitor.total_steps,
+            )
         assert [finding.what[:2] for _, finding in monitor.findings] == ["21", "41"]
 
     def test_of_one_measure_do_not_forget_those_of_another(self):
         monitor = self.monitor(network())
-        monitor._note("weights", [Finding("warning", "1", "the largest singular value is 7.1", "")])
-        monitor._note("activity", [])
-        monitor._note("weights", [Finding("warning", "1", "the largest singular value is inf", "")])
+        monitor._alarms.note(
+            "weights", [Finding("warning", "1", "the largest singular value is 7.1", "")], monitor.total_steps
+        )
+        monitor._alarms.note("activity", [], monitor.total_steps)
+        monitor._alarms.note(
+            "weights", [Finding("warning", "1", "the largest singular value is inf", "")], monitor.total_steps
+        )
         assert len(monitor.findings) == 1
 
     def test_can_be_switched_off_and_are_kept_all_the_same(self):
@@ -326,8 +337,104 @@ class TestWarnings:
             record = monitor.measure()
         assert any("layers.0: the weight holds non-finite values" in str(one.message) for one in caught)
         assert math.isnan(record["weights/largest"])
-        assert math.isnan(record["ntk/condition_number"])
+        assert math.isnan(record["norms/layers.0"])
         assert record["weights/finite"] == 0
+
+
+class TestAlarms:
+    """What the numbers with error rates make of a monitor."""
+
+    def stretched(self, factor):
+        model = network()
+        monitor = Monitor(model, inputs=torch.randn(300, 8), warn=False, budget=0.5)
+        monitor.measure("norms", "activity")
+        with torch.no_grad():
+            for layer in model.layers:
+                layer.weight.mul_(factor)
+        monitor.measure("norms", "activity")
+        return [one for _, one in monitor.findings if one.severity != "note"]
+
+    def test_growth_since_the_first_look_is_judged(self):
+        assert self.stretched(1.2) == []
+        (found,) = self.stretched(20.0)
+        assert "the largest singular values before the head are 20.0 times the initial ones" in found.what
+        assert "looks at networks that went on learning" in found.rate
+
+    def test_units_that_fall_silent_for_one_look_are_no_alarm(self):
+        """After a change of task units are silent that come back: two looks in a row have to see it."""
+        model = network()
+        monitor = Monitor(model, inputs=torch.randn(300, 8), measures=["activity"], warn=False, budget=0.9)
+        monitor.step()
+        seen = []
+        for change in (None, die, revive, None, die, None):
+            if change:
+                change(model)
+            monitor._run(["activity"])
+            seen.append(sum(one.severity == "critical" for _, one in monitor.findings))
+        assert seen == [0, 0, 0, 0, 0, 1]
+
+    def test_the_first_step_is_what_later_ones_are_compared_with(self):
+        model = network()
+        monitor = Monitor(model, inputs=torch.randn(300, 8), warn=False)
+        monitor.step()
+        assert [sorted({name.partition("/")[0] for name in record}) for record in monitor.records] == [
+            ["activity", "norms", "seconds", "step"]
+        ]
+        state = monitor.state_dict()
+        assert state["initial"] == pytest.approx(
+            monitor.records[0] and dict(monitor._alarms.evidence.initial)
+        )
+        other = Monitor(model, inputs=torch.randn(300, 8), warn=False)
+        other.load_state_dict(state)
+        assert other._alarms.evidence.initial == state["initial"]
+
+    def test_looks_are_spread_over_a_known_length(self, clock):
+        monitor = Monitor(network(), measures={"one": costing(clock, 10.0)}, steps=10_000, warn=False)
+        train(monitor, clock, 10_000)
+        steps = [record["step"] for record in monitor.records]
+        assert len(steps) == pytest.approx(20, abs=1)  # 2 % of 10 000 s pay for 20 looks of 10 s
+        assert steps[0] <= 500  # half an interval by the guess of 20 s
+        assert max(b - a for a, b in itertools.pairwise(steps)) <= 700
+        assert monitor.overhead <= 0.0201
+
+    def test_the_end_says_what_was_seen(self, capsys):
+        model = network()
+        with Monitor(model, inputs=torch.randn(300, 8), budget=0.9) as monitor:
+            monitor.step()
+            die(model)
+            with pytest.warns(PlasticityWarning):
+                monitor.measure()
+        said = capsys.readouterr().err
+        assert (
+            "isoplast: Monitor watched 1 steps with 1 look: critical from step 1 on: activations.1: " in said
+        )
+        assert monitor.close() in said
+        monitor.close()
+        assert capsys.readouterr().err == ""  # once
+
+    def test_the_end_says_that_nothing_was_seen_and_why(self, capsys, clock):
+        short = Monitor(network(), measures={"one": costing(clock, 1.0)})
+        train(short, clock, 50)
+        assert short.close() == (
+            "Monitor watched 50 steps with 0 looks: it saw nothing; the first look comes at step 1,000: "
+            "give steps=, or raise budget="
+        )
+        known = Monitor(network(), measures={"one": costing(clock, 1.0)}, steps=3000)
+        train(known, clock, 3000)  # says it by itself
+        assert (
+            "Monitor watched 3000 steps with 60 looks: nothing critical, no warning"
+            in capsys.readouterr().err
+        )
+        partly = Monitor(network(), inputs=torch.randn(300, 8), warn=False)
+        partly.step()
+        assert "no warning; too short for weights, features" in partly.close()
+        assert capsys.readouterr().err == ""  # not where warnings are switched off
+
+    def test_a_monitor_that_is_dropped_speaks_too(self, capsys, clock):
+        monitor = Monitor(network(), measures={"one": costing(clock, 1.0)})
+        train(monitor, clock, 50)
+        del monitor
+        assert "watched 50 steps" in capsys.readouterr().err
 
 
 class TestHistory:
@@ -360,7 +467,7 @@ class TestHistory:
         model, inputs = network(), torch.randn(64, 8)
         record = Monitor(model, inputs=inputs).measure()
         assert record["weights/largest"] == pytest.approx(1.0, abs=1e-5)  # orthogonal at the start
-        names = ("activity/dormant", "ntk/participation_rank", "plasticity/learned", "plasticity/gap")
+        names = ("activity/dormant", "features/feature_rank", "norms/layers.0")
         assert all(math.isfinite(record[name]) for name in names)
         assert record["weights/layers.0/condition_number"] == pytest.approx(1.0, abs=1e-5)
 
@@ -369,8 +476,8 @@ class TestHistory:
         kept = Monitor(model, inputs=inputs, measures=["plasticity"], lr=1e-2)
         first = kept.measure()
         die(model)
-        with pytest.warns(PlasticityWarning, match="where a fresh network removes"):
-            second = kept.measure()
+        second = kept.measure()
+        assert kept.findings == []  # what a probe says has no error rate that allows a verdict
         anew = Monitor(model, inputs=lambda: inputs, measures=["plasticity"], lr=1e-2, warn=False)
         anew.measure()
         assert second == anew.measure()  # to the bit, gap and interval included
@@ -386,14 +493,14 @@ class TestHistory:
 
         first, second = monitor(), monitor()
         train(first, clock, 501)
-        first._note("activity", dead)
+        first._alarms.note("activity", dead, first.total_steps)
         file = io.BytesIO()
         torch.save(first.state_dict(), file)
         file.seek(0)
         second.load_state_dict(torch.load(file, weights_only=True))
         clock.now += 9999  # a crash
         train(second, clock, 501)
-        second._note("activity", dead)
+        second._alarms.note("activity", dead, second.total_steps)
         assert second.total_steps == 1002
         assert second.training_seconds == 1000  # of each part but its first step
         assert second.findings == first.findings
@@ -465,7 +572,7 @@ class TestModels:
         monitor = Monitor(Pair(), inputs=parts if kind is dict else tuple(parts.values()))
         record = monitor.measure()
         assert not monitor.left_out
-        assert all(math.isfinite(record[name]) for name in ("ntk/trace", "plasticity/learned"))
+        assert all(math.isfinite(record[name]) for name in ("norms/head", "features/feature_rank"))
 
     def test_of_language(self):
         model = build("gpt", input_shape=(6,), classes=12, width=16, depth=1, heads=2)
@@ -491,16 +598,16 @@ class TestModels:
         assert "lanczos" in monitor.left_out["ntk"]
 
     def test_of_one_number(self):
-        monitor = Monitor(
-            nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)), inputs=torch.randn(64, 8)
-        )
+        model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+        monitor = Monitor(model, inputs=torch.randn(64, 8), measures=["ntk", "plasticity"])
         with pytest.warns(UserWarning, match="plasticity out: .* no classes"):
             record = monitor.measure()
         assert record["ntk/condition_number"] > 1
         assert list(monitor.left_out) == ["plasticity"]
 
     def test_without_hidden_layers(self):
-        monitor = Monitor(nn.Linear(8, 3), inputs=torch.randn(64, 8))
+        measures = ["activity", "ntk", "plasticity"]
+        monitor = Monitor(nn.Linear(8, 3), inputs=torch.randn(64, 8), measures=measures)
         with pytest.warns(UserWarning, match="activity out: no hidden layer"):
             record = monitor.measure()
         assert math.isfinite(record["plasticity/learned"])

@@ -65,7 +65,7 @@ def test_orthogonal_networks_have_ones_everywhere(name: str, settings: dict) -> 
         )
     assert found.condition_number == pytest.approx(1, abs=1e-4)
     assert found.gram_deviation < 1e-6
-    assert (found.unhealthy, found.finite) == ({}, True)
+    assert (found.remarkable, found.finite) == ({}, True)
 
 
 @pytest.mark.parametrize(("name", "settings"), NETWORKS)
@@ -254,17 +254,18 @@ def test_weights_that_are_not_finite_are_never_healthy(bad: float) -> None:
         together = {name: value for name, value in found.as_dict().items() if "/" not in name}
         assert together.pop("finite") == 0
         assert all(math.isnan(value) for value in together.values())
-        assert found.unhealthy.keys() == {"1", "2"}
+        assert found.remarkable.keys() == {"1", "2"}
         assert "1: the weight holds non-finite values" in str(found)
 
 
-def test_critical_layers_are_named() -> None:
+def test_remarkable_layers_are_named() -> None:
     torch.manual_seed(0)
     eye = torch.eye(16)
     rank_one = torch.outer(torch.ones(16), torch.ones(16)) / 16
     model = nn.Sequential(linear(eye), linear(0 * eye), linear(37 * eye), linear(rank_one), nn.Linear(16, 16))
     found = weight_spectra(model)
-    assert found.unhealthy == {
+    assert found.remarkable == {
+        "1": "the weight is all zero",
         "2": "the largest singular value is 37",
         "3": "the effective rank is 1 of 16",
     }

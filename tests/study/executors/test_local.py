@@ -409,3 +409,23 @@ def test_memory_of_children_is_counted() -> None:
         assert _memory.held(os.getpid()) > 100 * 2**20 + 10 * 2**20
         child.kill()
     assert _memory.held(child.pid) == 0
+
+
+def test_the_last_words_of_a_worker_are_one_plain_line(tmp_path: Path) -> None:
+    worker = object.__new__(_local._Worker)
+    worker.job = Job(Run(), RunDirectory(tmp_path))
+    assert worker._last_words(3) == "exit status 3"  # no log: somebody deleted the directory
+    assert worker._last_words(-40) == "killed by signal 40"
+    (tmp_path / "log.txt").write_bytes(b"y" * (1 << 20) + b"\nx\x1b[2J" + b"\xff" * 5000 + b"\n\n")
+    said = worker._last_words(1)
+    assert said.startswith("x\\x1b[2J")
+    assert said.isprintable()
+    assert len(said) <= 400
+
+
+def test_a_status_that_is_damaged_meanwhile_ends_no_study(tmp_path: Path) -> None:
+    worker = object.__new__(_local._Worker)
+    worker.job = Job(Run(), RunDirectory(tmp_path))
+    (tmp_path / "status.json").write_text("{")
+    worker._mark("killed")
+    assert (tmp_path / "status.json").read_text() == "{"

@@ -534,3 +534,38 @@ def test_an_instrument_that_fails_is_left_out_and_said_once(
     for row in rows:
         assert row["sigma_max"]
         assert not [name for name in row if name.startswith("ntk")]
+
+
+@pytest.mark.parametrize("words", ["\x1b]0;owned\x07\x1b[2J", "x" * 100_000, "first\nsecond", "\r\n", ""])
+def test_the_reason_of_a_failure_is_one_plain_line(
+    tiny: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("isoplast.study.run._execute.start_learner", fail)
+    run = tiny()
+    with pytest.raises(RunFailed, match="RuntimeError") as error:
+        execute(run, tmp_path)
+    status = RunDirectory(tmp_path / run.id).status()
+    assert status.state == "failed"
+    for said in (str(error.value), status.reason):
+        assert said.isprintable()
+        assert len(said) <= 400
+    assert "Traceback" in RunDirectory(tmp_path / run.id).log.read_text()
+
+
+def test_a_last_batch_that_batchnorm_cannot_take_fails_the_run_with_the_reason(
+    tiny: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = tiny(method="batchnorm", batch_size=127)  # 128 samples: one is left for the second batch
+    with pytest.raises(RunFailed, match="more than 1 value per channel"):
+        execute(run, tmp_path)
+    assert RunDirectory(tmp_path / run.id).status().state == "failed"
+
+
+def test_a_label_says_nothing_to_a_terminal(tiny: Callable[..., Run], tmp_path: Path) -> None:
+    said: list[str] = []
+    directory = execute(tiny(tasks=1, label="a\x1b[2J\nb"), tmp_path, say=said.append)
+    assert all(line.isprintable() for line in said)
+    assert directory.log.read_text().replace("\n", "").isprintable()

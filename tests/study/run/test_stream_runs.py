@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from isoplast._core.errors import IsoplastError
-from isoplast.study import Run, execute, open_run
+from isoplast.study import Run, Study, execute, open_run, run_study
 from isoplast.study.run._supervised import Supervised
 from isoplast.study.store._files import read_rows
 
@@ -190,3 +190,45 @@ def test_impossible_settings_are_refused_before_anything_starts(
     with pytest.raises(IsoplastError, match=message) as caught:
         Run(**{"data": DIGITS, "learner": LEARNER, **settings})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"net": "gpt"}, r"network gpt reads token sequences \(length,\), got \(1, 8, 8\)"),
+        ({"net": {"name": "cnn"}, "stream": {"name": "sine"}, "data": None}, "network cnn needs images"),
+        (
+            {"net": NET, "stream": "language", "data": {"name": "text", "path": "texts", "length": 8}},
+            "network mlp cannot learn stream language, whose inputs are int64 of shape",
+        ),
+        (
+            {"stream": "class-incremental", "data": {**DIGITS, "samples": 5}},
+            "class . of data 'digits' has no",
+        ),
+        ({"stream": "language"}, "stream language reads text, and data 'digits' are none"),
+    ],
+)
+def test_what_does_not_go_together_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a text " * 100)
+    good = Run(data=DIGITS, net=NET, learner=LEARNER, method="adam")
+    bad = Run(**{"data": DIGITS, "net": NET, "learner": LEARNER, "method": "adam", **settings})
+    with pytest.raises(IsoplastError, match=message) as caught:
+        run_study(Study("two", [good, bad]), tmp_path / "out", executor="inline")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "out").rglob("checkpoint.pt"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_data_that_tasks_share_are_on_the_gpu_once(tmp_path: Path) -> None:
+    stream = {"name": "pixel-permutation", "tasks": 3}
+    run = Run(stream=stream, data=DIGITS, net=NET, learner=LEARNER, method="adam", device="cuda")
+    opened = open_run(execute(run, tmp_path).path)
+    learner: Any = opened.learner
+    for index in range(3):
+        task = opened.problem.task(index)
+        assert torch.equal(learner.inputs(task).cpu(), task.inputs)
+    assert len(learner._copies) == 1

@@ -31,6 +31,7 @@ _BOUNDS = {
 # tanh' is below 0.1 where |tanh| > 0.95, sigmoid' below a tenth of its maximum within 0.025 of 0 and 1.
 _NEAR = 0.05
 _NEARLY_ALL = 0.95
+_MISSED = 0.02  # of the units that fire at all, those that may not have done so
 
 
 class NoHiddenLayer(IsoplastError):
@@ -53,6 +54,12 @@ class LayerActivity:
         dormant_at: share of the units with a score of at most tau, by tau.
         dormant: the same at the last tau asked for.
         dead: share of the units that are exactly 0 on every sample.
+        rare: estimated share of the units that are zero on these inputs and would not be on others: with
+            f1 and f2 units that fire on exactly one and two of the inputs, at least
+            f1 (f1 - 1) / (2 (f2 + 1)) units fire on inputs that were not drawn (Chao 1984). At most `dead`.
+        inputs: number of inputs.
+        inputs_needed: estimated number of inputs until all but 2 % of the units that ever fire have done so;
+            the number that was given where these suffice.
         saturated: share of the units that lie within 2.5 % of the range of a bound (tanh, sigmoid and
             their like; the upper bound of ReLU6) on at least 95 % of the samples; 0 for kinds without bounds.
         linearised: share of the units that are positive on every sample, where their ReLU (leaky, PReLU)
@@ -75,6 +82,9 @@ class LayerActivity:
     dormant_at: dict[float, float]
     dormant: float
     dead: float
+    rare: float
+    inputs: int
+    inputs_needed: int
     saturated: float
     linearised: float
     feature_norm: float
@@ -92,7 +102,7 @@ class LayerActivity:
         return {name: value for name, value in values.items() if name not in left_out}
 
 
-_SHARES = ("units", "dormant", "dead", "saturated", "linearised", "feature_norm")
+_SHARES = ("units", "dormant", "dead", "rare", "saturated", "linearised", "feature_norm")
 _RANKED = ("feature_rank", "effective_rank", "stable_rank", "duplicates")
 
 
@@ -103,7 +113,8 @@ class Activity(Layers[LayerActivity], Result):
 
     Attributes:
         units: number of all units.
-        dormant, dead, saturated, linearised, duplicates: shares of all units.
+        dormant, dead, rare, saturated, linearised, duplicates: shares of all units.
+        inputs_needed: of the layer that needs most.
         dormant_at: share of the dormant units by tau.
         feature_norm, feature_rank, effective_rank, stable_rank: of the last layer, the features that the
             head sees.
@@ -123,6 +134,8 @@ class Activity(Layers[LayerActivity], Result):
 
         self.dormant = share(one.dormant for one in ones)
         self.dead = share(one.dead for one in ones)
+        self.rare = share(one.rare for one in ones)
+        self.inputs_needed = max(one.inputs_needed for one in ones)
         self.saturated = share(one.saturated for one in ones)
         self.linearised = share(one.linearised for one in ones)
         self.duplicates = share(one.duplicates for one in ones)
@@ -269,6 +282,8 @@ class _Units:
         self.total = torch.zeros(self.count, dtype=torch.float64, device=output.device)
         self.norms = self.total.sum()
         self.near = torch.zeros_like(self.total)
+        self.inputs = 0
+        self.fired = torch.zeros_like(self.total)
         self.lowest = torch.full_like(self.total, math.inf)
         expected = math.ceil(output.numel() / self.count * batches)
         self.features = Features(self.count, expected) if ranks else None
@@ -277,6 +292,8 @@ class _Units:
         """Take in one output."""
         others = [i for i in range(output.ndim) if i != dim % output.ndim]
         self.samples += output.numel() // self.count
+        self.inputs += len(output)
+        self.fired += (output != 0).movedim(dim, -1).reshape(len(output), -1, self.count).any(1).sum(0)
         self.total += output.abs().sum(others, dtype=torch.float64)
         # In half precision the squares of a norm overflow above 256.
         self.norms += torch.linalg.vector_norm(working(output), dim=dim).sum(dtype=torch.float64)
@@ -309,11 +326,23 @@ class _Units:
             dormant_at=dormant,
             dormant=dormant[taus[-1]],
             dead=share(self.total == 0),
+            **self._rare(finite),
             saturated=share(self.near >= _NEARLY_ALL * self.samples),
             linearised=share((self.lowest > 0) & self.lowest.isfinite()),
             feature_norm=float(self.norms) / self.samples if finite else math.nan,
             **self._ranked(finite, duplicate),
         )
+
+    def _rare(self, finite: bool) -> dict[str, Any]:
+        """Units that fire so rarely that these inputs may have missed them."""
+        silent, once, twice = (int((self.fired == count).sum()) for count in range(3))
+        missed = min(once * (once - 1) / (2 * (twice + 1)), silent) if finite else math.nan
+        seen = self.count - silent
+        needed = self.inputs
+        if finite and missed > _MISSED * (seen + missed):  # how the curve goes on (Chao et al. 2009)
+            ratio = missed / (_MISSED * (seen + missed))
+            needed += math.ceil(self.inputs * once / (2 * max(twice, 1)) * math.log(ratio))
+        return {"rare": missed / self.count, "inputs": self.inputs, "inputs_needed": needed}
 
     def _ranked(self, finite: bool, duplicate: float) -> dict[str, Any]:
         if self.features is None or not finite:

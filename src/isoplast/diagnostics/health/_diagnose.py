@@ -15,10 +15,15 @@ from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._outputs import are_classes
 from isoplast.diagnostics._result import Result, reason_of
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
-from isoplast.diagnostics.health._findings import Finding, is_critical, network_findings, ordered
+from isoplast.diagnostics.health._decide import decide
+from isoplast.diagnostics.health._finding import Finding, has_critical, ordered
 from isoplast.diagnostics.health._inspection import Inspection, inspect
-from isoplast.diagnostics.health._judgement import kernel_numbers, probe_findings, probe_lr, probe_numbers
-from isoplast.diagnostics.health._optimizer_findings import optimizer_findings
+from isoplast.diagnostics.health._numbers import diverged, kernel_condition, probe_lr
+from isoplast.diagnostics.health._optimizer_findings import (
+    keeps_isometry,
+    optimizer_findings,
+    orthogonalises,
+)
 from isoplast.diagnostics.jacobian._jacobian import Jacobian, jacobian
 from isoplast.diagnostics.loss._curvature import Curvature, curvature
 from isoplast.diagnostics.loss._gradients import Gradients, gradients
@@ -41,8 +46,6 @@ _PROBE_TASKS, _PROBE_STEPS = 4, 100
 # Lanczos keeps a vector as long as all parameters for every step: 1 GiB in float32.
 _CURVATURE_NUMBERS = 2**28
 _CURVATURE_STEPS = 20
-# Outputs that differ by less than this share of their size over all inputs say nothing about them.
-_CONSTANT = 1e-6
 
 R = TypeVar("R", bound=Result)
 
@@ -72,8 +75,8 @@ class Diagnosis(Result):
 
     @property
     def healthy(self) -> bool:
-        """Whether no finding is an illness; warnings may be there."""
-        return not is_critical(self.findings)
+        """Whether no finding is critical; warnings may be there."""
+        return not has_critical(self.findings)
 
     def as_dict(self) -> dict[str, float]:
         """Return every number as "instrument/name"."""
@@ -158,32 +161,36 @@ def diagnose(
     refuse_non_finite(inputs)
     found = _outputs(model, inputs)
     loss = None if targets is None else _loss(found, targets, sample_count(inputs))
-    findings = optimizer_findings(model, optimizer, steps)
+    asked = optimizer_findings(model, optimizer, steps)
     inspection = inspect(model, inputs, initial=initial)
-    findings += inspection.findings
+    evidence = inspection.evidence.with_(
+        isometric=keeps_isometry(optimizer), orthogonalised=orthogonalises(optimizer)
+    )
     tools = _Instruments()
     if inspection.activity is None and inspection.spectra.finite:
         tools.left_out["activity"] = "no hidden layer was seen"
     if not inspection.spectra.finite:  # nothing that runs the network says more
         why = dict.fromkeys(("activity", "jacobian", "ntk", "plasticity"), "the weights are not finite")
-        return Diagnosis(inspection, None, None, None, None, None, tuple(ordered(findings)), why)
-    constant = _constant(found, inspection)
-    findings += constant
+        findings = tuple(ordered([*asked, *decide(evidence)]))
+        return Diagnosis(inspection, None, None, None, None, None, findings, why)
     slopes = tools.use("jacobian", lambda: jacobian(model, for_jacobian(inputs, _JACOBIAN), layers=False))
     kernel = tools.use("ntk", lambda: _kernel(model, inputs, found))
     trained = (
         tools.use("plasticity", lambda: _probe(model, inputs, probe_lr(lr, optimizer))) if probe else None
     )
-    findings += network_findings(_numbers(None if constant else slopes, kernel, trained, found))
-    findings += [] if trained is None else probe_findings(trained)
     slope, bend = None, None
     if loss is not None:
         part, wanted = take_samples(inputs, slice(_LOSS)), take_samples(targets, slice(_LOSS))
         slope = tools.use("gradients", lambda: gradients(model, part, wanted, loss))
         bend = tools.use("curvature", lambda: _curvature(model, part, wanted, loss))
-    return Diagnosis(
-        inspection, slopes, kernel, trained, slope, bend, tuple(ordered(findings)), tools.left_out
+    evidence = evidence.with_(
+        # Where the outputs are constant the Jacobian is zero and its condition says no more.
+        jacobian_condition=None if slopes is None or evidence.constant else slopes.condition_number,
+        ntk_condition=None if kernel is None else kernel_condition(kernel, tuple(found.shape)),
+        diverged=(0, 0) if trained is None else diverged(trained),
     )
+    findings = tuple(ordered([*asked, *decide(evidence)]))
+    return Diagnosis(inspection, slopes, kernel, trained, slope, bend, findings, tools.left_out)
 
 
 def _outputs(model: nn.Module, inputs: Any) -> Tensor:
@@ -212,18 +219,6 @@ def _loss(found: Tensor, targets: Tensor, samples: int) -> Loss:
     return lambda values, wanted: functional.mse_loss(values, wanted.reshape(values.shape))
 
 
-def _constant(found: Tensor, inspection: Inspection) -> list[Finding]:
-    """Whether the outputs do not depend on the inputs, though the head could pass on what it sees."""
-    values = found.flatten(1).double()
-    spread, size = float(values.std(0, unbiased=False).max()), float(values.abs().max())
-    head = list(inspection.spectra.values())[-1]
-    if len(values) < 2 or head.largest == 0 or not spread <= _CONSTANT * size:
-        return []
-    what = f"the outputs are the same for all {len(values)} inputs"
-    remedy = "some layer before the head is dead: repair_ it, then train on with AdamO(isometry=...)"
-    return [Finding("critical", "head", what, remedy)]
-
-
 def _kernel(model: nn.Module, inputs: Any, found: Tensor) -> NTK:
     samples = for_kernel(inputs, found[0].numel(), _KERNEL, _KERNEL_SIZE)
     return ntk(model, samples, centred=found.shape[-1] > 1)
@@ -240,14 +235,3 @@ def _curvature(model: nn.Module, inputs: Any, targets: Tensor, loss: Loss) -> Cu
     if steps < 5:
         raise IsoplastError(f"{size} parameters: call curvature(model, ..., top=1, steps=...) yourself")
     return curvature(model, inputs, targets, loss, top=1, steps=steps)
-
-
-def _numbers(
-    slopes: Jacobian | None, kernel: NTK | None, trained: Plasticity | None, found: Tensor
-) -> dict[str, float]:
-    numbers: dict[str, float] = {}
-    if slopes is not None:
-        numbers["jacobian_condition"] = slopes.condition_number
-    if kernel is not None:
-        numbers |= kernel_numbers(kernel, tuple(found.shape))
-    return numbers if trained is None else numbers | probe_numbers(trained)

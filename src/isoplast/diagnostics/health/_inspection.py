@@ -1,4 +1,4 @@
-"""Weights and activity together: which layers are critical."""
+"""Weights and activity together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,12 @@ from isoplast._core.errors import IsoplastError
 from isoplast._core.layer_kinds import LAYERS, Convolution
 from isoplast.diagnostics._result import Result, wrapped
 from isoplast.diagnostics.activity._activity import Activity, NoHiddenLayer, activity
-from isoplast.diagnostics.health._findings import (
-    Finding,
-    activity_findings,
-    barrier_findings,
-    broken_findings,
-    hardly_tells_apart,
-    is_critical,
-    ordered,
-    silence_findings,
-    weight_findings,
-)
+from isoplast.diagnostics.health._decide import decide, layers_to_repair
+from isoplast.diagnostics.health._editable import editable_weights
+from isoplast.diagnostics.health._evidence import Evidence, activity_places, largest_values
+from isoplast.diagnostics.health._finding import Finding, has_critical
+from isoplast.diagnostics.health._fresh import initial_activity
+from isoplast.diagnostics.health._roughness import roughness
 from isoplast.diagnostics.weights._spectra import WeightSpectra, weight_spectra
 from isoplast.model import (
     ActivationRecorder,
@@ -38,6 +33,7 @@ from isoplast.model import (
     preserve_state,
     reconstruct,
     refuse_non_finite,
+    run,
     sample_count,
     silent_units,
     take_samples,
@@ -45,6 +41,9 @@ from isoplast.model import (
 )
 
 _BATCH = 256
+_CONSTANT_ROWS = 512
+# Outputs that differ by less than this share of their size over all inputs say nothing about them.
+_CONSTANT = 1e-6
 _ASSUMPTION = "assumed: ReLU between the linear layers"
 
 
@@ -53,10 +52,10 @@ class Inspection(Result):
     """What was found in a network.
 
     Attributes:
-        spectra: the singular values of the weights by layer.
+        spectra: the singular values of the weights by layer, from input to output where inputs show that.
         activity: what the units do, None without inputs or hidden layers.
         findings: what is wrong, the worst first.
-        producers: by place of activity, the layer with weights that feeds it.
+        evidence: the numbers behind them, for :func:`decide`.
         assumption: what was assumed for want of a module or inputs, in one line; or nothing.
         broken: the tensors that hold a NaN or an infinity, by name: those no repair brings back.
     """
@@ -64,22 +63,19 @@ class Inspection(Result):
     spectra: WeightSpectra
     activity: Activity | None
     findings: tuple[Finding, ...]
-    producers: Mapping[str, str]
+    evidence: Evidence
     assumption: str
     broken: tuple[str, ...] = ()
 
     @property
     def healthy(self) -> bool:
-        """Whether no finding is an illness; warnings may be there."""
-        return not is_critical(self.findings)
+        """Whether no finding is critical; warnings may be there."""
+        return not has_critical(self.findings)
 
     @property
-    def critical_layers(self) -> set[str]:
-        """The layers to repair: where the network is critical, those with a critical finding or a warning."""
-        if self.healthy:
-            return set()
-        named = {f.where for f in self.findings if f.severity != "note" and f.where != "network"}
-        return {self.producers.get(name, name).partition("[")[0] for name in named}
+    def critical_layers(self) -> frozenset[str]:
+        """The layers to repair: none where nothing is critical."""
+        return frozenset() if self.healthy else layers_to_repair(self.evidence)
 
     def as_dict(self) -> dict[str, float]:
         """Return every number by name, with the counts of the findings."""
@@ -126,7 +122,7 @@ def inspect(
     Args:
         model: any module, or a state dict.
         inputs: what the module takes; for a state dict (n, features), if it is a plain chain.
-        initial: the network at its start, a module or a state dict.
+        initial: the network at its start, a module, a state dict, or its largest singular values by layer.
 
     Returns:
         The findings with the numbers behind them.
@@ -139,37 +135,124 @@ def inspect(
         >>> inspect(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))).healthy
         True
     """
-    whole = isinstance(model, nn.Module)
     refuse_non_finite(inputs)
     state = _state(model)
-    spectra = weight_spectra(model, initial=initial)
-    start = None if initial is None else weight_spectra(initial)
-    findings = weight_findings(spectra, normalised=has_normalisation(state), initial=start)
-    measured = {name.partition("[")[0] for name in spectra}
+    with _one_thread():
+        spectra = weight_spectra(model, initial=None if _told(initial) else initial)
     bad = tuple(map(clean_name, non_finite_names(state)))
-    findings += broken_findings(name for name in bad if name.removesuffix(".weight") not in measured)
+    measured = {name.partition("[")[0] for name in spectra}
     network = model if isinstance(model, nn.Module) else reconstruct(model)
-    assumption = _ASSUMPTION if isinstance(network, ReconstructedMLP) else ""
-    if inputs is None or not spectra.finite:
-        if isinstance(network, ReconstructedMLP) and spectra.finite:
-            largest = {name: layer.largest for name, layer in spectra.items()}
-            findings += silence_findings(silent_units(network), largest)
-        return Inspection(spectra, None, tuple(ordered(findings)), {}, assumption, bad)
-    if network is None:
-        raise IsoplastError(
-            "inputs need a network, and these are weights without one: leave the inputs out, or inspect the "
-            "module itself in Python with isoplast.diagnose(model, inputs)"
-        )
+    evidence = Evidence(
+        spectra=spectra,
+        largest=largest_values(spectra),
+        initial=_largest(initial),
+        assumed="relu" if isinstance(network, ReconstructedMLP) else None,
+        broken=tuple(name for name in bad if name.removesuffix(".weight") not in measured),
+        normalised=has_normalisation(unwrap(model) if isinstance(model, nn.Module) else model),
+        repairable=frozenset(name for name, _ in editable_weights(model)),
+    )
+    found, assumption = None, _ASSUMPTION if isinstance(network, ReconstructedMLP) else ""
+    if inputs is not None and spectra.finite:
+        if network is None:
+            raise IsoplastError(
+                "inputs need a network, and these are weights without one: leave the inputs out, or inspect "
+                "the module itself in Python with isoplast.diagnose(model, inputs)"
+            )
+        whole = isinstance(model, nn.Module)
+        start = None if _told(initial) else initial
+        found, evidence = _with_inputs(network, inputs, evidence, start, whole)
+        assert evidence.spectra is not None
+        spectra = evidence.spectra
+    elif isinstance(network, ReconstructedMLP) and spectra.finite:
+        evidence = evidence.with_(silent=silent_units(network))
+    return Inspection(spectra, found, decide(evidence), evidence, assumption, bad)
+
+
+def _with_inputs(
+    network: nn.Module,
+    inputs: Any,
+    evidence: Evidence,
+    initial: nn.Module | Mapping[str, Any] | None,
+    whole: bool,
+) -> tuple[Activity | None, Evidence]:
+    """What the units do, added to the evidence."""
+    values = _outputs(network, inputs)
+    evidence = evidence.with_(
+        inputs=sample_count(inputs),
+        constant=_constant(values, evidence.spectra),
+        roughness=roughness(inputs, values),
+    )
     try:
         found = activity(network, inputs)
-    except NoHiddenLayer:  # a linear model is healthy or not by its weights alone
-        return Inspection(spectra, None, tuple(ordered(findings)), {}, assumption, bad)
+    except NoHiddenLayer:  # a linear model
+        return None, evidence
     feed = feeding(network, inputs)
     # A chain's activations are ours, and have no name that the reader of its state dict knows.
-    places = found if whole else {feed.producers[place]: layer for place, layer in found.items()}
-    constant = {feed.producers.get(place) or place for place, one in found.items() if hardly_tells_apart(one)}
-    findings += activity_findings(places) + barrier_findings(feed.below, constant)
-    return Inspection(spectra, found, tuple(ordered(findings)), feed.producers, assumption, bad)
+    names = None if whole else feed.producers
+    places = activity_places(found, names)
+    producers = {(names or {}).get(place, place): producer for place, producer in feed.producers.items()}
+    start = activity_places(initial_activity(initial, network, inputs), names)
+    assert evidence.spectra is not None
+    return found, evidence.with_(
+        activity=places,
+        features=places,
+        start=start,
+        start_features=start,
+        start_name="" if initial is None else "the start",
+        producers=producers,
+        below=feed.below,
+        spectra=_in_order(evidence.spectra, list(feed.largest)),
+    )
+
+
+def _outputs(network: nn.Module, inputs: Any) -> Tensor | None:
+    """The outputs for the first inputs, None where they are no single tensor of a row each."""
+    count = min(_CONSTANT_ROWS, sample_count(inputs))
+    with preserve_state(network) as lent, torch.no_grad():
+        found = run(lent, take_samples(inputs, slice(count)))
+    values = getattr(found, "logits", found)
+    return values if isinstance(values, Tensor) and values.ndim and len(values) == count else None
+
+
+def _constant(values: Tensor | None, spectra: WeightSpectra | None) -> bool:
+    """Whether the outputs do not depend on the inputs, though the head could pass on what it sees."""
+    if values is None or len(values) < 2 or not spectra or list(spectra.values())[-1].largest == 0:
+        return False
+    flat = values.reshape(len(values), -1).double()
+    return float(flat.std(0, unbiased=False).max()) <= _CONSTANT * float(flat.abs().max())
+
+
+def _in_order(spectra: WeightSpectra, run_order: list[str]) -> WeightSpectra:
+    """The layers as they ran, where that is known of each; else as they were registered."""
+    places = {name: place for place, name in enumerate(run_order)}
+    owners = [name.partition("[")[0] for name in spectra]
+    if not all(owner in places for owner in owners):
+        return spectra
+    ordered = sorted(spectra.items(), key=lambda item: places[item[0].partition("[")[0]])
+    return WeightSpectra(dict(ordered), spectra.left_out)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """LAPACK's singular values take five times as long on two threads (ResNet-18: 6.9 s instead of 1.3)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _largest(initial: nn.Module | Mapping[str, Any] | None) -> dict[str, float] | None:
+    """The largest singular values of an initial network by layer."""
+    if initial is None:
+        return None
+    return dict(initial) if _told(initial) else largest_values(weight_spectra(initial))
+
+
+def _told(initial: nn.Module | Mapping[str, Any] | None) -> TypeGuard[Mapping[str, float]]:
+    """Whether an initial network is given by its largest singular values alone."""
+    return isinstance(initial, Mapping) and all(isinstance(value, float) for value in initial.values())
 
 
 def _state(model: nn.Module | Mapping[str, Any]) -> Mapping[str, Any]:

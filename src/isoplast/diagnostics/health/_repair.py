@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.text import text_table
 from isoplast.diagnostics._result import Result, format_number, wrapped
+from isoplast.diagnostics.health._editable import Layout, editable_weights
 from isoplast.diagnostics.health._inspection import Inspection, batches, feeding, inspect
 from isoplast.diagnostics.weights._spectra import WeightSpectra
 from isoplast.isometry import edit_matrices_, matrix_views, polar_factor
 from isoplast.model import (
     clean_name,
-    decide,
-    matrices_of_state,
     non_finite_names,
     outputs,
     preserve_state,
@@ -32,9 +31,12 @@ Biases = Literal["barrier", "zero", "keep"]
 _BIASES = ("barrier", "zero", "keep")
 
 ADVICE = (
-    "Build the optimizer anew: its moments belong to the old weights. Train on with AdamO or attach(...), "
-    "or the network collapses again."
+    "Build the optimizer anew: its moments belong to the old weights. Trained on as before, the network gets "
+    "there again; AdamO or attach(...) keeps it able to learn."
 )
+# Of the outputs: beyond, what the network knows is lost, and it must have been said that it may be.
+_AGREEMENT, _CHANGE = 0.9, 0.1
+_SAME = 1e-6  # spread of outputs over inputs, relative to their size, that tells nothing
 
 
 @dataclass(frozen=True)
@@ -141,37 +143,44 @@ def repair_(
     *,
     layers: str | Collection[str] = "critical",
     biases: Biases = "barrier",
+    forget: bool = False,
 ) -> Repair:
     r"""Puts critical layers back onto the nearest isometry, in place, and lifts biases that keep units dead.
 
     .. math:: W \leftarrow U V^T \ \text{for} \ W = U \Sigma V^T, \qquad
               b_i \leftarrow 0 \ \text{where} \ b_i \le -\max_x \|h(x)\|
 
-    It acts once, on a network that no longer learns; AdamO acts in every step. What the singular values of
-    the repaired layers knew is lost: look at `function_change` and `agreement`, and test the network. A
-    healthy network is left alone. The optimizer's state is the caller's: see `advice`.
+    For a network that no longer learns; AdamO keeps one from getting there. What the singular values of the
+    repaired layers knew is lost, so a repair that would change what the network computes is refused unless
+    `forget` says that it may: it is tried, measured without labels and taken back. The optimizer's state is
+    the caller's: see `advice`.
 
     Args:
         model: any module, or a state dict, whose tensors are then changed in place.
         inputs: what the module takes; for a state dict (n, features) if it is a plain chain of linear layers.
             They show dead units. Without them the weights alone decide, and the barrier is taken as
             :math:`\sqrt{d}`, the norm of d inputs of unit variance.
-        layers: "critical" for those that :func:`isoplast.diagnostics.inspect` finds so, "all", or names.
-            Embeddings, normalisations, depthwise and parametrised weights are never touched, as in
-            :func:`isoplast.param_groups`; in a state dict their names and shapes tell them.
+        layers: "critical" for those where :func:`isoplast.diagnostics.inspect` finds something critical,
+            "all", or names. Embeddings, weights that are tied to one, normalisations, depthwise and
+            parametrised weights are never touched, as in :func:`isoplast.param_groups`; in a state dict their
+            names and shapes tell them.
         biases: "barrier" lifts biases below the barrier after the projection, in every layer that feeds an
             activation; "zero" sets all biases of the repaired layers to zero; "keep" leaves them.
+        forget: whether what the network knows may be lost.
 
     Returns:
         What changed, with the inspections before and after.
 
     Raises:
-        IsoplastError: for a non-finite weight or bias, an unknown layer or option (nothing is changed then).
+        IsoplastError: for a non-finite weight or bias, an unknown layer or setting, and, without `forget`, if
+            another output would be the largest for more than a tenth of the inputs, or the outputs would
+            change by more than a tenth of their norm (a single output, or by the weights where there are no
+            inputs). Nothing is changed then.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8))
         >>> _ = model[0].weight.data.mul_(100)
-        >>> repair = repair_(model, layers="all")
+        >>> repair = repair_(model, layers="all", forget=True)
         >>> bool(torch.linalg.svdvals(model[0].weight).allclose(torch.ones(8)))
         True
 
@@ -184,42 +193,66 @@ def repair_(
         refuse_sharded(unwrap(model))
     else:  # the same tensors, under the names of the network itself
         model = {clean_name(name): value for name, value in model.items()}
-    editable = dict(_editable(model))
+    editable = dict(editable_weights(model))
     before = inspect(model, inputs)
-    bad = non_finite_names(unwrap(model).state_dict() if isinstance(model, nn.Module) else model)
+    state = dict(unwrap(model).state_dict()) if isinstance(model, nn.Module) else model
+    bad = non_finite_names(state)
     if bad:
         raise IsoplastError(f"{bad[0]} holds a non-finite value: restore the weights from before, then retry")
     chosen = _chosen(layers, before, editable)
+    if not chosen and before.healthy:
+        return Repair({}, before, before, 0.0, *((0.0, 1.0) if inputs is not None else (math.nan, math.nan)))
+    kept = {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
     reference = _function(model, inputs) if inputs is not None else None
-    changed: dict[str, RepairedLayer] = {}
-    for name in chosen:
-        changed[name] = _project(*editable[name])
-    critical = bool(chosen) or not before.healthy
-    projected = {name: editable[name] for name in chosen}
-    for name, count in _lift(model, inputs, projected, biases).items() if critical else ():
-        old = changed.get(name, RepairedLayer(0.0, float(editable[name][0].norm()), 0))
-        changed[name] = RepairedLayer(old.moved, old.norm, count)
-    after = inspect(model, inputs)
+    changed = _change(model, inputs, chosen, biases, editable)
     change, agreement = _difference(reference, None if inputs is None else _function(model, inputs))
     distance = math.sqrt(sum(layer.moved**2 for layer in changed.values()))
-    return Repair(changed, before, after, distance, change, agreement)
+    loss = "" if forget else _loss(reference, change, agreement, changed)
+    if loss:
+        for name, value in kept.items():
+            state[name].copy_(value)
+        raise IsoplastError(loss)
+    return Repair(changed, before, inspect(model, inputs), distance, change, agreement)
 
 
-_Layout = dict[str, Any]
+def _change(
+    model: nn.Module | Mapping[str, Any],
+    inputs: Any,
+    chosen: Collection[str],
+    biases: Biases,
+    editable: Mapping[str, tuple[Tensor, Layout]],
+) -> dict[str, RepairedLayer]:
+    """Project and lift; what changed by layer."""
+    changed = {name: _project(*editable[name]) for name in chosen}
+    projected = {name: editable[name] for name in chosen}
+    for name, count in _lift(model, inputs, projected, biases).items():
+        old = changed.get(name, RepairedLayer(0.0, float(editable[name][0].norm()), 0))
+        changed[name] = RepairedLayer(old.moved, old.norm, count)
+    return changed
 
 
-def _editable(model: nn.Module | Mapping[str, Any]) -> Iterator[tuple[str, tuple[Tensor, _Layout]]]:
-    """By layer the weight that may be projected, and the layout of the matrices in it."""
-    if isinstance(model, nn.Module):
-        for one in decide(unwrap(model)):
-            if one.isometric:
-                name = clean_name(one.name).removesuffix(".weight")
-                yield name, (one.parameter, one.layout)
-        return
-    for name, layout in {one.weight: one.layout for one in matrices_of_state(model)[0]}.items():
-        weight = model.get(f"{name}.weight", model.get(name))
-        if isinstance(weight, Tensor):  # else a weight that a parametrisation makes from others
-            yield name, (weight, dict(layout))
+def _loss(
+    reference: Tensor | None, change: float, agreement: float, changed: Mapping[str, RepairedLayer]
+) -> str:
+    """What would be lost, in one line; nothing where the outputs told nothing, or stay."""
+    if reference is None:
+        moved = max((layer.moved / layer.norm for layer in changed.values() if layer.norm), default=0.0)
+        if moved <= _CHANGE:
+            return ""
+        said = f"weights by up to {moved:.0%} of their norm (inputs would show what that does to the outputs)"
+    else:
+        flat = reference.flatten(1)
+        told = float(flat.std(0, unbiased=False).max()) > _SAME * float(flat.abs().max())
+        single = reference.shape[-1] == 1
+        if not told or (change <= _CHANGE if single else agreement >= _AGREEMENT):
+            return ""
+        said = f"the outputs by {change:.0%} of their norm"
+        if not single:
+            said += f", and keep the largest one on {agreement:.0%} of the inputs"
+    return (
+        f"repair would change {said}: what the network knows would be lost. Say forget=True (--forget) if "
+        "learning on matters more; training on with AdamO keeps it"
+    )
 
 
 def _chosen(layers: str | Collection[str], before: Inspection, editable: Collection[str]) -> list[str]:
@@ -237,7 +270,7 @@ def _chosen(layers: str | Collection[str], before: Inspection, editable: Collect
     return [name for name in editable if name in layers]
 
 
-def _project(weight: Tensor, layout: _Layout) -> RepairedLayer:
+def _project(weight: Tensor, layout: Layout) -> RepairedLayer:
     moved = 0.0
 
     def project_(view: Tensor) -> None:
@@ -254,7 +287,7 @@ def _project(weight: Tensor, layout: _Layout) -> RepairedLayer:
 def _lift(
     model: nn.Module | Mapping[str, Any],
     inputs: Any,
-    chosen: Mapping[str, tuple[Tensor, _Layout]],
+    chosen: Mapping[str, tuple[Tensor, Layout]],
     biases: Biases,
 ) -> dict[str, int]:
     """Set biases of these layers, or of all that feed activations, to zero; returns how many by layer."""
@@ -279,7 +312,7 @@ def _lift(
     return {name: int(mask.sum()) for name, mask in masks.items() if bool(mask.any())}
 
 
-def _mask(weight: Tensor, layout: _Layout, bias: Tensor, biases: Biases) -> Tensor:
+def _mask(weight: Tensor, layout: Layout, bias: Tensor, biases: Biases) -> Tensor:
     if biases == "zero":
         return bias != 0
     width = matrix_views(weight, **layout)[0].shape[-1]

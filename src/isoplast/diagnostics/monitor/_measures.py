@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics._result import Result
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics._student import interval
-from isoplast.diagnostics.activity._activity import Activity, activity
-from isoplast.diagnostics.health._findings import (
-    Finding,
-    activity_findings,
-    network_findings,
-    weight_findings,
-)
-from isoplast.diagnostics.health._judgement import kernel_numbers, probe_findings, probe_lr, probe_numbers
+from isoplast.diagnostics.activity._activity import Activity, LayerActivity, activity
+from isoplast.diagnostics.health._evidence import Evidence, activity_places
+from isoplast.diagnostics.health._numbers import diverged, kernel_condition, probe_lr
+from isoplast.diagnostics.health._roughness import roughness
 from isoplast.diagnostics.jacobian._jacobian import jacobian
 from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
 from isoplast.diagnostics.plasticity._plasticity import Plasticity, Progress, plasticity
+from isoplast.diagnostics.weights._norms import Norms, largest_singular_values
 from isoplast.diagnostics.weights._spectra import WeightSpectra, weight_spectra
 from isoplast.model import (
     has_normalisation,
@@ -37,7 +35,7 @@ from isoplast.model import (
     unwrap,
 )
 
-_ACTIVITY, _JACOBIAN, _KERNEL, _PROBE = 512, 16, 24, 256
+_ACTIVITY, _FEATURES, _JACOBIAN, _KERNEL, _PROBE = 256, 256, 16, 24, 256
 _KERNEL_SIZE = 512  # eigenvalues of more rows take longer than all the rest
 _PROBE_TASKS, _PROBE_STEPS = 2, 25
 _CONFIDENCE = 0.95
@@ -51,6 +49,9 @@ class Setting:
         shape: of the model's outputs (n, ...), empty where they are no tensor.
         normalised: whether the model has normalisations.
         optimizer, lr: of the training and of the probe, as the user gave them.
+        roughness: of the outputs at the last two looks; right after a change of task, and at the start, it is
+            high in any network.
+        vectors: right singular vectors that estimates of norms go on from.
         twins: what fresh networks made of the probe, by learning rate; None where the inputs may change.
     """
 
@@ -59,6 +60,8 @@ class Setting:
     optimizer: Optimizer | None
     lr: float | None
     twins: dict[float, Progress] | None
+    roughness: list[float] = dataclasses.field(default_factory=list)
+    vectors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 def setting(
@@ -84,7 +87,7 @@ def setting(
         shape = tuple(one_tensor(found).shape)
     except IsoplastError:
         shape = ()
-    normalised = has_normalisation(dict(network.state_dict()))
+    normalised = has_normalisation(network)
     return Setting(shape, normalised, optimizer, lr, {} if fixed else None)
 
 
@@ -95,10 +98,12 @@ class Standard:
     Attributes:
         guess: its cost before it has run, in training steps (an MLP of width 128 on batches of 64).
         measure: of a model and all inputs.
+        importance: factor of its share of the budget.
     """
 
     guess: float
     measure: Callable[[nn.Module, Any, Setting], Result]
+    importance: float = 1.0
 
 
 def _weights(model: nn.Module, inputs: Any, known: Setting) -> Result:
@@ -111,8 +116,23 @@ def _weights(model: nn.Module, inputs: Any, known: Setting) -> Result:
     return weight_spectra(model)
 
 
+def _norms(model: nn.Module, inputs: Any, known: Setting) -> Result:
+    if sharded_names(unwrap(model)):
+        raise IsoplastError("the weights are sharded: call weight_spectra(model) on all processes")
+    if known.shape and inputs is not None:
+        given = take_samples(inputs, slice(_ACTIVITY))
+        with preserve_state(model) as network, torch.no_grad():
+            found = roughness(given, one_tensor(run(network, given)))
+        known.roughness[:] = [*known.roughness[-1:], 0.0 if found is None else found]
+    return largest_singular_values(model, known.vectors)
+
+
 def _activity(model: nn.Module, inputs: Any, known: Setting) -> Result:
     return activity(model, take_samples(inputs, slice(_ACTIVITY)), ranks=False)
+
+
+def _features(model: nn.Module, inputs: Any, known: Setting) -> Result:
+    return activity(model, take_samples(inputs, slice(_FEATURES)))
 
 
 def _jacobian(model: nn.Module, inputs: Any, known: Setting) -> Result:
@@ -144,22 +164,45 @@ def _plasticity(model: nn.Module, inputs: Any, known: Setting) -> Result:
 
 
 STANDARD = {
-    "weights": Standard(10, _weights),
-    "activity": Standard(10, _activity),
+    "norms": Standard(1, _norms, importance=8.0),  # they warn first
+    "weights": Standard(6, _weights),
+    "activity": Standard(4, _activity, importance=4.0),
+    "features": Standard(25, _features),
     "jacobian": Standard(20, _jacobian),
-    "ntk": Standard(20, _ntk),
+    "ntk": Standard(15, _ntk),
     "plasticity": Standard(150, _plasticity),
 }
 
 
-def judge(result: object, known: Setting) -> list[Finding]:
-    """What is wrong, by the result of a measure."""
+UNITS = frozenset(("activity", "features"))
+"""The measures of what units do, which wavers."""
+
+
+def added(evidence: Evidence, result: object, known: Setting) -> Evidence:
+    """The evidence with what a measure found."""
     if isinstance(result, WeightSpectra):
-        return weight_findings(result, normalised=known.normalised)
+        return evidence.with_(spectra=result)
+    if isinstance(result, Norms):
+        first = evidence.initial is None and not any(map(math.isnan, result.values()))
+        rough = min(known.roughness) if len(known.roughness) == 2 else None
+        return evidence.with_(
+            roughness=rough, largest=dict(result), initial=dict(result) if first else evidence.initial
+        )
     if isinstance(result, Activity):
-        return activity_findings(result)
+        return _with_activity(evidence.with_(normalised=known.normalised), activity_places(result))
     if isinstance(result, NTK):
-        return network_findings(kernel_numbers(result, known.shape))
+        return evidence.with_(ntk_condition=kernel_condition(result, known.shape))
     if isinstance(result, Plasticity):
-        return [*network_findings(probe_numbers(result)), *probe_findings(result)]
-    return []
+        return evidence.with_(diverged=diverged(result))
+    return evidence
+
+
+def _with_activity(evidence: Evidence, places: dict[str, LayerActivity]) -> Evidence:
+    """What units do, and, the first time, what later looks are compared with."""
+    inputs = max((layer.inputs for layer in places.values()), default=0)
+    found = evidence.with_(
+        activity=places, inputs=inputs, start=evidence.start or places, start_name="the first look"
+    )
+    if not any(layer.rank_samples for layer in places.values()):
+        return found
+    return found.with_(features=places, start_features=evidence.start_features or places)

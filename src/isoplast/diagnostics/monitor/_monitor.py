@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
-import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+import sys
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -17,11 +18,17 @@ from torch.optim import Optimizer
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.text import text_table
 from isoplast.diagnostics._result import Result, reason_of
-from isoplast.diagnostics.health._findings import Finding
-from isoplast.diagnostics.health._optimizer_findings import optimizer_findings
+from isoplast.diagnostics.health._finding import Finding
+from isoplast.diagnostics.health._optimizer_findings import (
+    keeps_isometry,
+    optimizer_findings,
+    orthogonalises,
+)
 from isoplast.diagnostics.monitor._account import Account, divide
-from isoplast.diagnostics.monitor._measures import STANDARD, Setting, judge, setting
+from isoplast.diagnostics.monitor._alarms import Alarms
+from isoplast.diagnostics.monitor._measures import STANDARD, UNITS, Setting, added, setting
 from isoplast.diagnostics.monitor._sinks import Write, sink
+from isoplast.diagnostics.monitor._summary import summary
 from isoplast.model import preserve_state, sample_count
 
 if TYPE_CHECKING:
@@ -31,16 +38,12 @@ Measure: TypeAlias = Callable[[nn.Module, Any], Result | Mapping[str, float]]
 
 T = TypeVar("T")
 
-_DEFAULT = ("weights", "activity", "ntk", "plasticity")
+_DEFAULT = ("norms", "weights", "activity", "features")
+_BASELINE = ("norms", "activity")
 _OWN_GUESS = 20  # training steps that a measure of the user's is taken to cost before it has run
 # Looks come after each hundredth of the steps so far: they cost nothing, and a history grows with the
 # logarithm of a long run, to 1300 records in 10 million steps.
 _LOOKS = 100
-_SEVERITY = {"note": 0, "warning": 1, "critical": 2}
-
-
-class PlasticityWarning(UserWarning):
-    """A network is losing its ability to learn, or its remedy does nothing."""
 
 
 class Monitor:
@@ -52,22 +55,27 @@ class Monitor:
     does not allow (a kernel of too many outputs, say), or that raises anything at all, is left out from then
     on; a sink that fails is tried again with the next record. Either is kept in `left_out` and said once.
 
+    When the training ends (`steps` are over, `close()` is called, the monitor is left as a context, or the
+    program ends) it says in a line what it saw, or that it saw nothing and why.
+
     The plasticity measure trains copies on two tasks of random labels for 25 steps of Adam, the kernel is
     that of up to 24 samples on centred logits: comparable in one history, not with longer probes.
 
     Args:
         model: any module; compiled and data-parallel ones are looked into.
-        optimizer: what trains it. Given, what silently disables a remedy is looked for, too: trainable
+        optimizer: what trains it. Given, what silently disables a method is looked for, too: trainable
             parameters that it does not hold, isometry that cannot act.
         every: steps between two looks at what is due, >= 1.
-        measures: names out of "weights", "activity", "jacobian", "ntk" and "plasticity", or a mapping from
-            names of your own to functions (model, inputs) -> Result or mapping from names to numbers. By
-            default all but the Jacobian, or the weights alone where there are no inputs.
+        measures: names out of "norms" (largest singular values), "weights", "activity", "features" (activity
+            with ranks), "jacobian", "ntk" and "plasticity", or a mapping from names of your own to functions
+            (model, inputs) -> Result or mapping from names to numbers. By default the first four, or the
+            first two where there are no inputs.
         inputs: what the network takes, some hundred samples: a tensor, a tuple or a mapping of tensors, or a
             function that returns such, called before measures so that the data may change; it may draw from
             torch's generators, which are put back.
         budget: measuring time over training time, in (0, 1).
-        steps: length of the run in optimizer steps, for the check of the isometry's time constant.
+        steps: length of the run in optimizer steps, if you know it: then the looks are spread over it, the
+            first of them early, and an isometry whose time constant is longer is found.
         lr: learning rate of the plasticity probe's Adam; None takes that of the optimizer if it is of
             Adam's family, else 1e-3.
         sinks: where numbers go besides the history: paths that end in .csv (rows are appended), TensorBoard
@@ -77,7 +85,6 @@ class Monitor:
     Attributes:
         records: a dict for every step with measures: "step", "seconds" (of training) and the numbers, named
             "measure/number" or "measure/layer/number".
-        findings: (step, finding), each finding once until it goes away, and once more if it becomes worse.
         left_out: measures that could not be taken, and what else failed (a sink, the function that gives
             inputs), with the last reason.
         total_steps: how many steps it has watched.
@@ -113,26 +120,45 @@ class Monitor:
         if inputs is not None and not callable(inputs):
             sample_count(inputs)
         self._model, self._optimizer, self._inputs, self._lr = model, optimizer, inputs, lr
-        self._every, self._budget, self._horizon, self._warn = every, budget, steps, warn
+        self._every, self._budget, self._length, self._warn = every, budget, steps, warn
+        self._standard_measures = not isinstance(measures, Mapping)
         self._measures, self._accounts = self._open(measures)
         divide(budget, self._accounts.values())
         self._sinks: list[tuple[str, Write]] = [(_name(target), sink(target)) for target in sinks]
-        self._known: dict[tuple[str, str, str], int] = {}
-        self._untold: list[tuple[type[Warning], str]] = []
+        self._alarms = Alarms()
         self._last: float | None = None
         self._next_look = 1
         self._elapsed = self._spent = 0.0
         self._setting: Setting | None = None
         self.records: list[dict[str, float]] = []
-        self.findings: list[tuple[int, Finding]] = []
         self.left_out: dict[str, str] = {}
         self.total_steps = 0
+        self._said = not warn
+        atexit.register(_say_at_exit, weakref.ref(self))
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_said", True):  # else its making failed
+            self.close()
+
+    def close(self) -> str:
+        """Say what was seen, once, on standard error; returns that line."""
+        said = summary(self.total_steps, self.records, self.findings, self._accounts, self._length)
+        if not self._said and self.total_steps:
+            self._said = True
+            print(f"isoplast: {said}", file=sys.stderr)
+        return said
 
     def _open(
         self, measures: Iterable[str] | Mapping[str, Measure] | None
     ) -> tuple[dict[str, Measure], dict[str, Account]]:
         if measures is None:
-            measures = _DEFAULT if self._inputs is not None else _DEFAULT[:1]
+            measures = _DEFAULT if self._inputs is not None else _DEFAULT[:2]
         if isinstance(measures, Mapping):
             return dict(measures), {name: Account(_OWN_GUESS) for name in measures}
         if isinstance(measures, str):
@@ -141,10 +167,10 @@ class Monitor:
         for name in measures:
             if name not in STANDARD:
                 raise unknown("measure", name, STANDARD)
-            if name != "weights" and self._inputs is None:
+            if name not in _DEFAULT[:2] and self._inputs is None:
                 raise IsoplastError(f"measure {name!r} needs inputs: pass inputs=, some hundred samples")
             found[name] = functools.partial(self._standard, name)
-        return found, {name: Account(STANDARD[name].guess) for name in found}
+        return found, {name: Account(STANDARD[name].guess, STANDARD[name].importance) for name in found}
 
     def _standard(self, name: str, model: nn.Module, inputs: Any) -> Result:
         return STANDARD[name].measure(model, inputs, self._known_setting())
@@ -154,8 +180,10 @@ class Monitor:
         self.total_steps += 1
         if self.total_steps >= self._next_look:  # else it costs no more than this, not even a clock
             self._look()
-            self._tell()
+            self._alarms.tell(self._warn)
             self._last = perf_counter()
+        if self.total_steps == self._length:
+            self.close()
 
     def _look(self) -> None:
         self._count_time()
@@ -163,8 +191,10 @@ class Monitor:
         if self._setting is None:
             self._known_setting()
             self._check_optimizer()
-        due = [name for name, account in self._accounts.items() if account.due(steps, elapsed)]
-        if due:
+        due = [name for name, account in self._accounts.items() if account.due(steps, elapsed, self._length)]
+        if steps == 1 and self._standard_measures:  # what later looks are compared with
+            self._run([name for name in self._accounts if name in _BASELINE], charged=False)
+        elif due:
             self._run(due)
         pause = max(self._every, steps // _LOOKS)
         self._next_look = steps - steps % pause + pause
@@ -190,8 +220,8 @@ class Monitor:
             if name not in self._measures:
                 raise unknown("measure", name, self._measures)
         self._count_time()
-        record = self._run([name for name in names or self._accounts if name in self._accounts])
-        self._tell()
+        record = self._run([name for name in names or self._accounts if name in self._accounts], asked=True)
+        self._alarms.tell(self._warn)
         self._last = None if self._last is None else perf_counter()
         return record
 
@@ -206,7 +236,7 @@ class Monitor:
             self._elapsed += now - self._last
             self._last = now
 
-    def _run(self, due: Iterable[str]) -> dict[str, float]:
+    def _run(self, due: Collection[str], asked: bool = False, charged: bool = True) -> dict[str, float]:
         # Work that a GPU still has to do belongs to the training, not to the measure.
         _synchronize(self._model)
         self._count_time()
@@ -220,12 +250,14 @@ class Monitor:
             record |= {} if drawn is None else self._take(name, drawn[0])
             _synchronize(self._model)
             bill[name] = perf_counter() - begun
+        self._alarms.judge(self.total_steps, units=not UNITS.isdisjoint(due), asked=asked)
         self._keep(record)
         # Drawing inputs and writing records cost as well; the measures of this time share that.
         whole = perf_counter() - start
         self._spent += whole
         rest = whole - sum(bill.values())
-        for name, seconds in bill.items():
+        # The first look costs several times as much as later ones, and says nothing of their price.
+        for name, seconds in bill.items() if charged else ():
             if name in self._accounts:
                 self._accounts[name].charge(seconds + rest / len(bill), self._elapsed)
         return record
@@ -243,7 +275,7 @@ class Monitor:
         result = self._measures[name](self._model, inputs)
         numbers = result.as_dict() if isinstance(result, Result) else result
         found = {f"{name}/{key}": float(value) for key, value in numbers.items()}
-        self._note(name, judge(result, self._known_setting()))
+        self._alarms.evidence = added(self._alarms.evidence, result, self._known_setting())
         return found
 
     def _tried(self, name: str, action: Callable[[], T]) -> T | None:
@@ -256,7 +288,7 @@ class Monitor:
         except Exception as error:
             reason = reason_of(error)
             if name not in self.left_out:
-                self._untold.append((UserWarning, f"the monitor leaves {name} out: {reason}"))
+                self._alarms.say(f"the monitor leaves {name} out: {reason}")
             self.left_out[name] = reason
             return None
 
@@ -284,32 +316,17 @@ class Monitor:
     def _check_optimizer(self) -> None:
         optimizer = self._optimizer
         if optimizer is not None:
-            found = self._tried(
-                "optimizer", lambda: optimizer_findings(self._model, optimizer, self._horizon)
+            found = self._tried("optimizer", lambda: optimizer_findings(self._model, optimizer, self._length))
+            self._alarms.note("optimizer", found or (), self.total_steps)
+            isometric = self._tried("optimizer", lambda: keeps_isometry(optimizer))
+            self._alarms.evidence = self._alarms.evidence.with_(
+                isometric=bool(isometric), orthogonalised=orthogonalises(optimizer)
             )
-            self._note("optimizer", found or ())
 
-    def _note(self, measure: str, findings: Iterable[Finding]) -> None:
-        """Keep what is new or worse, forget what this measure does not find any more."""
-        before = self._known
-        self._known = {key: rank for key, rank in before.items() if key[0] != measure}
-        for finding in findings:
-            # The same words with other numbers, or with a conclusion added, are the same finding.
-            words = re.sub(r"[\d.]+(e[+-]?\d+)?|inf", "", finding.what).partition(":")[0]
-            key = (measure, finding.where, words)
-            rank = _SEVERITY[finding.severity]
-            if rank > before.get(key, -1):
-                self.findings.append((self.total_steps, finding))
-                if rank:
-                    message = f"step {self.total_steps}: {finding}"
-                    self._untold.append((PlasticityWarning, message))
-            self._known[key] = max(rank, before.get(key, rank))
-
-    def _tell(self) -> None:
-        """Warn of what is new, at the line that called `step` or `measure`."""
-        untold, self._untold = self._untold, []
-        for category, message in untold if self._warn else ():
-            warnings.warn(message, category, stacklevel=3)
+    @property
+    def findings(self) -> list[tuple[int, Finding]]:
+        """(step, finding), each finding once until it goes away, and once more if it becomes worse."""
+        return self._alarms.findings
 
     @property
     def history(self) -> pl.DataFrame:
@@ -353,8 +370,7 @@ class Monitor:
             "training_seconds": self.training_seconds,
             "spent": self._spent,
             "records": [dict(record) for record in self.records],
-            "findings": [(step, vars(finding).copy()) for step, finding in self.findings],
-            "known": [[*key, rank] for key, rank in self._known.items()],
+            **self._alarms.state_dict(),
             "accounts": {name: vars(account).copy() for name, account in self._accounts.items()},
         }
 
@@ -367,13 +383,18 @@ class Monitor:
         self.total_steps, self._elapsed = state["total_steps"], state["training_seconds"]
         self._spent, self._last, self._next_look = state["spent"], None, 0
         self.records = [dict(record) for record in state["records"]]
-        self.findings = [(step, Finding(**fields)) for step, fields in state["findings"]]
-        self._known = {(measure, where, words): rank for measure, where, words, rank in state["known"]}
+        self._alarms.load_state_dict(dict(state))
         for name, account in self._accounts.items():
             if name in state["accounts"]:
                 saved = state["accounts"][name]
                 for field in ("spent", "runs", "at"):
                     setattr(account, field, saved[field])
+
+
+def _say_at_exit(monitor: weakref.ref[Monitor]) -> None:
+    alive = monitor()
+    if alive is not None:
+        alive.close()
 
 
 def _check(every: int, budget: float, lr: float | None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.text import text_table
 from isoplast.diagnostics._result import Layers, Result, format_number, wrapped
-from isoplast.diagnostics.health._findings import weight_findings
+from isoplast.diagnostics.health._notes import weight_findings
 from isoplast.diagnostics.weights._convolutions import conv_singular_values
 from isoplast.isometry import effective_rank, effective_rank_energy, singular_values, stable_rank, working
 from isoplast.model import Matrix, matrices_of_module, matrices_of_state, outputs, preserve_state
@@ -131,10 +131,9 @@ class WeightSpectra(Layers[LayerSpectrum], Result):
         self.finite = all(one.finite for one in ones)
 
     @property
-    def unhealthy(self) -> dict[str, str]:
-        """What is wrong by layer, in words: the illnesses and warnings among the findings about weights."""
-        wrong = [finding for finding in weight_findings(self) if finding.severity != "note"]
-        return {finding.where: finding.what for finding in wrong}
+    def remarkable(self) -> dict[str, str]:
+        """What stands out by layer, in words; whether it matters the weights alone do not tell."""
+        return {finding.where: finding.what for finding in weight_findings(self)}
 
     def as_dict(self) -> dict[str, float]:
         """Return the network's numbers by name, and the layers' as "layer/name"."""
@@ -154,7 +153,7 @@ class WeightSpectra(Layers[LayerSpectrum], Result):
             f"product of the norms {format_number(self.lipschitz_bound)} "
             "(a Lipschitz bound of a chain without shortcuts)"
         )
-        lines += [f"{name}: {reason}" for name, reason in (*self.doubts.items(), *self.unhealthy.items())]
+        lines += [f"{name}: {reason}" for name, reason in (*self.doubts.items(), *self.remarkable.items())]
         return wrapped("\n".join(lines))
 
     __repr__ = __str__

@@ -195,8 +195,7 @@ class SoftenedMoments(TaskMethod):
     .. math:: m \leftarrow f m, \qquad v \leftarrow f v
 
     Whatever the optimizer remembers of single entries of the gradients is multiplied; its counts of steps
-    stay. With f = 0.1 the first step of the next task goes the old way at a third of the size (0.1 /
-    sqrt(0.1)).
+    stay. With f = 0.1 the first step of the next task goes the old way at a third of the size.
 
     Args:
         factor: f, in [0, 1]; 1 changes nothing.

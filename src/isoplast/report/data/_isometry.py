@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,11 +57,17 @@ def _strength(settings: Mapping[str, Any], prefix: str) -> float:
     parts = str(settings.get(f"{prefix}method") or "").split("+")
     for part in filter(_steps, parts):
         owner = f"{prefix}{part}." if len(parts) > 1 else prefix
-        time = settings.get(f"{owner}isometry_time")
-        strength = 1 / (8 * settings["lr"] * time) if time else settings.get(f"{owner}isometry")
-        if strength:
-            return float(strength)
+        time = _positive(settings.get(f"{owner}isometry_time"))
+        strength = _positive(settings.get(f"{owner}isometry"))
+        if time or strength:
+            return 1 / (8 * settings["lr"] * time) if time else strength
     return 0.0
+
+
+def _positive(value: object) -> float:
+    """A setting that is a strength or a time; 0 for another one that a method calls by that name."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value < math.inf else 0.0  # type: ignore[arg-type, operator]
 
 
 def _steps(part: str) -> bool:

@@ -82,7 +82,7 @@ def _run_command(record: RunRecord) -> str:
         return f"# {record.label}, seed {record.seed}: put its specification below into a study's methods"
     words = ["isoplast", "run"]
     for key, value in spec.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "name" in value:
             inner = [
                 ("", value["name"]),
                 *((f".{name}", one) for name, one in value.items() if name != "name"),

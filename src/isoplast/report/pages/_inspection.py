@@ -45,18 +45,16 @@ def inspection_page(
 
 @dataclass(frozen=True)
 class _Findings:
-    """Findings that share a remedy."""
+    """Findings that share an advice."""
 
     severity: str
-    remedy: str
+    advice: str
     lines: list[str]
 
 
 def _headline(found: Inspection) -> str:
     if not found.healthy:
-        critical = [
-            f"{finding.where}: {finding.what}" for finding in found.findings if finding.severity == "critical"
-        ]
+        critical = [f"{one.where}: {one.what}" for one in found.findings if one.severity == "critical"]
         more = [f"and {len(critical) - 2} more"] if len(critical) > 2 else []
         return f"Critical: {'; '.join([*critical[:2], *more])}."
     warnings = sum(finding.severity == "warning" for finding in found.findings)
@@ -68,8 +66,8 @@ def _headline(found: Inspection) -> str:
 def _findings(found: Inspection) -> list[_Findings]:
     groups: dict[tuple[str, str], list[str]] = {}
     for finding in found.findings:
-        groups.setdefault((finding.severity, finding.remedy), []).append(f"{finding.where}: {finding.what}")
-    return [_Findings(severity, remedy, said) for (severity, remedy), said in groups.items()]
+        groups.setdefault((finding.severity, finding.advice), []).append(finding.sentence)
+    return [_Findings(severity, advice, said) for (severity, advice), said in groups.items()]
 
 
 def _spectra(found: Inspection, drawn: dict[str, str]) -> list[html.Section]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -241,8 +242,9 @@ def _readable(settings: object) -> bool:
         if not isinstance(switch, dict) or not isinstance(switch.get("task"), int):
             return False
         parts.append(switch.get("method"))
-    seed = settings.get("seed")
-    return all(map(_is_part, parts)) and type(seed) is int and abs(seed) < 1 << 63
+    seed, lr = settings.get("seed"), settings.get("lr")
+    right = type(seed) is int and abs(seed) < 1 << 63 and type(lr) in (int, float) and 0 < lr < math.inf
+    return right and all(map(_is_part, parts))
 
 
 def _is_part(value: object) -> bool:
