@@ -243,7 +243,8 @@ def _readable(settings: object) -> bool:
             return False
         parts.append(switch.get("method"))
     seed, lr = settings.get("seed"), settings.get("lr")
-    right = type(seed) is int and abs(seed) < 1 << 63 and type(lr) in (int, float) and 0 < lr < math.inf
+    right = isinstance(seed, int) and not isinstance(seed, bool) and abs(seed) < 1 << 63
+    right = right and isinstance(lr, int | float) and not isinstance(lr, bool) and 0 < lr < math.inf
     return right and all(map(_is_part, parts))
 
 
