@@ -43,8 +43,7 @@ def test_help_fits_eighty_columns(
         for names in (
             "random-labels",
             "cifar10, cifar100, digits",
-            "Network: ",
-            *isoplast.nn.names(),
+            "cnn, gpt, mlp, octax-cnn",
             "`isoplast methods` lists them",
         ):
             assert names in words
@@ -252,7 +251,7 @@ def test_words_that_are_no_command_are_one_line(
     assert said in captured.err
 
 
-@pytest.mark.parametrize("lr", ["5e-324", "1e-320", "1e-45", "1e300"])
+@pytest.mark.parametrize("lr", ["5e-324", "1e-320", "1e-45", "1e30", "1e300"])
 @pytest.mark.parametrize("method", ["adam", "adamo", "muono", "sgdo"])
 def test_absurd_learning_rates_change_nothing_or_fail_the_run_with_the_reason(
     lr: str, method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -262,8 +261,9 @@ def test_absurd_learning_rates_change_nothing_or_fail_the_run_with_the_reason(
     errors = capsys.readouterr().err
     if float(lr) < 1:
         assert (status, errors) == (0, "")
-    else:
+    elif float(lr) < 3e38:
         assert status == 1
-        # torch's own scalars of float32 weights cannot hold it: that is a reason, too.
-        reason = r"the loss is (nan|inf) .*lower the learning rate|RuntimeError: .*overflow.*"
-        assert re.fullmatch(f"isoplast: failed: ({reason})\n", errors)
+        assert re.fullmatch(r"isoplast: failed: the loss is (nan|inf) .*lower the learning rate\n", errors)
+    else:
+        assert status == 2
+        assert errors == "isoplast: lr is 1e+300: the largest number that float32 can hold is 3.4e38\n"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.text import shown
 from isoplast.methods import Method
 from isoplast.streams import Problem
 from isoplast.study import _yaml
@@ -23,6 +24,7 @@ from isoplast.study.run._instruments import INSTRUMENTS
 SHORTHANDS = {"samples": "data", "tasks": "stream", "epochs": "learner", "batch_size": "learner"}
 PARTS = ("stream", "data", "net", "method", "learner")
 _DEFAULT_DATA = "digits"
+_LARGEST_RATE = torch.finfo(torch.float32).max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,8 +258,10 @@ def whole(name: str, value: object, low: int) -> int:
 
 def _rate(value: object) -> float:
     good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not 0 < float(value) < float("inf"):  # type: ignore[arg-type]
-        raise IsoplastError(f"lr is {value!r}: the learning rate must be a finite number > 0")
+    if not good or not 0 < value < float("inf"):  # type: ignore[operator]
+        raise IsoplastError(f"lr is {shown(value)}: the learning rate must be a finite number > 0")
+    if value > _LARGEST_RATE:  # type: ignore[operator]
+        raise IsoplastError(f"lr is {shown(value)}: the largest number that float32 can hold is 3.4e38")
     return float(value)  # type: ignore[arg-type]
 
 
