@@ -117,3 +117,9 @@ def test_no_two_modules_import_each_other() -> None:
 
     for name in sorted(graph):
         visit(name, ())
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by their names alone, and collects one of two."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py")]
+    assert {name for name in names if names.count(name) > 1} <= {"conftest.py"}

@@ -222,12 +222,12 @@ def test_a_weight_of_isometries_stays(case: Case) -> None:
     torch.manual_seed(0)
     weight = filled(case)
     before = weight.detach().clone()
-    optimizer = AdamO(param_groups(case.layer), lr=1e-2, isometry=1.0, isometry_every=1)
-    for _ in range(20):
+    optimizer = AdamO(param_groups(case.layer), lr=5e-3, isometry=1.0, isometry_every=1)
+    for _ in range(40):
         for p in case.layer.parameters():
             p.grad = torch.zeros_like(p)
         optimizer.step()
-    # float32 rounding of 20 steps; any other cut moves it by more than 0.1.
+    # float32 rounding of 40 steps; any other cut moves it by more than 0.1.
     assert float((weight.detach() - before).norm()) < 1e-4
 
 
@@ -372,7 +372,7 @@ def test_the_differentiable_step_writes_columns_back_where_they_were() -> None:
         layer = Layer({"num_heads": 4}, c_attn=Conv1D(48, 16), c_proj=Conv1D(16, 16))
         leaf = layer.get_parameter("c_attn.weight")
         optimizer = AdamO(
-            param_groups(layer), lr=1e-2, isometry=1.0, isometry_every=1, differentiable=differentiable
+            param_groups(layer), lr=5e-3, isometry=1.0, isometry_every=1, differentiable=differentiable
         )
         for p in layer.parameters():
             p.requires_grad_(not differentiable)

@@ -468,6 +468,7 @@ def test_errors_take_one_line(inputs: Tensor | None, settings: dict, message: st
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_nothing_is_seen_inside_scripted_modules() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
     with pytest.raises(IsoplastError, match="inside scripted"):
