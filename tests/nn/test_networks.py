@@ -202,7 +202,7 @@ def test_attention_projections_are_four_matrices_or_one_per_head():
     table = str(param_groups(net))
     for part in ("query", "key", "value", "output"):
         assert f"blocks.0.attention.{part}.weight" in table
-    groups = param_groups(net, isometry=100.0, per_head=True)
+    groups = param_groups(net, isometry=10.0, per_head=True)
     splits = {d.name: d.split for d in groups.decisions}
     for part, blocks in (("query", 4), ("key", 4), ("value", 4), ("output", 1)):
         assert splits[f"blocks.0.attention.{part}.weight"] == blocks

@@ -372,7 +372,7 @@ def test_the_differentiable_step_writes_columns_back_where_they_were() -> None:
         layer = Layer({"num_heads": 4}, c_attn=Conv1D(48, 16), c_proj=Conv1D(16, 16))
         leaf = layer.get_parameter("c_attn.weight")
         optimizer = AdamO(
-            param_groups(layer), lr=5e-3, isometry=1.0, isometry_every=1, differentiable=differentiable
+            param_groups(layer), lr=1e-3, isometry=1.0, isometry_every=1, differentiable=differentiable
         )
         for p in layer.parameters():
             p.requires_grad_(not differentiable)
