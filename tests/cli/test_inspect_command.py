@@ -269,7 +269,7 @@ def test_the_collapsed_adam_run_is_critical(tmp_path: Path, capsys: pytest.Captu
     assert "the largest singular value is" in said
     assert "verdict: critical. What to do stands beside each finding" in said
     new = tmp_path / "new.pt"
-    assert main(["repair", str(path), "-o", str(new)]) == 0
+    assert main(["repair", str(path), "-o", str(new), "--forget"]) == 0
     bare = tmp_path / "bare.pt"
     torch.save(torch.load(path / "checkpoint.pt", weights_only=True)["learner"]["training"]["model"], bare)
     capsys.readouterr()

@@ -68,7 +68,7 @@ def test_the_page_says_what_was_found_and_draws_it() -> None:
     drawn = figures_of(page)
     assert list(drawn) == ["layers", "spectrum", "units", "history", "dead"]
     assert sorted(tags.places) == sorted(f"figure-{name}" for name in drawn)
-    assert "<h1>Critical: network: the outputs are the same for all 300 inputs." in page
+    assert "<h1>Critical: network: the outputs are the same for all 300 inputs; 3: the features" in page
     assert "looks at networks that went on learning" in page
     assert "a&lt;b&gt;.pt" in page
     assert "torch file &lt;x&gt;" in page

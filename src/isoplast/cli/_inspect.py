@@ -43,7 +43,7 @@ def inspect(
 
     Nothing in the file is run: objects in a pickle are passed over.
 
-    Exit status: 0 healthy, perhaps with warnings; 1 critical; 2 wrong input.
+    Exit status: 0 nothing critical, 1 critical, 2 wrong input.
 
     Args:
         file: A .safetensors or torch file, a run of isoplast, or a directory of checkpoints, which shows
@@ -64,7 +64,7 @@ def inspect(
         _print(file, what, found)
         if html is not None:
             print(f"page: {html}")
-    return 0 if all(one.healthy for _, one in found) else 1
+    return 1 if any(one.critical for _, one in found) else 0
 
 
 _Found = list[tuple[Subject, Inspection]]
@@ -86,16 +86,17 @@ def _as_json(file: Path, what: Opened, found: _Found) -> dict[str, Any]:
     if len(found) == 1:
         return {**shared, **as_json(*found[0])}
     networks = {subject.name: as_json(subject, one) for subject, one in found}
-    return {**shared, "healthy": all(one.healthy for _, one in found), "networks": networks}
+    critical, healthy = any(one.critical for _, one in found), all(one.healthy for _, one in found)
+    return {**shared, "critical": critical, "healthy": healthy, "networks": networks}
 
 
 def _write_page(html: Path, file: Path, what: Opened, found: _Found) -> None:
     """The page of the network with the worst findings; the others are named on it."""
     from isoplast.report import inspection_page  # brings plotly
 
-    subject, worst = min(found, key=lambda item: item[1].healthy)
+    subject, worst = min(found, key=lambda item: (not item[1].critical, item[1].healthy))
     others = [
-        f"{one.name}: {'healthy' if result.healthy else 'critical'}, not on this page"
+        f"{one.name}: {'critical' if result.critical else 'not critical'}, not on this page"
         for one, result in found
         if one is not subject
     ]

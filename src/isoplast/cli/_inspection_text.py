@@ -82,8 +82,10 @@ def _short(name: str, width: int) -> str:
 def _verdict(subject: Subject, found: Inspection) -> str:
     if found.broken:
         return "verdict: critical. Nothing repairs lost numbers: restore an earlier checkpoint."
-    if not found.healthy:
+    if found.critical:
         return "verdict: critical. What to do stands beside each finding."
+    if found.half_dead:
+        return f"verdict: none. Half or more of the units of {', '.join(found.half_dead[:2])} are dead."
     warnings = sum(finding.severity == "warning" for finding in found.findings)
     said = f", with {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
     unseen = "" if found.activity is not None else "; dead units show with --inputs only"
@@ -98,6 +100,7 @@ def as_json(subject: Subject, found: Inspection) -> dict[str, Any]:
     activity = {} if found.activity is None else found.activity
     return strict_json(  # type: ignore[no-any-return]
         {
+            "critical": found.critical,
             "healthy": found.healthy,
             "assumption": found.assumption,
             "not_measured": dict(subject.unread),

@@ -75,8 +75,8 @@ class Diagnosis(Result):
 
     @property
     def healthy(self) -> bool:
-        """Whether no finding is critical; warnings may be there."""
-        return not has_critical(self.findings)
+        """Whether no finding is critical and no layer half dead; warnings may be there."""
+        return not has_critical(self.findings) and not self.inspection.half_dead
 
     def as_dict(self) -> dict[str, float]:
         """Return every number as "instrument/name"."""

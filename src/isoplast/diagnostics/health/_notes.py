@@ -18,7 +18,7 @@ LARGE = 5.0
 _LOW_RANK = 0.25
 # Head gains of 0.01 are common (PPO); what passes a thousandth of its input is not meant.
 _NEAR_ZERO = 1e-3
-DEAD = 0.2
+DEAD, HALF = 0.2, 0.5
 _SATURATED, _LINEARISED, _DORMANT = 0.5, 0.9, 0.6
 # In torch's default initialisation biases outweigh what arrives at deep layers: of 64 units after ten layers
 # 41 to 58 % are dead and 42 to 56 % always on.

@@ -200,7 +200,7 @@ def repair_(
     if bad:
         raise IsoplastError(f"{bad[0]} holds a non-finite value: restore the weights from before, then retry")
     chosen = _chosen(layers, before, editable)
-    if not chosen and before.healthy:
+    if not chosen and not before.critical:
         return Repair({}, before, before, 0.0, *((0.0, 1.0) if inputs is not None else (math.nan, math.nan)))
     kept = {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
     reference = _function(model, inputs) if inputs is not None else None

@@ -53,10 +53,12 @@ class _Findings:
 
 
 def _headline(found: Inspection) -> str:
-    if not found.healthy:
+    if found.critical:
         critical = [f"{one.where}: {one.what}" for one in found.findings if one.severity == "critical"]
         more = [f"and {len(critical) - 2} more"] if len(critical) > 2 else []
         return f"Critical: {'; '.join([*critical[:2], *more])}."
+    if found.half_dead:
+        return f"No verdict: half or more of the units of {', '.join(found.half_dead[:2])} are dead."
     warnings = sum(finding.severity == "warning" for finding in found.findings)
     if warnings:
         return f"Healthy, with {warnings} warning{'s' if warnings > 1 else ''}."
