@@ -73,8 +73,8 @@ MUTATIONS = {
     ),
     "held-out data are those trained on": (
         "study/run/_supervised.py",
-        "held_out = task.test_inputs.to(self.recipe.device), task.test_targets.to(self.recipe.device)",
-        "held_out = inputs, task.targets.to(self.recipe.device)",
+        "held_out = self._on_device(task.test_examples), task.test_targets.to(self.recipe.device)",
+        "held_out = self._on_device(task.examples), task.targets.to(self.recipe.device)",
         "tests/study/run/test_supervised.py",
     ),
     "workers find modules where they stand": (

@@ -20,6 +20,8 @@ from isoplast.study.executors._cluster import ClusterExecutor, Ended, do_run
 
 # 6 tasks of about half a second.
 RUN = "{samples: 128, tasks: 6, epochs: 60, lr: 3e-3, net: {name: mlp, width: 16}, instruments: false}"
+# The same for five seconds, to be hit in the middle.
+LONG = f"{{name: long, run: {RUN.replace('epochs: 60', 'epochs: 400')}, methods: [adamo]}}"
 TWO = f"{{name: two, run: {RUN}, methods: [adam, adamo]}}"
 HOPELESS = (
     "{name: hopeless, run: {samples: 64, tasks: 1, epochs: 1, net: {name: mlp, width: 8}},"
@@ -206,7 +208,7 @@ class TestSubmitit:
                         killed.append(int(words.parent.name))
                         os.kill(killed[0], signal.SIGKILL)
 
-        study = Study.parse(TWO.replace("[adam, adamo]", "[adamo]"))
+        study = Study.parse(LONG)
         where = make_executor("slurm", {"cluster": "local"})
         (outcome,) = run_study(study, tmp_path / "slurm", executor=where, display=Recorder(kill))
         assert killed
@@ -239,7 +241,7 @@ class TestRay:
                 cluster.remove_node(first, allow_graceful=False)
                 cluster.add_node(num_cpus=1)
 
-        study = Study.parse(TWO.replace("[adam, adamo]", "[adamo]"))
+        study = Study.parse(LONG)
         where = make_executor("ray", {"address": cluster.address})
         seen = Recorder(kill)
         (outcome,) = run_study(study, tmp_path / "ray", executor=where, display=seen)

@@ -210,7 +210,7 @@ class SoftenedMoments(TaskMethod):
     name: ClassVar[str] = "softened-moments"
     info: ClassVar[MethodInfo] = MethodInfo(
         title="Softened moments",
-        source="ITADN-Lab, PLAST, github.com/ITADN-Lab/PLAST",
+        source="ITADN-Lab, PLAST, 2026, github.com/ITADN-Lab/PLAST",
         controls="nothing (the step size of Adam)",
         family="resets",
         needs_task_boundaries=True,
