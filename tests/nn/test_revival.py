@@ -64,6 +64,7 @@ def test_a_moderate_bias_leaves_most_asleep(inputs):
     assert dead(layer, inputs) > PUSHED / 2
 
 
+@pytest.mark.filterwarnings("ignore:isometry=0.4 at the learning rate")
 def test_below_the_bias_barrier_nothing_wakes_a_unit_but_bias_decay_does(inputs):
     """b <= -max |h|: no rotation of a unit row reaches a positive pre-activation."""
     barrier = -1.05 * float(inputs.norm(dim=1).max())

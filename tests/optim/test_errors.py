@@ -191,6 +191,7 @@ def test_a_report_without_a_learning_rate_says_so_once():
     assert str(AdamO([matrix()], lr=0.0).report()).endswith("time constant infinitely many steps")
 
 
+@pytest.mark.filterwarnings("ignore:weight decay moves the target")
 def test_decay_is_decoupled_and_says_so():
     optimizer = AdamO([matrix()], weight_decay=0.1)
     assert optimizer.param_groups[0].get("decoupled_weight_decay", True)
