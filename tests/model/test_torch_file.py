@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.model._stand_in import Name, StandIn
-from isoplast.model._torch_file import read_torch_file
+from isoplast.model.files._stand_in import Name, StandIn
+from isoplast.model.files._torch_file import read_torch_file
 
 
 def training_state() -> dict[str, Any]:

@@ -1,11 +1,6 @@
 """Looking at and rebuilding somebody's network: its state preserved, its matrices and units by name."""
 
 from isoplast.model._batches import non_finite_names, refuse_non_finite, sample_count, take_samples, usable
-from isoplast.model._checkpoint import (
-    Checkpoint,
-    read_checkpoint,
-    read_tensor,
-)
 from isoplast.model._clone import clone, copy_optimizer, freshly_made, parameter_pairs, redrawn
 from isoplast.model._functional import (
     applied,
@@ -17,10 +12,8 @@ from isoplast.model._functional import (
     replaced,
     run,
 )
-from isoplast.model._history import checkpoint_history, is_sharded
 from isoplast.model._kernels import differentiable_kernels
 from isoplast.model._matrices import Matrix, clean_name, matrices_of_module, matrices_of_state
-from isoplast.model._networks import Network
 from isoplast.model._parameters import Decision, decide
 from isoplast.model._preserve_state import (
     preserve_state,
@@ -32,8 +25,15 @@ from isoplast.model._preserve_state import (
 from isoplast.model._reconstructed import ReconstructedMLP, has_normalisation, reconstruct, silent_units
 from isoplast.model._recording import ActivationRecorder
 from isoplast.model._sharded import refuse_flattened, refuse_sharded, sharded_names, whole
-from isoplast.model._torch_file import NoWeights
-from isoplast.model._writing import check_target, write_checkpoint
+from isoplast.model.files._checkpoint import (
+    Checkpoint,
+    read_checkpoint,
+    read_tensor,
+)
+from isoplast.model.files._history import checkpoint_history, is_sharded
+from isoplast.model.files._networks import Network
+from isoplast.model.files._torch_file import NoWeights
+from isoplast.model.files._writing import check_target, write_checkpoint
 from isoplast.model.units._graph import graph_of
 from isoplast.model.units._groups import Probe, Slot, UnitGroup, Units, feature_dim
 from isoplast.model.units._units import declare_units, head_name, head_names, trace_units

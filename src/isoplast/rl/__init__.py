@@ -11,8 +11,6 @@ Example:
 """
 
 from isoplast.rl._actor_critic import ActorCritic
-from isoplast.rl._control import Acrobot, CartPole, Control, control
-from isoplast.rl._control_problem import ShiftedControl
 from isoplast.rl._dqn import (
     Collected,
     DQNSettings,
@@ -22,13 +20,7 @@ from isoplast.rl._dqn import (
     learn,
     td_loss,
 )
-from isoplast.rl._environments import Actions, Environments, Step
 from isoplast.rl._episodes import Episodes, Evaluation, evaluate
-from isoplast.rl._gymnasium import Gymnasium
-from isoplast.rl._gymnasium_problem import GymnasiumSequence
-from isoplast.rl._minatar import MinAtar
-from isoplast.rl._minatar_problem import ContinualMinAtar
-from isoplast.rl._octax import ContinualOctax, Octax
 from isoplast.rl._ppo import (
     Batch,
     Losses,
@@ -42,9 +34,17 @@ from isoplast.rl._ppo import (
     rollout,
     update,
 )
-from isoplast.rl._problem import EnvironmentProblem, EnvironmentSequence, EnvironmentTask
-from isoplast.rl._shifted import Shifted
-from isoplast.rl._slippery_ant import SlipperyAnt
+from isoplast.rl.environments._control import Acrobot, CartPole, Control, control
+from isoplast.rl.environments._environments import Actions, Environments, Step
+from isoplast.rl.environments._gymnasium import Gymnasium
+from isoplast.rl.environments._minatar import MinAtar
+from isoplast.rl.environments._shifted import Shifted
+from isoplast.rl.problems._control_problem import ShiftedControl
+from isoplast.rl.problems._gymnasium_problem import GymnasiumSequence
+from isoplast.rl.problems._minatar_problem import ContinualMinAtar
+from isoplast.rl.problems._octax import ContinualOctax, Octax
+from isoplast.rl.problems._problem import EnvironmentProblem, EnvironmentSequence, EnvironmentTask
+from isoplast.rl.problems._slippery_ant import SlipperyAnt
 
 __all__ = [
     "Acrobot",

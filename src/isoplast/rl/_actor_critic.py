@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from isoplast._core.layer_kinds import heads
 from isoplast.nn import NetSpec
-from isoplast.rl._environments import Actions
+from isoplast.rl.environments._environments import Actions
 
 
 class ActorCritic(nn.Module):

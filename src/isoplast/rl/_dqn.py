@@ -19,7 +19,7 @@ from torch.nn.functional import smooth_l1_loss
 
 from isoplast._core.checks import at_least, fraction, positive
 from isoplast._core.errors import IsoplastError
-from isoplast.rl._environments import Environments
+from isoplast.rl.environments._environments import Environments
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from isoplast.rl._environments import Environments
+from isoplast.rl.environments._environments import Environments
 
 
 class Episodes:

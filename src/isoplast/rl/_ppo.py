@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from isoplast._core.checks import at_least, fraction, positive
 from isoplast._core.errors import IsoplastError
 from isoplast.rl._actor_critic import log_std_of
-from isoplast.rl._environments import Environments
+from isoplast.rl.environments._environments import Environments
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoplast.model._stand_in import StandIn, entries_of, is_module
+from isoplast.model.files._stand_in import StandIn, entries_of, is_module
 
 _DEPTH = 6  # of nested mappings: no trainer nests deeper
 # Optimizers' tensors have the shapes of weights.

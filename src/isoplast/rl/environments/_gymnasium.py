@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from isoplast._core.errors import IsoplastError
-from isoplast.rl._environments import Actions, Environments, Step, check_count
-from isoplast.rl._packages import needed
+from isoplast.rl.environments._environments import Actions, Environments, Step, check_count
+from isoplast.rl.environments._packages import needed
 
 # So many copies may break, one after the other, before their environment is thought to be at fault.
 _MOST_RESTARTS = 100

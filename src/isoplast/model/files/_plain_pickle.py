@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import IO, Any, TypeAlias
 
 from isoplast._core.errors import IsoplastError
-from isoplast.model._stand_in import StandIn
-from isoplast.model._torch_values import Foreign, plain_key, value_by_name
+from isoplast.model.files._stand_in import StandIn
+from isoplast.model.files._torch_values import Foreign, plain_key, value_by_name
 
 # A pickle of weights takes about 20 steps a tensor. A step makes an empty dictionary of 64 bytes at most and
 # takes 1.5 microseconds: 3 s and 128 MB.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isoplast._core.errors import unknown
-from isoplast.rl._environments import Actions, Environments, Step, check_count
+from isoplast.rl.environments._environments import Actions, Environments, Step, check_count
 
 
 class Control(Environments):

@@ -10,10 +10,10 @@ import torch
 
 from isoplast._core.checks import at_least
 from isoplast._core.errors import IsoplastError
-from isoplast.rl._control import CONTROL, control
-from isoplast.rl._environments import Actions, Environments
-from isoplast.rl._problem import EnvironmentProblem, EnvironmentSequence
-from isoplast.rl._shifted import Shifted
+from isoplast.rl.environments._control import CONTROL, control
+from isoplast.rl.environments._environments import Actions, Environments
+from isoplast.rl.environments._shifted import Shifted
+from isoplast.rl.problems._problem import EnvironmentProblem, EnvironmentSequence
 from isoplast.streams import register
 
 

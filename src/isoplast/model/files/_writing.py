@@ -14,8 +14,8 @@ from torch import Tensor
 from isoplast._core.arrays import safetensors
 from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
-from isoplast.model._checkpoint import Checkpoint
-from isoplast.model._stand_in import Name, StandIn
+from isoplast.model.files._checkpoint import Checkpoint
+from isoplast.model.files._stand_in import Name, StandIn
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 _LEFT_OUT = object()

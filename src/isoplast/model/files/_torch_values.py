@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.storage import TypedStorage
 
 from isoplast._core.errors import IsoplastError
-from isoplast.model._stand_in import Name, StandIn
+from isoplast.model.files._stand_in import Name, StandIn
 
 # A tensor may be larger than its storage where it repeats one row (expand): such ones are buffers, and small.
 _REPEATED = 64 << 20  # bytes

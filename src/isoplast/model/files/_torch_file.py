@@ -19,9 +19,9 @@ from torch.storage import TypedStorage
 
 from isoplast._core.archives import ZipArchive
 from isoplast._core.errors import IsoplastError
-from isoplast.model._plain_pickle import read_pickle
-from isoplast.model._stand_in import Name
-from isoplast.model._torch_values import Foreign, StorageType, storage_of_bytes, typed, value_by_name
+from isoplast.model.files._plain_pickle import read_pickle
+from isoplast.model.files._stand_in import Name
+from isoplast.model.files._torch_values import Foreign, StorageType, storage_of_bytes, typed, value_by_name
 
 
 class NoWeights(IsoplastError):

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.rl._environments import Actions, Environments
-from isoplast.rl._minatar import CHANNELS, GAMES, MinAtar
-from isoplast.rl._packages import needed
-from isoplast.rl._problem import EnvironmentProblem, EnvironmentSequence
+from isoplast.rl.environments._environments import Actions, Environments
+from isoplast.rl.environments._minatar import CHANNELS, GAMES, MinAtar
+from isoplast.rl.environments._packages import needed
+from isoplast.rl.problems._problem import EnvironmentProblem, EnvironmentSequence
 from isoplast.streams import register
 
 

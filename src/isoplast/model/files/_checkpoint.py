@@ -13,10 +13,10 @@ from isoplast._core.arrays import SUFFIXES as ARRAYS
 from isoplast._core.arrays import read_arrays, read_safetensors
 from isoplast._core.errors import IsoplastError
 from isoplast._core.files import read_json
-from isoplast.model._history import files_of_weights
-from isoplast.model._networks import Network, find_networks
-from isoplast.model._stand_in import StandIn, entries_of
-from isoplast.model._torch_file import REMEDY, NoWeights, read_torch_file
+from isoplast.model.files._history import files_of_weights
+from isoplast.model.files._networks import Network, find_networks
+from isoplast.model.files._stand_in import StandIn, entries_of
+from isoplast.model.files._torch_file import REMEDY, NoWeights, read_torch_file
 
 
 @dataclass(frozen=True)

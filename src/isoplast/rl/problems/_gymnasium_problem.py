@@ -11,10 +11,10 @@ import torch
 
 from isoplast._core.checks import positive
 from isoplast._core.errors import IsoplastError
-from isoplast.rl._environments import Actions, Environments
-from isoplast.rl._gymnasium import Gymnasium, spaces_of
-from isoplast.rl._packages import needed
-from isoplast.rl._problem import EnvironmentProblem, EnvironmentSequence
+from isoplast.rl.environments._environments import Actions, Environments
+from isoplast.rl.environments._gymnasium import Gymnasium, spaces_of
+from isoplast.rl.environments._packages import needed
+from isoplast.rl.problems._problem import EnvironmentProblem, EnvironmentSequence
 from isoplast.streams import register
 
 

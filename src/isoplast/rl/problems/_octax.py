@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 
 from isoplast._core.errors import IsoplastError, unknown
-from isoplast.rl._environments import Actions, Environments
-from isoplast.rl._jax import Compiled, JaxEnvironments, compiled
-from isoplast.rl._packages import needed
-from isoplast.rl._problem import EnvironmentProblem, EnvironmentSequence
+from isoplast.rl.environments._environments import Actions, Environments
+from isoplast.rl.environments._jax import Compiled, JaxEnvironments, compiled
+from isoplast.rl.environments._packages import needed
+from isoplast.rl.problems._problem import EnvironmentProblem, EnvironmentSequence
 from isoplast.streams import register
 
 GAMES = ("brix", "submarine", "filter", "tank", "blinky", "missile", "ufo", "wipe_off")

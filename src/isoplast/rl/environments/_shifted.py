@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from isoplast.rl._environments import Environments, Step
+from isoplast.rl.environments._environments import Environments, Step
 
 
 class Shifted(Environments):

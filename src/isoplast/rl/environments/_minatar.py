@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from isoplast._core.errors import unknown
-from isoplast.rl._environments import Actions
-from isoplast.rl._jax import Compiled, JaxEnvironments, compiled
-from isoplast.rl._packages import needed
+from isoplast.rl.environments._environments import Actions
+from isoplast.rl.environments._jax import Compiled, JaxEnvironments, compiled
+from isoplast.rl.environments._packages import needed
 
 GAMES = {
     "asterix": "Asterix-MinAtar",

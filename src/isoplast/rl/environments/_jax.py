@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from isoplast.rl._environments import Environments, Step, check_count
-from isoplast.rl._packages import needed
+from isoplast.rl.environments._environments import Environments, Step, check_count
+from isoplast.rl.environments._packages import needed
 
 
 class Compiled(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from isoplast._core.checks import at_least
 from isoplast._core.errors import IsoplastError
 from isoplast.data import Dataset
-from isoplast.rl._environments import Actions, Environments
+from isoplast.rl.environments._environments import Actions, Environments
 from isoplast.streams import Problem
 
 

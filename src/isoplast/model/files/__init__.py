@@ -1,0 +1,1 @@
+"""Checkpoints: files read without their code, and written."""

@@ -1,0 +1,1 @@
+"""Sequences of environments, each a problem of studies."""
