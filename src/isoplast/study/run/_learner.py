@@ -14,7 +14,7 @@ from torch import nn
 
 from isoplast._core.registry import Registry
 from isoplast._core.settings import check_fields
-from isoplast.methods import Method
+from isoplast.methods import Method, training
 from isoplast.nn import NetSpec
 from isoplast.streams import OpenProblem, Problem
 
@@ -107,6 +107,52 @@ class Learner(ABC):
     @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to what `state` returned."""
+
+
+class TrainingLearner(Learner):
+    """A learner whose optimizer steps are those of `isoplast.methods.training`.
+
+    Args:
+        recipe: see `Recipe`.
+        network: what is trained.
+        task: the first task to come.
+        clip_norm: see `isoplast.methods.training`.
+    """
+
+    def __init__(self, recipe: Recipe, network: nn.Module, task: int, clip_norm: float | None) -> None:
+        self.recipe, self.steps, self._clip_norm = recipe, 0, clip_norm
+        self._start(recipe.make_method(0), network)
+        if recipe.switch is not None and task > recipe.switch:
+            self._switch()
+
+    def _start(self, method: Method, network: nn.Module) -> None:
+        recipe, clip = self.recipe, self._clip_norm
+        self._training = training(method, network, lr=recipe.lr, clip_norm=clip, device=recipe.device)
+        self.method, self.network = self._training.method, self._training.model
+
+    def _switch(self) -> None:
+        """Let the second method take over."""
+        assert self.recipe.switch is not None
+        self._training.release()
+        self._start(self.recipe.make_method(self.recipe.switch), self.network)
+
+    def report(self, steps: int) -> list[str]:
+        """What the method says."""
+        return self._training.report(steps)
+
+    def evaluated(self) -> contextlib.AbstractContextManager[nn.Module]:
+        """What the method wants evaluated."""
+        return self._training.evaluated()
+
+    def state(self) -> dict[str, Any]:
+        """The training's state and the count of steps."""
+        return {"training": self._training.state_dict(), "steps": self.steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to that."""
+        # The runner keeps the generators, those of numpy and Python too.
+        self._training.load_state_dict(state["training"], generators=False)
+        self.steps = state["steps"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

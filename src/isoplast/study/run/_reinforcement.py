@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from abc import abstractmethod
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import Method, Training, training
 from isoplast.model import preserve_state
 from isoplast.rl import (
     EnvironmentProblem,
@@ -25,7 +23,7 @@ from isoplast.rl import (
 )
 from isoplast.streams import Problem, Regression
 from isoplast.study.run._instruments import measure_network
-from isoplast.study.run._learner import Diverged, Learner, LearnerSpec, Recipe
+from isoplast.study.run._learner import Diverged, LearnerSpec, Recipe, TrainingLearner
 from isoplast.study.run._random import derive
 
 # Observations of the evaluation that the instruments see.
@@ -46,7 +44,7 @@ class Acting(LearnerSpec):
             )
 
 
-class ActingLearner(Learner):
+class ActingLearner(TrainingLearner):
     """A learner whose network is trained on what it does in environments.
 
     Every task begins with environments of its own, seeded by the run's seed and the task, so that a run goes
@@ -78,17 +76,12 @@ class ActingLearner(Learner):
         horizon: int,
         steps_per_unit: int,
     ) -> None:
-        self.problem, self.recipe = problem, recipe
+        self.problem = problem
         self.shape, self.actions = problem.problem.unified()
         self.copies, self.episodes = copies, episodes
         self.units = -(-problem.problem.steps_per_task // horizon)
         self.steps_per_task = steps_per_unit * self.units
-        self.steps = 0
-        self._clip_norm = clip_norm
-        self._training = self._started(recipe.make_method(0), network)
-        self.method, self.network = self._training.method, self._training.model
-        if recipe.switch is not None and task > recipe.switch:
-            self._switch()
+        super().__init__(recipe, network, task, clip_norm)
         self._environments: Environments | None = None
         self._clear()
 
@@ -97,16 +90,6 @@ class ActingLearner(Learner):
         self._returns = Episodes(self.copies, self.recipe.device)
         self._losses: list[Tensor] = []
         self._unit = 0
-
-    def _started(self, method: Method, network: nn.Module) -> Training:
-        recipe = self.recipe
-        return training(method, network, lr=recipe.lr, clip_norm=self._clip_norm, device=recipe.device)
-
-    def _switch(self) -> None:
-        assert self.recipe.switch is not None
-        self._training.release()
-        self._training = self._started(self.recipe.make_method(self.recipe.switch), self.network)
-        self.method, self.network = self._training.method, self._training.model
 
     def begin(self, task: EnvironmentTask) -> bool:
         """Make the task's environments, and tell the method."""
@@ -223,23 +206,6 @@ class ActingLearner(Learner):
         """What the network sees when it is evaluated on a task."""
         with self.evaluated() as network:
             return self._play(network, task, _OBSERVATIONS).observations.float()
-
-    def report(self, steps: int) -> list[str]:
-        """What the method says."""
-        return self._training.report(steps)
-
-    def evaluated(self) -> contextlib.AbstractContextManager[nn.Module]:
-        """What the method wants evaluated."""
-        return self._training.evaluated()
-
-    def state(self) -> dict[str, Any]:
-        """The training's state and the count of steps."""
-        return {"training": self._training.state_dict(), "steps": self.steps}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to that."""
-        self._training.load_state_dict(state["training"], generators=False)
-        self.steps = state["steps"]
 
 
 def check_memory(needed: int, what: str, device: torch.device) -> None:

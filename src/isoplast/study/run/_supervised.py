@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from typing import Any, ClassVar, Literal
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 
 from isoplast._core.checks import at_least, positive
 from isoplast._core.errors import IsoplastError
-from isoplast.methods import Method, Training, training
+from isoplast.methods import Method
 from isoplast.streams import Problem, Stream, Task, TaskSequence, View
 from isoplast.study.run._instruments import Measured, measure_network, score
-from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec, Recipe
+from isoplast.study.run._learner import LEARNERS, Diverged, LearnerSpec, Recipe, TrainingLearner
 from isoplast.study.run._random import order
 
 
@@ -94,37 +93,25 @@ class Supervised(LearnerSpec):
         return SupervisedLearner(self, problem, recipe, task)
 
 
-class SupervisedLearner(Learner):
+class SupervisedLearner(TrainingLearner):
     """See `Supervised`."""
 
     def __init__(self, settings: Supervised, problem: TaskSequence, recipe: Recipe, task: int) -> None:
-        self.settings, self.problem, self.recipe = settings, problem, recipe
+        self.settings, self.problem = settings, problem
         self.objective = problem.objective
         self.units = settings.epochs
-        self.steps = 0
         counts = problem.primary.startswith("online_")
         self.online = counts if settings.online is None else settings.online or counts
         self._copies: dict[int, Tensor] = {}
         network = recipe.net.make(problem.input_shape, self.objective.outputs)
-        self._training = self._started(recipe.make_method(0), network)
-        self.method, self.network = self._training.method, self._training.model
+        super().__init__(recipe, network, task, settings.clip_norm)
         self._measured = Measured()
-        if recipe.switch is not None and task > recipe.switch:
-            self._switch()
         first = problem.task(min(task, problem.tasks - 1))  # of a finished run there is no next one
         self.steps_per_task = -(-len(first.targets) // settings.batch_size) * settings.epochs
 
-    def _started(self, method: Method, network: nn.Module) -> Training:
-        recipe, clip = self.recipe, self.settings.clip_norm
-        found = training(method, network, lr=recipe.lr, clip_norm=clip, device=recipe.device)
-        self._rates = [float(group["lr"]) for group in found.optimizer.param_groups]
-        return found
-
-    def _switch(self) -> None:
-        assert self.recipe.switch is not None
-        self._training.release()
-        self._training = self._started(self.recipe.make_method(self.recipe.switch), self.network)
-        self.method, self.network = self._training.method, self._training.model
+    def _start(self, method: Method, network: nn.Module) -> None:
+        super()._start(method, network)
+        self._rates = [float(group["lr"]) for group in self._training.optimizer.param_groups]
 
     def begin(self, task: Task) -> bool:
         """Take the task's data to the device, and tell the method."""
@@ -239,21 +226,3 @@ class SupervisedLearner(Learner):
         if id(view.source) not in self._copies:
             self._copies[id(view.source)] = view.source.to(device)
         return view.tensor(self._copies[id(view.source)])
-
-    def report(self, steps: int) -> list[str]:
-        """What the method says."""
-        return self._training.report(steps)
-
-    def evaluated(self) -> contextlib.AbstractContextManager[nn.Module]:
-        """What the method wants evaluated."""
-        return self._training.evaluated()
-
-    def state(self) -> dict[str, Any]:
-        """The training's state and the count of steps."""
-        return {"training": self._training.state_dict(), "steps": self.steps}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to that."""
-        # The runner keeps the generators, those of numpy and Python too.
-        self._training.load_state_dict(state["training"], generators=False)
-        self.steps = state["steps"]
