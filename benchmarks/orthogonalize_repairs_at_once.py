@@ -19,7 +19,7 @@ from torch.optim import Adam, Optimizer
 
 from isoplast import AdamO, orthogonalize_
 from isoplast.nn import build
-from isoplast.streams import Stream, load_data, stream
+from isoplast.streams import TaskSequence, load_data, stream
 
 LR, RUINED, AFTER = 3e-3, 12, 5
 Make = Callable[[nn.Module], Optimizer]
@@ -44,7 +44,7 @@ def learn(model: nn.Module, optimizer: Optimizer, inputs: Tensor, targets: Tenso
         return (model(inputs).argmax(1) == targets).float().mean().item()
 
 
-def go_on(model: nn.Module, make: Make, project: bool, tasks: Stream) -> list[float]:
+def go_on(model: nn.Module, make: Make, project: bool, tasks: TaskSequence) -> list[float]:
     """The accuracies on the next tasks, on a copy of the network."""
     model = copy.deepcopy(model)
     if project:

@@ -1,8 +1,8 @@
 """repair_ brings a collapsed network back at once, and what it costs in knowledge.
 
-The demo's network learns random labels with Adam until it is at chance. Copies of it are cured in several
+The demo's network learns random labels with Adam until it is at chance. Copies of it are repaired in several
 ways and go on; a fresh network learns the same tasks beside them. The other tables ask the opposite: what
-does the cure take from the same network earlier, when it still knows its last task?
+does the repair take from the same network earlier, when it still knows its last task?
 
     python benchmarks/repair_brings_a_collapsed_network_back.py [--seeds 3]     # needs isoplast[bench]
 """
@@ -21,12 +21,12 @@ from torch.optim import Adam, Optimizer
 
 from isoplast import AdamO, orthogonalize_
 from isoplast.diagnostics import repair_
+from isoplast.model import decide
 from isoplast.nn import build
-from isoplast.optim._param_groups import decide
-from isoplast.streams import Stream, Task, load_data, stream
+from isoplast.streams import Task, TaskSequence, load_data, stream
 
 LR, KNOWING, RUINED, AFTER = 3e-3, (3, 6), 12, 3
-Cure = Callable[[nn.Module, Tensor], object]
+Way = Callable[[nn.Module, Tensor], object]
 Make = Callable[[nn.Module, Optimizer], Optimizer]
 
 
@@ -39,16 +39,16 @@ def fire(model: nn.Module, inputs: Tensor) -> None:
                 one.parameter.mul_(math.sqrt(one.parameter.shape[0] / one.parameter[0].numel()))
 
 
-def ill(model: nn.Module, inputs: Tensor) -> None:
-    repair_(model, inputs)
+def critical(model: nn.Module, inputs: Tensor) -> None:
+    repair_(model, inputs, forget=True)
 
 
 def every(model: nn.Module, inputs: Tensor) -> None:
-    repair_(model, inputs, layers="all")
+    repair_(model, inputs, layers="all", forget=True)
 
 
 def every_and_biases(model: nn.Module, inputs: Tensor) -> None:
-    repair_(model, inputs, layers="all", biases="zero")
+    repair_(model, inputs, layers="all", biases="zero", forget=True)
 
 
 def nothing(model: nn.Module, inputs: Tensor) -> None:
@@ -69,11 +69,11 @@ def adamo(model: nn.Module, old: Optimizer) -> Optimizer:
     return AdamO(model.parameters(), lr=LR, isometry=1e-2)
 
 
-WAYS: dict[str, tuple[Cure, Make]] = {
+WAYS: dict[str, tuple[Way, Make]] = {
     "nothing, Adam goes on": (nothing, adam_as_it_was),
     "nothing, a new AdamO": (nothing, adamo),
-    "repair_ (ill layers), a new Adam": (ill, adam),
-    "repair_ (ill layers), a new AdamO": (ill, adamo),
+    "repair_ (critical layers), a new Adam": (critical, adam),
+    "repair_ (critical layers), a new AdamO": (critical, adamo),
     "repair_ (all layers), a new AdamO": (every, adamo),
     "repair_ (all), biases zero, new AdamO": (every_and_biases, adamo),
     "repair_ (all layers), Adam's state kept": (every, adam_as_it_was),
@@ -96,17 +96,20 @@ def accuracy(model: nn.Module, task: Task) -> float:
     return (model(task.inputs).argmax(1) == task.targets).float().mean().item()
 
 
-def go_on(model: nn.Module, optimizer: Optimizer, tasks: Stream) -> list[float]:
+def go_on(model: nn.Module, optimizer: Optimizer, tasks: TaskSequence) -> list[float]:
     return [learn(model, optimizer, tasks.task(index)) for index in range(RUINED, RUINED + AFTER)]
 
 
-def retention(knowing: nn.Module, tasks: Stream, next_task: int) -> dict[str, list[float]]:
-    """Accuracy on the last task right after each cure, and on the next one after learning it."""
+def retention(knowing: nn.Module, tasks: TaskSequence, next_task: int) -> dict[str, list[float]]:
+    """Accuracy on the last task right after each repair, and on the next one after learning it."""
     found = {}
-    for way, cure in (("nothing", nothing), ("repair_ (ill layers)", ill), ("repair_ (all layers)", every),
-                      ("repair_ (all), biases zero", every_and_biases), ("FIRE's scale", fire)):  # fmt: skip
+    ways: dict[str, Way] = {
+        **{"nothing": nothing, "repair_ (critical layers)": critical, "repair_ (all layers)": every},
+        **{"repair_ (all), biases zero": every_and_biases, "FIRE's scale": fire},
+    }
+    for way, repair in ways.items():
         model = copy.deepcopy(knowing)
-        cure(model, tasks.task(next_task - 1).inputs)
+        repair(model, tasks.task(next_task - 1).inputs)
         kept = accuracy(model, tasks.task(next_task - 1))
         found[way] = [kept, learn(model, Adam(model.parameters(), lr=LR), tasks.task(next_task))]
     return found
@@ -115,7 +118,7 @@ def retention(knowing: nn.Module, tasks: Stream, next_task: int) -> dict[str, li
 def run(
     seed: int, found: dict[str, list[list[float]]], kept: dict[int, dict[str, list[list[float]]]]
 ) -> float:
-    """One seed; returns the accuracy on the last task before the cure."""
+    """One seed; returns the accuracy on the last task before the repair."""
     torch.manual_seed(seed)
     tasks = stream("random-labels", load_data("digits", samples=1280), tasks=RUINED + AFTER, seed=seed)
     model = build("mlp", input_shape=tasks.input_shape, classes=10, width=128, depth=3)
@@ -127,10 +130,10 @@ def run(
         if index + 1 in KNOWING:
             for way, values in retention(model, tasks, index + 1).items():
                 kept[index + 1].setdefault(way, []).append(values)
-    for way, (cure, make) in WAYS.items():
-        patient = copy.deepcopy(model)
-        cure(patient, tasks.task(RUINED - 1).inputs)
-        found.setdefault(way, []).append(go_on(patient, make(patient, optimizer), tasks))
+    for way, (repair, make) in WAYS.items():
+        network = copy.deepcopy(model)
+        repair(network, tasks.task(RUINED - 1).inputs)
+        found.setdefault(way, []).append(go_on(network, make(network, optimizer), tasks))
     found.setdefault("a fresh network, Adam", []).append(go_on(fresh, adam(fresh, optimizer), tasks))
     return last
 
@@ -155,10 +158,10 @@ def main() -> None:
     before = [run(seed, found, kept) for seed in range(args.seeds)]
     print(f"n={args.seeds} seeds; at chance is 0.10; task {RUINED - 1}, the last of Adam: ", end="")
     print(f"{statistics.fmean(before):.2f}; mean (lowest to highest) accuracy after each task\n")
-    show("cure, then", [f"task {RUINED + i}" for i in range(AFTER)], found)
+    show("repair, then", [f"task {RUINED + i}" for i in range(AFTER)], found)
     for tasks, of in kept.items():
         print(f"\nThe same network after {tasks} tasks:\n")
-        show("cure", [f"task {tasks - 1} right after", f"task {tasks}, learnt with Adam"], of)
+        show("repair", [f"task {tasks - 1} right after", f"task {tasks}, learnt with Adam"], of)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from alarms.statistics import (
     Number,
     Share,
     auc,
+    column,
     false_alarms,
     fit,
     healthy,
@@ -158,6 +159,18 @@ def _decision(rows: Sequence[Row]) -> str:
     return _table(header, lines)
 
 
+def _half_dead(rows: Sequence[Row]) -> str:
+    """How often half of the units of some layer or more are zero on all inputs."""
+    number = column("activity/deadall_max", 1, "half of a layer dead")
+    lines = []
+    for kind in _ORDER:
+        group = of_kind(rows, kind)
+        false, right = false_alarms(number, group, 0.5 - 1e-9), hits(number, group, 0.5 - 1e-9)
+        if right.count:
+            lines.append((_title(kind), str(false), str(right)))
+    return _table(("half of a layer dead", "went on learning", "lost plasticity"), lines)
+
+
 def literal(rows: Sequence[Row]) -> str:
     """The limits as Python, for isoplast.diagnostics.health._limits."""
     lines = ["LIMITS: tuple[Limit, ...] = ("]
@@ -177,7 +190,7 @@ def write(table: Sequence[Row], module: Path, page: Path, guide: Path, figure: P
         "Written by `python benchmarks/calibrate_alarms.py analyse --write`.\n\n" + summary(rows),
         encoding="utf-8",
     )
-    tables = "\n\n".join([_counts(rows), _limits(rows, short=True), _decision(rows)])
+    tables = "\n\n".join([_counts(rows), _limits(rows, short=True), _decision(rows), _half_dead(rows)])
     guide.write_text(_put(guide, _RATES, f"\n{tables}\n\n"), encoding="utf-8")
     figure.write_text(curves({_title(kind): roc(of_kind(rows, kind)) for kind in _ORDER}), encoding="utf-8")
 

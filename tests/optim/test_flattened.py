@@ -35,7 +35,10 @@ def test_a_group_that_never_held_a_matrix_may_change() -> None:
     optimizer = AdamO([{"params": weights}, {"params": biases}])
     optimizer.param_groups[1]["params"] = biases[:1]
     biases[0].grad = torch.ones_like(biases[0])
+    before = [bias.detach().clone() for bias in biases]
     optimizer.step()
+    assert torch.allclose(biases[0], before[0] - 1e-3)  # Adam's first step: lr against the sign
+    assert torch.equal(biases[1], before[1])
 
 
 def test_placeholders_beside_a_matrix() -> None:

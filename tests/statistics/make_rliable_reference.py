@@ -2,8 +2,8 @@
 
 Run once, in an environment of its own (it is no dependency of the tests):
 
-    python -m venv /tmp/reference && /tmp/reference/bin/pip install rliable==1.2.0 "pandas<3"
-    /tmp/reference/bin/python tests/statistics/make_rliable_reference.py
+    python -m venv .venv-rliable && .venv-rliable/bin/pip install rliable==1.2.0 "pandas<3"
+    .venv-rliable/bin/python tests/statistics/make_rliable_reference.py
 """
 
 import json

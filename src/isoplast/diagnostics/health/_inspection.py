@@ -77,9 +77,9 @@ class Inspection(Result):
     def half_dead(self) -> tuple[str, ...]:
         """The layers of which half of the units or more are zero on all inputs, as in no fresh network.
 
-        6 % of the looks at ReLU networks that went on learning and 34 % of those at networks that had lost
-        it show such a layer (docs/alarms.md): too many of the former for an alarm, too many of the latter
-        to call the network healthy.
+        Of the looks at networks that went on learning too many show such a layer for an alarm, of those at
+        networks that had lost plasticity too many to call the network healthy (the last of the tables in
+        docs/alarms.md).
         """
         units, fresh = self.evidence.activity or {}, self.evidence.start
         half = [place for place, layer in units.items() if layer.dead - layer.rare >= HALF]
