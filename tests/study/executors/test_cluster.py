@@ -15,7 +15,7 @@ from same_bits import assert_same_bits
 
 from isoplast._core.errors import IsoplastError
 from isoplast.study import Job, Progress, Run, RunDirectory, Study, execute, make_executor, run_study
-from isoplast.study.executors import _cluster
+from isoplast.study.executors import _cluster, _slurm
 from isoplast.study.executors._cluster import ClusterExecutor, Ended, do_run
 
 # 6 tasks of about half a second.
@@ -124,6 +124,48 @@ def test_a_lost_run_is_tried_again_and_then_has_failed(tmp_path: Path) -> None:
     assert (status.state, status.reason) == ("failed", "lost 3 times: the machine is gone")
     (outcome,) = run_study(study, tmp_path / "three", executor="inline")
     assert outcome.failure is None
+
+
+def test_an_end_that_the_run_could_not_write_down_is_written_down(tmp_path: Path) -> None:
+    """As when the scheduler ends what takes more memory than it asked for."""
+    cluster = FakeCluster([lambda job: Ended("out of memory: the scheduler ended it")])
+    (outcome,) = run_study(Study.parse(SMALL), tmp_path, executor=cluster)
+    status = outcome.directory.status()
+    assert outcome.failure == status.reason == "out of memory: the scheduler ended it"
+    assert status.state == "failed"
+
+
+class FakeJob:
+    """A job of submitit that ended without a result."""
+
+    job_id = "7"
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> None:
+        import submitit
+
+        raise submitit.core.utils.UncompletedJobError("no result\n")
+
+
+@pytest.mark.parametrize(
+    ("state", "lost", "said"),
+    [
+        ("NODE_FAIL", True, "ended in state NODE_FAIL without a result"),
+        ("CANCELLED by 1000", False, "ended in state CANCELLED without a result"),
+        ("OUT_OF_MEMORY", False, "out of memory"),
+    ],
+)
+def test_what_the_states_of_slurm_mean(state: str, lost: bool, said: str) -> None:
+    pytest.importorskip("submitit")
+    ended = _slurm._SlurmTicket(FakeJob(state)).ended()
+    assert ended is not None
+    assert ended.lost is lost
+    assert said in str(ended.failure)
 
 
 def test_losses_count_anew_after_a_finished_task(tmp_path: Path) -> None:

@@ -122,7 +122,9 @@ class _Followed:
             self.tasks_when_lost = self.tasks
             if self.losses <= retries:
                 return True
-            _mark(directory, f"lost {self.losses} times: {ended.failure}")
+            directory.mark_failed(f"lost {self.losses} times: {ended.failure}")
+        elif ended.failure:
+            directory.mark_failed(ended.failure)
         self.outcome = Outcome(run, directory, ended.failure, ended.score)
         self._start()
         return True
@@ -149,11 +151,6 @@ class _Followed:
             self._start()
             self.tasks = status.tasks
             self.display.progressed(self.job.run, Progress(max(status.tasks - 1, 0), 1.0, None))
-
-
-def _mark(directory: RunDirectory, reason: str) -> None:
-    with contextlib.suppress(IsoplastError, OSError), directory.owned(patience=1.0):
-        directory.write_status(dataclasses.replace(directory.status(), state="failed", reason=reason))
 
 
 def do_run(folder: str, threads: int, patience: float = _PATIENCE) -> tuple[str | None, float | None]:

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from isoplast._core.errors import IsoplastError
 from isoplast._core.text import one_line
 from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome
 from isoplast.study.executors._cores import usable_cores
@@ -136,18 +135,8 @@ class _Worker:
         if code == LOCKED:
             return Outcome(run, directory, "another process is at this run")
         failure = self.failure or self._last_words(code)
-        self._mark(failure)
+        directory.mark_failed(failure)
         return Outcome(run, directory, failure, self.score)
-
-    def _mark(self, failure: str) -> None:
-        directory = self.job.directory
-        # On a full disk this may fail as well; the run then reads as interrupted.
-        # A damaged status stays as it is: whoever reads it is told.
-        with contextlib.suppress(IsoplastError, OSError):
-            status = directory.status()
-            if status.state != "failed":
-                with directory.owned(patience=1.0):
-                    directory.write_status(dataclasses.replace(status, state="failed", reason=failure))
 
     def _last_words(self, code: int) -> str:
         if code < 0:

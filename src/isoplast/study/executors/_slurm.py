@@ -11,8 +11,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast.study.executors._base import EXECUTORS, Job
 from isoplast.study.executors._cluster import ClusterExecutor, Ended, Ticket, do_run
 
-_OUT_OF_MEMORY = ("OUT_OF_ME", "OUT_OF_MEMORY")
-_GONE = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REQUEUED", "RESIZING", "REVOKED", "SUSPENDED", "INTERRUPTED")
+_OUT_OF_MEMORY = ("OUT_OF_ME", "OUT_OF_MEMORY")  # sacct may cut the word
 
 
 @EXECUTORS.register
@@ -126,14 +125,11 @@ class _SlurmTicket:
             return Ended("out of memory: Slurm ended it; give more executor.memory")
         try:
             return Ended(*self.job.result())
-        except (
-            Exception
-        ) as error:  # submitit raises what the job raised, and its own where there is no result
-            said = str(error).strip().rpartition("\n")[2]
-            gone = isinstance(error, _submitit().core.utils.UncompletedJobError)
-            return Ended(
-                f"Slurm's job {self.job.job_id} ended in state {state}: {said}", lost=gone or state in _GONE
-            )
+        except _submitit().core.utils.UncompletedJobError:  # it left no result, as when its machine is gone
+            said = f"Slurm's job {self.job.job_id} ended in state {state} without a result"
+            return Ended(said, lost=not state.startswith("CANCELLED"))
+        except Exception as error:  # what it raised
+            return Ended(f"Slurm's job {self.job.job_id}: {str(error).strip().rpartition(chr(10))[2]}")
 
     def cancel(self) -> None:
         self.job.cancel()

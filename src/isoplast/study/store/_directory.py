@@ -18,7 +18,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -170,6 +170,18 @@ class RunDirectory:
         """Replace the status."""
         self.check_owned()
         write_whole(self._status, json.dumps(dataclasses.asdict(status), indent=1).encode())
+
+    def mark_failed(self, reason: str) -> None:
+        """Write down that the run failed, for a worker that could not; a run that says so itself is left.
+
+        On a full disk this may fail as well: the run then reads as interrupted. A damaged status stays as it
+        is: whoever reads it is told.
+        """
+        with suppress(IsoplastError, OSError):
+            status = self.status()
+            if status.state != "failed":
+                with self.owned(patience=1.0):
+                    self.write_status(dataclasses.replace(status, state="failed", reason=reason))
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Append rows of metrics; returns the size of the file."""
