@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
+
 from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
 from isoplast.report.data._headline import headline
@@ -37,8 +39,8 @@ __all__ = [
 ]
 
 
-PAGES = (".html", ".htm")
-TABLES = (".csv", ".tex")
+_PAGES = (".html", ".htm")
+_TABLES = (".csv", ".tex")
 
 
 def write_report(study_dir: Path, out: Path | None = None) -> Path:
@@ -64,11 +66,12 @@ def write_report(study_dir: Path, out: Path | None = None) -> Path:
         PosixPath('runs/demo/report.html')
     """
     target = out if out is not None else study_dir / "report.html"
-    kinds = (*PAGES, *(f".{kind}" for kind in FORMATS), *TABLES)
+    kinds = (*_PAGES, *(f".{kind}" for kind in FORMATS), *_TABLES)
     if target.suffix.lower() not in kinds:
         raise IsoplastError(f"a report is written as {', '.join(kinds)}, not as {target.name!r}: choose one")
-    found = method_runs(load_study(study_dir))
-    write_whole(_with_folder(target), _contents(target.suffix.lower(), study_dir, found))
+    frame = load_study(study_dir)
+    found = method_runs(frame)
+    write_whole(_with_folder(target), _contents(target.suffix.lower(), study_dir, frame, found))
     return target
 
 
@@ -99,25 +102,30 @@ def write_figures(study_dir: Path, out: Path) -> list[Path]:
     files: list[tuple[Path, bytes]] = []
     for name, figure in paper_figures(found):
         files += [(out / f"{name}.{kind}", written(figure, kind)) for kind in ("svg", "pdf")]
-    files += [(out / f"methods{kind}", _contents(kind, study_dir, found)) for kind in TABLES]
+    table = ranked(frame, load_runs(study_dir), found)
+    files += [(out / f"methods{kind}", _table(kind, table, found)) for kind in _TABLES]
     files.append((out / "scores.csv", as_csv(load_study(study_dir, flat=True))))
     for path, contents in files:
         write_whole(_with_folder(path), contents)
     return [path for path, _ in files]
 
 
-def _contents(kind: str, study_dir: Path, found: list[MethodRuns]) -> bytes:
+def _contents(kind: str, study_dir: Path, frame: pl.DataFrame, found: list[MethodRuns]) -> bytes:
     """What a file of that ending holds."""
     if kind == ".svg":
         return _figure(found).encode()
-    if kind not in PAGES + TABLES:
+    if kind not in _PAGES + _TABLES:
         return written(score_figure(found), kind.removeprefix("."))
-    table = ranked(load_study(study_dir), load_runs(study_dir), found)
-    if kind == ".csv":
-        return as_csv(table)
-    if kind == ".tex":
-        return as_latex(table, found[0].label, found[0].metric.label).encode()
+    table = ranked(frame, load_runs(study_dir), found)
+    if kind in _TABLES:
+        return _table(kind, table, found)
     return render(read_source(study_dir), found, table).encode()
+
+
+def _table(kind: str, table: pl.DataFrame, found: list[MethodRuns]) -> bytes:
+    return (
+        as_csv(table) if kind == ".csv" else as_latex(table, found[0].label, found[0].metric.label).encode()
+    )
 
 
 def _with_folder(path: Path) -> Path:

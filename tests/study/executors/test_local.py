@@ -424,8 +424,6 @@ def test_the_last_words_of_a_worker_are_one_plain_line(tmp_path: Path) -> None:
 
 
 def test_a_status_that_is_damaged_meanwhile_ends_no_study(tmp_path: Path) -> None:
-    worker = object.__new__(_local._Worker)
-    worker.job = Job(Run(), RunDirectory(tmp_path))
     (tmp_path / "status.json").write_text("{")
-    worker._mark("killed")
+    RunDirectory(tmp_path).mark_failed("killed")
     assert (tmp_path / "status.json").read_text() == "{"

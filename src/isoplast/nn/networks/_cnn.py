@@ -14,29 +14,23 @@ from isoplast.nn.networks._style import Style
 _STRIDES = (1, 1, 2)
 
 
-class CNN(nn.Module):
+class ConvolutionalNetwork(nn.Module):
     """Convolutions `convs.i`, hidden layers `layers.i`, nonlinearities `activations.i`, and `head`."""
 
-    def __init__(self, shape: tuple[int, int, int], outputs: int, spec: CNNSpec) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        style = Style(spec)
-        features, height, width = shape
         self.convs = nn.ModuleList()
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()
         self.activations = nn.ModuleList()
-        for stride in _STRIDES:
-            self.convs.append(style.conv(features, spec.channels, 3, stride))
-            self.norms.append(style.normalization(spec.channels, images=True))
-            self.activations.append(style.activation(spec.channels, dim=1))
-            features = spec.channels * style.expansion
-            height, width = -(-height // stride), -(-width // stride)
-        features *= height * width
-        for _ in range(2):
-            self.layers.append(style.linear(features, spec.width))
-            self.norms.append(style.normalization(spec.width))
-            self.activations.append(style.activation(spec.width))
-            features = spec.width * style.expansion
+
+    def _finish(self, style: Style, features: int, width: int, depth: int, outputs: int) -> None:
+        """Put the hidden layers and the head behind the convolutions, which give so many features."""
+        for _ in range(depth):
+            self.layers.append(style.linear(features, width))
+            self.norms.append(style.normalization(width))
+            self.activations.append(style.activation(width))
+            features = width * style.expansion
         self.head = style.head(features, outputs)
         style.initialize(self)
 
@@ -49,6 +43,22 @@ class CNN(nn.Module):
                 hidden = hidden.flatten(1)
             hidden = activation(norm(layer(hidden)))
         return self.head(hidden)  # type: ignore[no-any-return]
+
+
+class CNN(ConvolutionalNetwork):
+    """Three convolutions and two hidden layers; see `CNNSpec`."""
+
+    def __init__(self, shape: tuple[int, int, int], outputs: int, spec: CNNSpec) -> None:
+        super().__init__()
+        style = Style(spec)
+        features, height, width = shape
+        for stride in _STRIDES:
+            self.convs.append(style.conv(features, spec.channels, 3, stride))
+            self.norms.append(style.normalization(spec.channels, images=True))
+            self.activations.append(style.activation(spec.channels, dim=1))
+            features = spec.channels * style.expansion
+            height, width = -(-height // stride), -(-width // stride)
+        self._finish(style, features * height * width, spec.width, 2, outputs)
 
 
 @register

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from isoplast._core.checks import positive
 from isoplast._core.errors import IsoplastError
 from isoplast.nn.layers._isometric import IsometricConv2d
+from isoplast.nn.networks._cnn import ConvolutionalNetwork
 from isoplast.nn.networks._spec import LayeredSpec, image_shape, register
 from isoplast.nn.networks._style import Style
 
@@ -17,17 +18,13 @@ from isoplast.nn.networks._style import Style
 _CONVS = ((32, (8, 4), (4, 2)), (64, (4, 4), (2, 2)), (64, (3, 3), (1, 1)))
 
 
-class OctaxCNN(nn.Module):
-    """Convolutions `convs.i`, hidden layers `layers.i`, nonlinearities `activations.i`, and `head`."""
+class OctaxCNN(ConvolutionalNetwork):
+    """Three convolutions that are no squares, and hidden layers; see `OctaxCNNSpec`."""
 
     def __init__(self, shape: tuple[int, int, int], outputs: int, spec: OctaxCNNSpec) -> None:
         super().__init__()
         style = Style(spec)
         features, height, width = shape
-        self.convs = nn.ModuleList()
-        self.layers = nn.ModuleList()
-        self.norms = nn.ModuleList()
-        self.activations = nn.ModuleList()
         for filters, kernel, stride in _CONVS:
             # As many pixels on each side as make the output the input's size over the stride.
             rows, columns = ((taps - step + 1) // 2 for taps, step in zip(kernel, stride, strict=True))
@@ -41,24 +38,7 @@ class OctaxCNN(nn.Module):
             width = (width + 2 * columns - kernel[1]) // stride[1] + 1
         if height < 1 or width < 1:
             raise IsoplastError(f"network octax-cnn cannot take images as small as {shape[1:]}: try 'cnn'")
-        features *= height * width
-        for _ in range(spec.depth):
-            self.layers.append(style.linear(features, spec.width))
-            self.norms.append(style.normalization(spec.width))
-            self.activations.append(style.activation(spec.width))
-            features = spec.width * style.expansion
-        self.head = style.head(features, outputs)
-        style.initialize(self)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the outputs (n, classes) for images (n, channels, height, width)."""
-        hidden = inputs
-        stages = zip([*self.convs, *self.layers], self.norms, self.activations, strict=True)
-        for index, (layer, norm, activation) in enumerate(stages):
-            if index == len(self.convs):
-                hidden = hidden.flatten(1)
-            hidden = activation(norm(layer(hidden)))
-        return self.head(hidden)  # type: ignore[no-any-return]
+        self._finish(style, features * height * width, spec.width, spec.depth, outputs)
 
 
 @register
