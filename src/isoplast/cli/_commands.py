@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from isoplast._core.errors import IsoplastError
-from isoplast.cli import _inspect, _methods, _studies
+from isoplast.cli import _inspect, _methods, _studies, _tune
 
 _Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 
@@ -33,7 +33,7 @@ def run_command(words: Sequence[str]) -> int:
         "demo": _studies.demo,
         "run": _studies.run,
         "study": _studies.study,
-        "tune": _studies.tune,
+        "tune": _tune.tune,
         "report": _studies.report,
         "methods": list_methods,
         "inspect": _inspect.inspect,

@@ -12,7 +12,6 @@ from isoplast.study._parts import Part, foreign_parts
 from isoplast.study._run_study import run_study
 from isoplast.study._spec import Run, Switch
 from isoplast.study._study import Study, builtin_studies, find_study
-from isoplast.study._tuning import Axis, Choice, Tuning, freeze, said, select, sweep
 from isoplast.study._yaml import parse_yaml
 from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome, make_executor
 from isoplast.study.executors._inline import InlineExecutor
@@ -32,6 +31,11 @@ from isoplast.study.store._files import read_rows, strict_json
 from isoplast.study.store._frame import load_runs, load_study
 from isoplast.study.store._index import read_index
 from isoplast.study.store._lock import RunLocked
+from isoplast.study.tuning._freeze import freeze
+from isoplast.study.tuning._select import Choice, select
+from isoplast.study.tuning._space import Axis
+from isoplast.study.tuning._sweep import sweep, trials
+from isoplast.study.tuning._tuning import Tuning
 
 __all__ = [
     "DQN",
@@ -85,10 +89,10 @@ __all__ = [
     "read_index",
     "read_rows",
     "run_study",
-    "said",
     "score",
     "select",
     "strict_json",
     "sweep",
+    "trials",
     "worker",
 ]

@@ -96,6 +96,33 @@ class Study:
             (6, 'AdamO')
         """
         document = _yaml.parse_yaml(text, source)
+        given = text + _comment(overrides)
+        return cls.from_document(document, source, text=given, folder=folder, overrides=overrides)
+
+    @classmethod
+    def from_document(
+        cls,
+        document: object,
+        source: str = "study",
+        *,
+        text: str = "",
+        folder: Path | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Study:
+        """The study that nested values describe, as `parse_yaml` gives them.
+
+        Args:
+            document: the values.
+            text: the document they were read from; "" without one.
+            source, folder, overrides: see `parse`.
+
+        Raises:
+            IsoplastError: as `parse`.
+
+        Example:
+            >>> Study.from_document({"name": "one", "methods": ["adam"]}).runs[0].label
+            'Adam'
+        """
         try:
             if not isinstance(document, dict):
                 raise IsoplastError(f"a study is a mapping with the keys {', '.join(_KEYS)}")
@@ -103,12 +130,11 @@ class Study:
                 if key not in _KEYS:
                     raise unknown("key of a study", str(key), _KEYS)
             changes = dict(overrides or {})
-            document |= {key: changes.pop(key) for key in _KEYS if key in changes and key != "run"}
-            path = _folders(document.get("path", []), folder)
-            name, about = document.get("name"), str(document.get("about", ""))
+            values = document | {key: changes.pop(key) for key in _KEYS if key in changes and key != "run"}
+            path = _folders(values.get("path", []), folder)
+            name, about = values.get("name"), str(values.get("about", ""))
             with module_path(path):
-                runs = _runs(document, changes, path)
-                return cls(cast(str, name), runs, about, text + _comment(overrides))
+                return cls(cast(str, name), _runs(values, changes, path), about, text)
         except IsoplastError as error:
             raise IsoplastError(f"{source}: {error}") from None
 
