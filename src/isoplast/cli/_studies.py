@@ -13,7 +13,8 @@ from rich.text import Text
 from isoplast import data, nn, streams
 from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped, one_line
-from isoplast.cli._arguments import Directory, ExecutorName, FilePath, Number
+from isoplast.cli._arguments import Directory, ExecutorName, FilePath, Flag, Number
+from isoplast.cli._dry_run import show_plan
 from isoplast.cli._running import INTERRUPTED, do_study, terminable
 from isoplast.cli._summary import summary_line
 from isoplast.cli._words import merged, parse_words
@@ -80,6 +81,7 @@ def study(
     threads: int = 1,
     executor: ExecutorName = "local",
     address: _Address = None,
+    dry_run: Flag = False,
 ) -> int:
     """Run a study: problems x methods x seeds, in parallel processes.
 
@@ -94,6 +96,7 @@ def study(
         threads: Threads of each process; results depend on it in their last bits.
         executor: Where the runs are done.
         address: Of the Ray cluster (executor.address).
+        dry_run: Only list the runs, what they are expected to cost, and the isometry times.
     """
     given = parse_words(words)
     flags = {} if address is None else {"executor.address": address}
@@ -102,7 +105,10 @@ def study(
         raise IsoplastError(f"got executor={settings}: write --executor {settings}")
     chosen = Study.load(find_study(file), given)
     where = make_executor(executor, settings)
-    return do_study(chosen, out or Path("runs") / chosen.name, jobs, threads, where)
+    out = out or Path("runs") / chosen.name
+    if dry_run:
+        return show_plan(chosen, out, jobs, threads, local=executor == "local")
+    return do_study(chosen, out, jobs, threads, where)
 
 
 def run(

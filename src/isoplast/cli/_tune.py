@@ -9,7 +9,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from isoplast.cli._arguments import ExecutorName, File, FilePath, Number
+from isoplast._core.errors import IsoplastError
+from isoplast.cli._arguments import ExecutorName, File, FilePath, Flag, Number
+from isoplast.cli._dry_run import show_plan
 from isoplast.cli._running import INTERRUPTED, do_runs, do_study
 from isoplast.cli._studies import report
 from isoplast.study import RunDirectory, Study, Tuning, freeze, select, sweep, trials
@@ -30,11 +32,15 @@ def tune(
     jobs: Number = None,
     threads: int = 1,
     executor: ExecutorName = "local",
+    dry_run: Flag = False,
 ) -> int:
     """Tune every method on the same space and budget, then freeze a study.
 
-    Stages: sweep (do the trials), select (show the best of every method), freeze (write the study with
-    them), run (do it), report. Each does only what is missing; all does the first three.
+    The stages, of which each does only what is missing (all does the first three):
+
+    sweep does the trials, select shows the best of every method,
+
+    freeze writes the study with them, run does it, report shows it.
 
     Args:
         file: A study in YAML with one more key, tune.
@@ -43,10 +49,17 @@ def tune(
         jobs: Number of runs at the same time; by default as many as there is room for.
         threads: Threads of each process; results depend on it in their last bits.
         executor: Where the runs are done.
+        dry_run: Only list the trials, or with stage run the runs, and what they are expected to cost.
     """
     tuning = Tuning.load(file)
     out = out or Path("runs") / f"{tuning.study.name}-tuning"
     tried, evaluation, frozen = out / "sweep", out / "evaluation", out / f"{tuning.study.name}.yaml"
+    if dry_run:
+        if stage in ("all", "sweep"):
+            return _plan(tuning, tried, jobs, threads, executor == "local")
+        if stage == "run":
+            return show_plan(Study.load(frozen), evaluation, jobs, threads, local=executor == "local")
+        raise IsoplastError(f"stage {stage} does no runs: give --dry-run with sweep or run")
     if stage in ("all", "sweep"):
         status = _sweep(tuning, tried, jobs, threads, executor)
         if status or stage == "sweep":
@@ -61,6 +74,18 @@ def tune(
     if stage != "select":
         freeze(tuning, choices, frozen)
         print(f"frozen: {frozen}; isoplast tune {file} run does it")
+    return 0
+
+
+def _plan(tuning: Tuning, out: Path, jobs: int | None, threads: int, local: bool) -> int:
+    known = trials(tuning)
+    if known is not None:
+        return show_plan(known, out, jobs, threads, local=local)
+    methods, seeds = len(tuning.methods), len(tuning.seeds)
+    print(
+        f"sampler {tuning.sampler} finds out on the way what to try: at most {tuning.trials} trials x "
+        f"{seeds} seeds x {methods} methods, each of {tuning.tasks} tasks; nothing is started"
+    )
     return 0
 
 

@@ -9,11 +9,13 @@ Example:
 from isoplast.study._metrics import METRICS, Metric, metric, metrics_table
 from isoplast.study._open_run import OpenRun, open_run
 from isoplast.study._parts import Part, foreign_parts
+from isoplast.study._plan import IsometryTime, PlannedMethod, plan_study
 from isoplast.study._run_study import run_study
 from isoplast.study._spec import Run, Switch
 from isoplast.study._study import Study, builtin_studies, find_study
 from isoplast.study._yaml import parse_yaml
 from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome, make_executor
+from isoplast.study.executors._cores import usable_cores
 from isoplast.study.executors._inline import InlineExecutor
 from isoplast.study.executors._local import LocalExecutor
 from isoplast.study.executors._ray import RayExecutor
@@ -50,6 +52,7 @@ __all__ = [
     "Diverged",
     "Executor",
     "InlineExecutor",
+    "IsometryTime",
     "Job",
     "Learner",
     "LearnerSpec",
@@ -58,6 +61,7 @@ __all__ = [
     "OpenRun",
     "Outcome",
     "Part",
+    "PlannedMethod",
     "Progress",
     "RayExecutor",
     "Recipe",
@@ -86,6 +90,7 @@ __all__ = [
     "module_path",
     "open_run",
     "parse_yaml",
+    "plan_study",
     "read_index",
     "read_rows",
     "run_study",
@@ -94,5 +99,6 @@ __all__ = [
     "strict_json",
     "sweep",
     "trials",
+    "usable_cores",
     "worker",
 ]

@@ -156,6 +156,14 @@ class Study:
             raise IsoplastError(f"study {path} cannot be read: {reason}") from None
         return cls.parse(text, str(path), folder=path.resolve().parent, overrides=overrides)
 
+    def check_directory(self, directory: Path) -> None:
+        """Raise IsoplastError if a directory holds the results of another study."""
+        found = read_index(directory)
+        if found is not None and found.name != self.name:
+            raise IsoplastError(
+                f"{directory} holds the results of study {found.name!r}: choose another --out"
+            )
+
     def describe(self, directory: Path) -> None:
         """Write index.json (the runs in their order) and study.yaml into the directory of the results.
 
@@ -164,11 +172,7 @@ class Study:
         Raises:
             IsoplastError: the directory holds the results of another study.
         """
-        found = read_index(directory)
-        if found is not None and found.name != self.name:
-            raise IsoplastError(
-                f"{directory} holds the results of study {found.name!r}: choose another --out"
-            )
+        self.check_directory(directory)
         runs = [{"id": run.id, "label": run.label} for run in self.runs]
         contents = {"name": self.name, "about": self.about, "runs": runs}
         documents = {"index.json": json.dumps(contents, indent=1)}

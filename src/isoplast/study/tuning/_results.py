@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from isoplast._core.errors import IsoplastError
-from isoplast.statistics import method_scores
 from isoplast.study._metrics import metric
 from isoplast.study.store._directory import RunDirectory
 from isoplast.study.store._frame import load_runs, load_study
@@ -43,6 +42,8 @@ class Results:
         Raises:
             IsoplastError: trials are not done yet, or none gave a result.
         """
+        from isoplast.statistics import method_scores  # brings scipy, which no other command waits for
+
         runs = load_runs(out)
         states = runs["state"].to_list()
         open_ = sum(state not in ("done", "failed") for state in states)

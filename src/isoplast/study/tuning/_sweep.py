@@ -54,7 +54,7 @@ def sweep(
 
 def trials(tuning: Tuning) -> Study | None:
     """All trials as a study; None where each depends on the results of those before."""
-    if tuning.sampler == "tpe":
+    if tuning.adaptive:
         return None
     return _study(tuning, {method: tuning.settings(method) for method in tuning.methods})
 

@@ -136,6 +136,11 @@ class Tuning:
         return found
 
     @property
+    def adaptive(self) -> bool:
+        """Whether what is tried depends on the results before."""
+        return self.sampler == "tpe"
+
+    @property
     def tasks(self) -> int:
         """Tasks of a trial: the share of those of the evaluation, rounded up."""
         return math.ceil(self.fraction * max(run.tasks for run in self.study.runs) - 1e-9)
@@ -151,7 +156,7 @@ class Tuning:
         Of a grid that has more than `trials` points as many are drawn without replacement.
         """
         axes = self.axes(method)
-        if self.sampler == "tpe":
+        if self.adaptive:
             return []
         if self.sampler == "random":
             return self.search(method).different(self.trials or 1)
