@@ -73,9 +73,7 @@ def test_acting_learners_are_measured_too(tmp_path: Path) -> None:
     problem = {"name": "shifted-control", "tasks": 2, "steps_per_task": 256}
     net = {"name": "mlp", "width": 8}
     runs = [Run(stream=problem, net=net, learner=one, instruments=False) for one in learners]
-    planned = plan_study(
-        Study("two", [dataclasses.replace(run, label=run.learner.name) for run in runs]), tmp_path
-    )
+    planned = plan_study(Study("two", runs), tmp_path)
     assert [one.source for one in planned] == ["measured"] * 2
 
 

@@ -55,6 +55,7 @@ class PlannedMethod:
         steps: optimizer steps of one whole run, taken to have tasks as long as the first; None if unknown.
         isometry: one for each method in force that has the isometry step.
         task_seconds: what a task is expected to take one process; None if unknown.
+        start_seconds: what a run is expected to take before its first task, where that is not counted above.
         source: where that comes from: finished tasks of these "runs", finished tasks of the same "method"
             with other settings, "measured" on a few steps just now, "nothing".
         note: why something is unknown, in one line.
@@ -65,6 +66,7 @@ class PlannedMethod:
     steps: int | None = None
     isometry: tuple[IsometryTime, ...] = ()
     task_seconds: float | None = None
+    start_seconds: float = 0.0
     source: Source = "nothing"
     note: str = ""
 
@@ -79,7 +81,10 @@ class PlannedMethod:
         """What they are expected to take one process."""
         if not self.tasks_left:
             return 0.0
-        return None if self.task_seconds is None else self.tasks_left * self.task_seconds
+        if self.task_seconds is None:
+            return None
+        fresh = sum(not state.tasks for state in self.states)
+        return self.tasks_left * self.task_seconds + fresh * self.start_seconds
 
     def seeds(self, *states: State) -> list[int]:
         """The seeds of the runs in one of these states."""
@@ -98,8 +103,8 @@ def plan_study(
 
     The cost of a task is the mean over the finished tasks of the same runs; where there are none, over those
     of the same method with other settings; where there are none either, what a few optimizer steps and one
-    set of measurements of one run take in this process. What a run costs beyond its tasks, the start of its
-    process, is left out.
+    set of measurements of one run take in this process, with what it takes to read its data. The start of a
+    process is left out.
 
     Args:
         study: what would be run.
@@ -141,13 +146,25 @@ class _Problems:
 
     def __init__(self) -> None:
         self._kept: tuple[object, OpenProblem] | None = None
+        self._seconds: dict[object, float] = {}
 
     def open(self, run: Run) -> OpenProblem:
-        key = (run.stream, run.data, run.seed, run.path)
+        """The tasks of a run."""
+        key = self._key(run)
         if self._kept is None or self._kept[0] != key:
             self._kept = None
+            begin = time.perf_counter()
             self._kept = (key, open_problem(run))
+            self._seconds.setdefault(key, time.perf_counter() - begin)
         return self._kept[1]
+
+    def seconds(self, run: Run) -> float:
+        """What it took to open them for the first time, as a process of its own would."""
+        return self._seconds[self._key(run)]
+
+    @staticmethod
+    def _key(run: Run) -> object:
+        return run.stream, run.data, run.seed, run.path
 
 
 def _looked_at(one: PlannedMethod, problems: _Problems) -> PlannedMethod:
@@ -201,7 +218,7 @@ def _with_costs(
     listener: Callable[[Run], None] | None,
 ) -> Iterator[PlannedMethod]:
     """The methods with what a task of them costs; None for a listener if nothing may be measured."""
-    measured: dict[object, tuple[float | None, str]] = {}
+    measured: dict[object, dict[str, Any]] = {}
     for one in planned:
         run = one.runs[0]
         kind = _kind(run)
@@ -214,25 +231,27 @@ def _with_costs(
         else:
             if kind not in measured:
                 listener(run)
-                with module_path(run.path):
-                    measured[kind] = _measured(run, problems.open(run))
-            seconds, note = measured[kind]
-            source: Source = "nothing" if seconds is None else "measured"
-            yield dataclasses.replace(one, task_seconds=seconds, source=source, note=note)
+                measured[kind] = _measured(run, problems)
+            yield dataclasses.replace(one, **measured[kind])
 
 
-def _measured(run: Run, problem: OpenProblem) -> tuple[float | None, str]:
-    """What a task of a run takes, from a few steps of it; or why nobody can tell."""
-    try:
-        return _time_task(start_learner(run, problem, 0), problem.task(0)), ""
-    except IsoplastError:
-        raise
-    except Exception as error:  # whatever training raises: the run itself would fail with it
-        return None, one_line(f"{type(error).__name__}: {error}")
+def _measured(run: Run, problems: _Problems) -> dict[str, Any]:
+    """What a run and a task of it take, from a few steps; or why nobody can tell."""
+    with module_path(run.path):
+        problem = problems.open(run)
+        try:
+            task, measuring = _time_task(start_learner(run, problem, 0), problem.task(0))
+        except IsoplastError:
+            raise
+        except Exception as error:  # whatever training raises: the run itself would fail with it
+            return {"note": one_line(f"{type(error).__name__}: {error}")}
+    # Before its first task a run reads its data, and measures the untrained network.
+    start = problems.seconds(run) + measuring
+    return {"task_seconds": task + measuring, "start_seconds": start, "source": "measured"}
 
 
-def _time_task(learner: Learner, whole: Any) -> float:
-    """Seconds of a task, from a shortened one."""
+def _time_task(learner: Learner, whole: Any) -> tuple[float, float]:
+    """Seconds of training on a task, taken from a shortened one, and of measuring it."""
     task, share = learner.shortened(whole)
     learner.begin(task)
     begin = time.perf_counter()
@@ -247,4 +266,4 @@ def _time_task(learner: Learner, whole: Any) -> float:
     unit_seconds = (time.perf_counter() - begin) / units
     begin = time.perf_counter()
     learner.measure(task)
-    return unit_seconds / share * learner.units + time.perf_counter() - begin
+    return unit_seconds / share * learner.units, time.perf_counter() - begin
