@@ -6,6 +6,7 @@ Example:
     True
 """
 
+from isoplast.study._compare import SettingPath, flat_settings, varying
 from isoplast.study._metrics import METRICS, Metric, metric, metrics_table
 from isoplast.study._open_run import OpenRun, open_run
 from isoplast.study._parts import Part, foreign_parts
@@ -69,6 +70,7 @@ __all__ = [
     "RunDirectory",
     "RunFailed",
     "RunLocked",
+    "SettingPath",
     "SlurmExecutor",
     "Status",
     "Study",
@@ -78,6 +80,7 @@ __all__ = [
     "builtin_studies",
     "execute",
     "find_study",
+    "flat_settings",
     "foreign_parts",
     "freeze",
     "git_words",
@@ -100,5 +103,6 @@ __all__ = [
     "sweep",
     "trials",
     "usable_cores",
+    "varying",
     "worker",
 ]
