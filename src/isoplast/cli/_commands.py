@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from isoplast._core.errors import IsoplastError
-from isoplast.cli import _inspect, _methods, _studies, _tune
+from isoplast.cli import _inspect, _ls, _methods, _rm, _show, _studies, _tune, _watch
 
 _Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 
@@ -35,6 +35,10 @@ def run_command(words: Sequence[str]) -> int:
         "study": _studies.study,
         "tune": _tune.tune,
         "report": _studies.report,
+        "ls": _ls.ls,
+        "show": _show.show,
+        "rm": _rm.rm,
+        "watch": _watch.watch,
         "methods": list_methods,
         "inspect": _inspect.inspect,
         "repair": _inspect.repair,

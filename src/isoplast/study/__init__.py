@@ -31,9 +31,12 @@ from isoplast.study.run._provenance import git_words
 from isoplast.study.run._supervised import Supervised
 from isoplast.study.store._directory import RunDirectory, Status
 from isoplast.study.store._files import read_rows, strict_json
+from isoplast.study.store._find import all_runs, disk_use, find_results, holds_results, run_directories
+from isoplast.study.store._follow import FollowedRun, Follower
 from isoplast.study.store._frame import load_runs, load_study
 from isoplast.study.store._index import read_index
 from isoplast.study.store._lock import RunLocked
+from isoplast.study.store._remove import remove_runs
 from isoplast.study.tuning._freeze import freeze
 from isoplast.study.tuning._select import Choice, select
 from isoplast.study.tuning._space import Axis
@@ -52,6 +55,8 @@ __all__ = [
     "Display",
     "Diverged",
     "Executor",
+    "FollowedRun",
+    "Follower",
     "InlineExecutor",
     "IsometryTime",
     "Job",
@@ -77,13 +82,17 @@ __all__ = [
     "Supervised",
     "Switch",
     "Tuning",
+    "all_runs",
     "builtin_studies",
+    "disk_use",
     "execute",
+    "find_results",
     "find_study",
     "flat_settings",
     "foreign_parts",
     "freeze",
     "git_words",
+    "holds_results",
     "load_runs",
     "load_study",
     "make_executor",
@@ -96,6 +105,8 @@ __all__ = [
     "plan_study",
     "read_index",
     "read_rows",
+    "remove_runs",
+    "run_directories",
     "run_study",
     "score",
     "select",
