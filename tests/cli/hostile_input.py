@@ -88,6 +88,12 @@ def lines(generator: np.random.Generator) -> Iterator[tuple[str, list[str]]]:
             ["report", "\x00"],
             ["report", LONG],
             ["report", "."],
+            *([command, word] for command in ("ls", "show", "watch") for word in (ESCAPE, "\x00", LONG)),
+            *(["rm", word, "--yes"] for word in (ESCAPE, "\x00", LONG, ".")),
+            ["watch", "runs", "--every", "0"],
+            ["rm", "runs", "--method", ESCAPE, "--yes"],
+            ["study", "demo", "--dry-run", "--threads", "0"],
+            ["tune", ESCAPE, "--dry-run"],
             ["methods", ESCAPE],
             ["methods", LONG],
             ["spectra", "--jobs", ESCAPE],
@@ -249,6 +255,8 @@ def main(folder: Path, out: Path) -> None:
         shutil.copytree("runs", "copy")
         (Path("copy") / whole.name / name).write_bytes(content)
         recorder.call(f"report {case}", ["report", f"copy/{whole.name}", "--out", "curve.svg"])
+        recorder.call(f"show {case}", ["show", f"copy/{whole.name}"])
+        recorder.call(f"watch {case}", ["watch", "copy", "--every", "0.1"])
         recorder.call(f"run {case}", ["run", *SMALL, "--out", "copy"])
     for case, name, content in data_files(np.random.default_rng(4)):
         path = Path(name)

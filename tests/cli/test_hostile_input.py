@@ -30,10 +30,13 @@ def test_the_sound_input_works(found: dict[str, Any]) -> None:
 
 
 def test_one_short_line_and_status_two(found: dict[str, Any]) -> None:
-    """Damage by chance may leave an input right; a run that fails has status 1."""
+    """Damage by chance may leave an input right; a run that fails has status 1.
+
+    So has watching runs that nobody goes on with, which is no error.
+    """
     for case, status, _, errors, *_ in found["results"]:
         assert status in (0, 1, 2), f"{case}: {status} {errors}"
-        if status:
+        if status and not (status == 1 and case.startswith("watch ")):
             assert errors.count("\n") == 1, f"{case}: {errors}"
             assert len(errors) <= 401, f"{case}: {errors}"
 

@@ -73,7 +73,7 @@ def _arms(runs: Sequence[FollowedRun]) -> dict[str, list[_Arm]]:
 def view(follower: Follower, console: Console) -> RenderableType:
     """All of it, as high as the terminal allows."""
     runs = follower.runs
-    parts: list[RenderableType] = [Text(escaped(str(follower.path)), style="bold"), *_progress(runs)]
+    parts: list[RenderableType] = [Text(escaped(str(follower.path)), style="bold"), *_progress(follower)]
     room = max(3, console.height - 9 - 2 * min(_SHOWN, len(runs)))
     for problem, arms in _arms(runs).items():
         primary = next((run.primary for run in runs if run.primary), "")
@@ -93,16 +93,17 @@ def _rank(arm: _Arm, higher: bool) -> float:
     return math.inf if math.isnan(mean) else -mean if higher else mean
 
 
-def _progress(runs: Sequence[FollowedRun]) -> list[RenderableType]:
+def _progress(follower: Follower) -> list[RenderableType]:
     """States, a bar of tasks, the time that is left."""
+    runs = follower.runs
     total = sum(run.tasks or run.status.tasks for run in runs if run.status.state != "failed")
     done = sum(run.status.tasks for run in runs if run.status.state != "failed")
     line = f"{len(runs)} runs: {states_words([run.status.state for run in runs])}"
     spent = sum(run.status.seconds for run in runs if run.status.tasks)
-    working = sum(run.status.state == "running" for run in runs)
-    if working and done:
-        tasks = sum(run.status.tasks for run in runs)
-        line += f"; about {duration((total - done) * spent / tasks / working)} left"
+    tasks = sum(run.status.tasks for run in runs)
+    if follower.active and tasks:
+        at_once = max(1, sum(run.status.state == "running" for run in runs))  # one may be starting
+        line += f"; about {duration((total - done) * spent / tasks / at_once)} left"
     grid = Table.grid(padding=(0, 1))
     grid.add_row(ProgressBar(total=max(total, 1), completed=done, width=40), f"{done} of {total} tasks")
     return [Text(line), grid]

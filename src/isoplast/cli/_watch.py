@@ -92,8 +92,8 @@ def _conclude(console: Console, follower: Follower) -> int:
         return 0
     rest = sum(state not in _ENDED for state in states)
     if rest:
-        line = f"nobody is working on it, and {rest} of {len(states)} runs are not done: "
+        line = f"nobody is working on it, and {rest} of {len(states)} runs are not done: its command goes on"
     else:
-        line = f"{states.count('failed')} of {len(states)} runs failed: "
-    console.print(Text(f"{line}the command that started it goes on"), soft_wrap=True)
+        line = f"{states.count('failed')} of {len(states)} runs failed: its command tries them again"
+    console.print(Text(line), soft_wrap=True)
     return 1

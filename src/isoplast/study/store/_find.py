@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,12 +31,25 @@ def find_results(folder: str | Path) -> list[Path]:
 
 def holds_results(path: Path) -> bool:
     """Whether a directory is that of a study, of a run, or of runs without a study."""
-    if (path / "spec.yaml").is_file() or any(path.glob("*/spec.yaml")):
+    if is_run(path) or any(is_run(spec.parent) for spec in path.glob("*/spec.yaml")):
         return True
     try:
         return read_index(path) is not None
     except IsoplastError:  # an index.json of somebody else
         return False
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is that of a run: others have a spec.yaml too, such as descriptions of services."""
+    if not (path / "spec.yaml").is_file():
+        return False
+    if re.search(r"-[0-9a-f]{8}$", path.name):  # as `Run.id` ends, whatever has become of the file
+        return True
+    try:
+        RunDirectory(path).read_settings()
+    except (IsoplastError, OSError):
+        return False
+    return True
 
 
 def _below(path: Path) -> Iterator[Path]:
@@ -69,18 +82,8 @@ def run_directories(path: Path) -> list[RunDirectory]:
 
 def all_runs(path: Path) -> list[RunDirectory]:
     """Every run that lies in a directory of results, damaged ones and those of an older study too."""
-    if (path / "spec.yaml").exists():
-        return [RunDirectory(path)]
-    names = {spec.parent.name for spec in path.glob("*/spec.yaml")}
-    with contextlib.suppress(IsoplastError):  # of a damaged index the runs are found all the same
-        index = read_index(path)
-        names |= {name for name in (index.runs if index else ()) if _lies_in(path, name)}
-    return [RunDirectory(path / name) for name in sorted(names)]
-
-
-def _lies_in(path: Path, name: str) -> bool:
-    """Whether a name from an index is that of a folder in this one, and leads nowhere else."""
-    return Path(name).name == name and name not in (".", "..") and (path / name).is_dir()
+    folders = [path] if is_run(path) else sorted(spec.parent for spec in path.glob("*/spec.yaml"))
+    return [RunDirectory(folder) for folder in folders if is_run(folder)]
 
 
 def disk_use(path: Path) -> tuple[int, float]:

@@ -39,6 +39,8 @@ def read_index(directory: Path) -> Index | None:
         index = Index(found["name"], found["about"], [run["id"] for run in found["runs"]])
     except (KeyError, TypeError):
         raise IsoplastError(f"{path} is damaged: {remedy}") from None
-    if not all(isinstance(value, str) for value in (index.name, index.about, *index.runs)):
+    right = all(isinstance(value, str) for value in (index.name, index.about, *index.runs))
+    # Runs lie in this directory: a name that led elsewhere would have them read, and removed, there.
+    if not right or not all(Path(name).name == name and name not in ("", "..") for name in index.runs):
         raise IsoplastError(f"{path} is damaged: {remedy}")
     return index

@@ -10,7 +10,7 @@ from pathlib import Path
 from isoplast._core.errors import IsoplastError
 from isoplast.study.store import _files
 from isoplast.study.store._directory import RunDirectory
-from isoplast.study.store._find import holds_results
+from isoplast.study.store._find import holds_results, is_run
 from isoplast.study.store._lock import LOCK, OWNER, DirectoryLock, RunLocked, is_locked
 
 _OF_A_STUDY = ("index.json", "study.yaml", "report.html")
@@ -36,8 +36,10 @@ def remove_runs(path: Path, runs: Sequence[RunDirectory], *, whole: bool = False
     for folder in (path, *(run.path for run in runs)):
         if folder.is_symlink():
             raise IsoplastError(f"{folder} is a link: remove what it leads to, or the link itself")
+        if folder is not path and not is_run(folder):
+            raise IsoplastError(f"{folder} is no run: it is not removed")
     if not holds_results(path):
-        raise IsoplastError(f"{path} is no study and no run: nothing of it is removed")
+        raise IsoplastError(f"{path} is no study and no run: it is not removed")
     with contextlib.ExitStack() as locks:
         if path not in [run.path for run in runs]:
             locks.enter_context(DirectoryLock(path))
