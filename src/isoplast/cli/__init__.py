@@ -1,4 +1,4 @@
-"""The command line: `isoplast demo | run | study | report | methods | inspect | repair | spectra`."""
+"""The command line: `isoplast COMMAND`; `isoplast --help` lists them all."""
 
 from isoplast.cli._main import main
 

@@ -75,12 +75,13 @@ def _one_line_of_errors(parse: Callable[[], Any]) -> Any:
 
     The box quotes the words as they are, with whatever a terminal would obey.
     """
-    said = io.StringIO()
+    said, shown = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown):
             return parse()
     except SystemExit as left:
-        if not left.code:  # after --help
+        if not left.code:  # after --help, whose first line names all commands, however many they are
+            print(re.sub(r"\{demo,.*?\}", "COMMAND ...", shown.getvalue(), count=1), end="")
             raise
     text = re.sub(r"\x1b\[[\d;]*m", "", said.getvalue())
     text = text.strip().partition("\n")[2]  # without the title, which the text repeats

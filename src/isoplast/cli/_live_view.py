@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, OverflowMethod, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -85,7 +85,17 @@ def view(follower: Follower, console: Console) -> RenderableType:
         parts.append(_curves(problem, metric(primary).label, shown, str(console.encoding)))
         if len(arms) > len(shown):
             parts.append(Text(f"and {len(arms) - len(shown)} that are not as good so far"))
-    return Group(*parts, *_at_work(runs))
+    return Group(*parts, *_at_work(runs, _overflow(str(console.encoding))))
+
+
+def _has_all(encoding: str) -> bool:
+    """Whether a terminal has more than a few letters."""
+    return encoding.lower().startswith("utf")
+
+
+def _overflow(encoding: str) -> OverflowMethod:
+    """How a text that is too long ends."""
+    return "ellipsis" if _has_all(encoding) else "crop"
 
 
 def _rank(arm: _Arm, higher: bool) -> float:
@@ -111,13 +121,13 @@ def _progress(follower: Follower) -> list[RenderableType]:
 
 def _curves(problem: str, label: str, arms: Sequence[_Arm], encoding: str) -> Table:
     table = plain_table(escaped(f"{problem}: {label}"))
-    table.add_column("method", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("method", ratio=1, no_wrap=True, overflow=_overflow(encoding))
     for name in ("runs", "mean", "last"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("per task", no_wrap=True, min_width=_WIDTH)
     known = [value for arm in arms for value in arm.curve if math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    steps = _BARS if encoding.lower().startswith("utf") else _LETTERS
+    steps = _BARS if _has_all(encoding) else _LETTERS
     for arm in arms:
         curve = arm.curve
         done = sum(run.status.state == "done" for run in arm.runs)
@@ -161,7 +171,7 @@ def sparkline(
     return said.rstrip()
 
 
-def _at_work(runs: Sequence[FollowedRun]) -> list[Text]:
+def _at_work(runs: Sequence[FollowedRun], overflow: OverflowMethod) -> list[Text]:
     """The runs at work, and those that failed."""
     lines = []
     working = [run for run in runs if run.status.state == "running"]
@@ -169,11 +179,11 @@ def _at_work(runs: Sequence[FollowedRun]) -> list[Text]:
         of = "" if run.tasks is None else f" of {run.tasks}"
         pace = f", {duration(run.status.seconds / run.status.tasks)} a task" if run.status.tasks else ""
         said = f"at work: {run.label}, seed {run.spec['seed']}: {run.status.tasks}{of} tasks{pace}"
-        lines.append(Text(escaped(said), no_wrap=True, overflow="ellipsis"))
+        lines.append(Text(escaped(said), no_wrap=True, overflow=overflow))
     failed = [run for run in runs if run.status.state == "failed"]
     for run in failed[-_SHOWN:]:
         lines.append(
-            Text(escaped(f"failed: {result_words(run)}"), style="red", no_wrap=True, overflow="ellipsis")
+            Text(escaped(f"failed: {result_words(run)}"), style="red", no_wrap=True, overflow=overflow)
         )
     for count, state in ((len(working[_SHOWN:]), "at work"), (len(failed[:-_SHOWN]), "failed")):
         if count:

@@ -14,7 +14,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped
 from isoplast.cli._amounts import ago, duration, size, thousands
 from isoplast.cli._arguments import Directory
-from isoplast.cli._ranking import Ranking, failures, rankings, states_words
+from isoplast.cli._ranking import Ranking, failures, problem_words, rankings, states_words
 from isoplast.cli._summary import summary_line
 from isoplast.cli._tables import plain_table
 from isoplast.study import (
@@ -81,11 +81,14 @@ def _show_study(console: Console, path: Path) -> None:
     if not len(runs):
         return
     specs = [one.read_settings() for one in run_directories(path)]
-    methods = {str(spec.get("label", "")): flat_settings(spec) for spec in reversed(specs)}
-    settings = dict(reversed(methods.items()))
-    differing = varying(list(settings.values()))
-    console.print(_common(next(iter(settings.values())), differing))
-    if differing:
+    differing = varying([flat_settings(spec) for spec in specs])
+    console.print(_common(flat_settings(specs[0]), differing))
+    several = len({problem_words(spec) for spec in specs}) > 1
+    settings: dict[str, dict[SettingPath, Any]] = {}
+    for spec in specs:
+        label = str(spec.get("label", "")) + (f" on {problem_words(spec)}" if several else "")
+        settings.setdefault(label, flat_settings(spec))
+    if len(settings) > 1:
         console.print(_differing(settings, differing))
     for ranking in rankings(path, runs):
         _show_ranking(console, ranking)

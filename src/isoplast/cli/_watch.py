@@ -27,7 +27,9 @@ _Seconds = Annotated[float, tyro.conf.arg(metavar="SECONDS")]
 def watch(directory: Directory, /, *, every: _Seconds = 2.0) -> int:
     """Watch a study, or a run, while it is done: on this machine or another one.
 
-    Ends when nobody is working on it any more. Not on a terminal it prints a line when a run ends.
+    Ends when nobody is working on it any more.
+
+    Where its output is no terminal it prints a line when a run ends.
 
     Args:
         directory: Directory of the results.
