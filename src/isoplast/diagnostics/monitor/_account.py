@@ -45,7 +45,7 @@ class Account:
             planned = self.planned(steps, elapsed, length)
             return (self.runs + 0.5) * length / planned if self.runs < planned else math.inf
         if not self.runs:
-            return self.first
+            return self.first + 1  # the clock starts with the first step
         cost = self.spent / self.runs
         paid = (self.spent + cost) / self.share
         # Above four times the debt all of it has been paid off, below that a quarter of the income.

@@ -207,7 +207,7 @@ class Monitor:
         self._next_look = self._look_after(steps)
 
     def _look_after(self, steps: int) -> int:
-        """The step of the next look: when something will be due, or a tenth later, for the speed may change."""
+        """The step of the next look: when something will be due, or a tenth later: the speed may change."""
         pause = max(self._every, steps // _LOOKS)
         soonest = min(map(self._due_at, self._accounts.values()), default=math.inf)
         awaited = math.ceil(min(soonest, steps + steps // 10 + 10) / self._every) * self._every
@@ -268,8 +268,8 @@ class Monitor:
             _synchronize(self._model)
             bill[name] = perf_counter() - begun
         units = not UNITS.isdisjoint(due)
-        if self._inputs is not None and drawn is not None and (units or has_grown(self._alarms.evidence)):
-            self._tried("roughness", lambda: self._see_roughness(drawn[0]))
+        if units or has_grown(self._alarms.evidence):
+            self._see_roughness(None if drawn is None else drawn[0])
         self._alarms.judge(self.total_steps, units=units, asked=asked)
         self._keep(record)
         # Drawing inputs and writing records cost as well; the measures of this time share that.
@@ -300,10 +300,13 @@ class Monitor:
         self._alarms.evidence = added(self._alarms.evidence, result, self._known_setting())
         return found
 
-    def _see_roughness(self, inputs: Any) -> bool:
-        alarms = self._alarms
-        alarms.evidence = with_roughness(alarms.evidence, self._model, inputs, self._known_setting())
-        return True
+    def _see_roughness(self, inputs: Any) -> None:
+        """What decides which limits hold; left out for good where it fails."""
+        alarms, name = self._alarms, "roughness of the outputs"
+        if inputs is not None and name not in self.left_out:
+            known = self._known_setting()
+            found = self._tried(name, lambda: with_roughness(alarms.evidence, self._model, inputs, known))
+            alarms.evidence = alarms.evidence if found is None else found
 
     def _tried(self, name: str, action: Callable[[], T]) -> T | None:
         """What an action returns; None, and a note and a warning the first time, where it raises anything.
