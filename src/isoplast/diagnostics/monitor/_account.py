@@ -18,8 +18,8 @@ class Account:
         spent: seconds so far, without the look at the start.
         runs: how many those were for.
         at: training time at the last of them.
-        debt: seconds that the look at the start took. It costs several times what later ones do: a quarter of
-            what comes in pays it off.
+        debt: seconds that the look at the start took, which costs several times what later ones do, and its
+            part of what looks take beside the measures: a quarter of what comes in pays it off.
     """
 
     guess: float

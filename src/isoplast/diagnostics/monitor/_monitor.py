@@ -188,9 +188,11 @@ class Monitor:
         """Count an optimizer step, and measure what the training so far has paid for."""
         self.total_steps += 1
         if self.total_steps >= self._next_look:  # else it costs no more than this, not even a clock
+            began, spent = perf_counter(), self._spent
             self._look()
             self._alarms.tell(self._warn)
             self._last = perf_counter()
+            self._owe(self._last - began - (self._spent - spent))
         if self.total_steps == self._length:
             self.close()
 
@@ -205,6 +207,12 @@ class Monitor:
         elif due := [name for name, account in self._accounts.items() if self._due_at(account) <= steps]:
             self._run(due)
         self._next_look = self._look_after(steps)
+
+    def _owe(self, seconds: float) -> None:
+        """Enter what a look took beside the measures."""
+        self._spent += seconds
+        for account in self._accounts.values():
+            account.debt += seconds / len(self._accounts)
 
     def _look_after(self, steps: int) -> int:
         """The step of the next look: when something will be due, or a tenth later: the speed may change."""
@@ -279,7 +287,7 @@ class Monitor:
         for name, seconds in bill.items():
             account = self._accounts.get(name)
             if account is not None and start:
-                account.debt = seconds + rest / len(bill)
+                account.debt += seconds + rest / len(bill)
             elif account is not None:
                 account.charge(seconds + rest / len(bill), self._elapsed)
         return record
