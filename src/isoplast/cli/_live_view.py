@@ -14,9 +14,9 @@ from rich.text import Text
 
 from isoplast._core.text import escaped
 from isoplast.cli._amounts import duration
-from isoplast.cli._ranking import problem_words, states_words
+from isoplast.cli._ranking import states_words
 from isoplast.cli._tables import plain_table
-from isoplast.study import FollowedRun, Follower, metric
+from isoplast.study import FollowedRun, Follower, by_problem, metric
 
 _BARS = "▁▂▃▄▅▆▇█"
 _LETTERS = ".:-=+*#@"  # for terminals of few letters
@@ -61,13 +61,15 @@ def _mean(values: Sequence[float]) -> float:
 
 def _arms(runs: Sequence[FollowedRun]) -> dict[str, list[_Arm]]:
     """The methods on each problem."""
-    found: dict[str, dict[str, list[FollowedRun]]] = {}
-    for run in runs:
-        found.setdefault(problem_words(run.spec), {}).setdefault(run.label, []).append(run)
-    return {
-        problem: [_Arm(label, tuple(own)) for label, own in methods.items()]
-        for problem, methods in found.items()
-    }
+    known = {run.directory.path.name: run for run in runs}
+    problems = by_problem({name: run.spec for name, run in known.items()})
+    found = {}
+    for problem, members in problems.items():
+        methods: dict[str, list[FollowedRun]] = {}
+        for member in members:
+            methods.setdefault(known[member].label, []).append(known[member])
+        found[problem] = [_Arm(label, tuple(own)) for label, own in methods.items()]
+    return found
 
 
 def view(follower: Follower, console: Console) -> RenderableType:

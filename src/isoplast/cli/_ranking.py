@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoplast._core.errors import IsoplastError
-from isoplast.study import RunDirectory, load_runs, load_study, metric, run_directories
+from isoplast.study import RunDirectory, by_problem, load_runs, load_study, metric, run_directories
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,22 +45,12 @@ def rankings(path: Path, runs: pl.DataFrame | None = None) -> list[Ranking]:
 
     frame = load_study(path)
     runs = load_runs(path) if runs is None else runs
-    groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for directory in run_directories(path):
-        spec = directory.read_settings()
-        key = json.dumps([spec["stream"], spec.get("data")], sort_keys=True, default=str)
-        groups.setdefault(key, []).append((directory.path.name, spec))
+    specs = {directory.path.name: directory.read_settings() for directory in run_directories(path)}
     found = []
-    for members in groups.values():
-        own = pl.col("run_id").is_in([name for name, _ in members])
-        found.append(_ranking(problem_words(members[0][1]), frame.filter(own), runs.filter(own)))
+    for problem, members in by_problem(specs).items():
+        own = pl.col("run_id").is_in(members)
+        found.append(_ranking(problem, frame.filter(own), runs.filter(own)))
     return found
-
-
-def problem_words(spec: Mapping[str, Any]) -> str:
-    """The names of the stream and the data of a written specification."""
-    parts = [spec["stream"], *([spec["data"]] if spec.get("data") else [])]
-    return ", ".join(str(part["name"]) for part in parts)
 
 
 def _ranking(problem: str, frame: pl.DataFrame, runs: pl.DataFrame) -> Ranking:

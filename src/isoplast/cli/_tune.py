@@ -54,6 +54,8 @@ def tune(
     tuning = Tuning.load(file)
     out = out or Path("runs") / f"{tuning.study.name}-tuning"
     tried, evaluation, frozen = out / "sweep", out / "evaluation", out / f"{tuning.study.name}.yaml"
+    if stage in ("run", "report") and not frozen.exists():
+        raise IsoplastError(f"there is no {frozen} yet: isoplast tune {file} freeze writes it")
     if dry_run:
         if stage in ("all", "sweep"):
             return _plan(tuning, tried, jobs, threads, executor == "local")

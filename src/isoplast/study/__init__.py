@@ -6,7 +6,7 @@ Example:
     True
 """
 
-from isoplast.study._compare import SettingPath, flat_settings, varying
+from isoplast.study._compare import SettingPath, by_problem, flat_settings, varying
 from isoplast.study._metrics import METRICS, Metric, metric, metrics_table
 from isoplast.study._open_run import OpenRun, open_run
 from isoplast.study._parts import Part, foreign_parts
@@ -84,6 +84,7 @@ __all__ = [
     "Tuning",
     "all_runs",
     "builtin_studies",
+    "by_problem",
     "disk_use",
     "execute",
     "find_results",

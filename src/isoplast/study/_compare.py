@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -36,3 +37,37 @@ def varying(settings: Sequence[Mapping[Key, Any]]) -> list[Key]:
     """The keys whose values are not the same in all settings, in order of appearance."""
     keys = dict.fromkeys(key for one in settings for key in one)
     return [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
+
+
+def by_problem(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The runs of each problem, a stream with its data: scores of one say nothing of those of another.
+
+    Args:
+        specs: written specifications by run.
+
+    Returns:
+        The runs by the problem in words: the names of stream and data, with what tells it from the others.
+
+    Example:
+        >>> specs = {run: {"stream": {"name": "s", "tasks": tasks}} for run, tasks in (("a", 2), ("b", 3))}
+        >>> by_problem(specs)
+        {'s, tasks 2': ['a'], 's, tasks 3': ['b']}
+    """
+    groups: dict[str, list[str]] = {}
+    for run, spec in specs.items():
+        key = json.dumps([spec["stream"], spec.get("data")], sort_keys=True, default=str)
+        groups.setdefault(key, []).append(run)
+    found = [specs[runs[0]] for runs in groups.values()]
+    settings = [flat_settings({key: one[key] for key in ("stream", "data") if one.get(key)}) for one in found]
+    names = {("stream",), ("data",)}
+    told = [path for path in varying(settings) if path not in names]
+    words = [
+        ", ".join(
+            [
+                *(str(one[path]) for path in sorted(names, reverse=True) if path in one),
+                *(f"{path[-1]} {one[path]}" for path in told if one.get(path) is not None),
+            ]
+        )
+        for one in settings
+    ]
+    return dict(zip(words, groups.values(), strict=True))

@@ -240,6 +240,9 @@ def test_all_stages_on_the_command_line(
         "1e-3, 1e-2, 1e-1", "1e-3, 1e-2"
     )
     Path("small.yaml").write_text(text)
+    for stage in ("run", "report"):
+        assert main(["tune", "small.yaml", stage]) == 2
+        assert "isoplast tune small.yaml freeze writes it" in capsys.readouterr().err
     assert main(["tune", "small.yaml"]) == 0
     out = capsys.readouterr().out
     assert "best of 2 trials" in out

@@ -138,7 +138,8 @@ def _distinct_labels(settings: list[dict[str, Any]]) -> list[str]:
     labels = []
     for one in settings:
         same = [other for other in settings if other["label"] == one["label"]]
-        labels.append(", ".join([str(one["label"]), *(f"{key} {one[key]}" for key in varying(same))]))
+        told = [f"{key} {one[key]}" for key in varying(same) if one[key] is not None]
+        labels.append(", ".join([str(one["label"]), *told]))
     return labels
 
 
