@@ -78,7 +78,7 @@ def view(follower: Follower, console: Console) -> RenderableType:
     parts: list[RenderableType] = [Text(escaped(str(follower.path)), style="bold"), *_progress(follower)]
     room = max(3, console.height - 9 - 2 * min(_SHOWN, len(runs)))
     for problem, arms in _arms(runs).items():
-        primary = next((run.primary for run in runs if run.primary), "")
+        primary = next((run.primary for arm in arms for run in arm.runs if run.primary), "")
         if not primary:
             continue
         higher = metric(primary).higher_is_better is not False

@@ -14,12 +14,13 @@ from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped
 from isoplast.cli._amounts import ago, duration, size, thousands
 from isoplast.cli._arguments import Directory
-from isoplast.cli._ranking import Ranking, failures, problem_words, rankings, states_words
+from isoplast.cli._ranking import Ranking, failures, rankings, states_words
 from isoplast.cli._summary import summary_line
 from isoplast.cli._tables import plain_table
 from isoplast.study import (
     RunDirectory,
     SettingPath,
+    by_problem,
     disk_use,
     find_results,
     flat_settings,
@@ -80,14 +81,16 @@ def _show_study(console: Console, path: Path) -> None:
     _print(console, f"{count}; {size(used)}, changed {ago(changed)}")
     if not len(runs):
         return
-    specs = [one.read_settings() for one in run_directories(path)]
-    differing = varying([flat_settings(spec) for spec in specs])
-    console.print(_common(flat_settings(specs[0]), differing))
-    several = len({problem_words(spec) for spec in specs}) > 1
+    specs = {one.path.name: one.read_settings() for one in run_directories(path)}
+    flat = {run: flat_settings(spec) for run, spec in specs.items()}
+    differing = varying(list(flat.values()))
+    console.print(_common(next(iter(flat.values())), differing))
+    problems = by_problem(specs)
     settings: dict[str, dict[SettingPath, Any]] = {}
-    for spec in specs:
-        label = str(spec.get("label", "")) + (f" on {problem_words(spec)}" if several else "")
-        settings.setdefault(label, flat_settings(spec))
+    for problem, members in problems.items():
+        for run in members:
+            label = str(specs[run].get("label", ""))
+            settings.setdefault(f"{label} on {problem}" if len(problems) > 1 else label, flat[run])
     if len(settings) > 1:
         console.print(_differing(settings, differing))
     for ranking in rankings(path, runs):

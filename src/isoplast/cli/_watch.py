@@ -58,15 +58,16 @@ def _lines(console: Console, follower: Follower, every: float) -> None:
     before: dict[str, str] = {}
 
     def show() -> None:
-        first = not before
         states = {run.directory.path.name: run.status.state for run in follower.runs}
-        if first:
-            print(f"{follower.path}: {states_words(list(states.values()))}", flush=True)
-        for run in follower.runs:
-            name, state = run.directory.path.name, run.status.state
-            if not first and state in _ENDED and before.get(name) != state:
-                ended = sum(one in _ENDED for one in states.values())
-                print(escaped(f"[{ended}/{len(states)}] {state}: {result_words(run)}"), flush=True)
+        if not before:
+            print(escaped(f"{follower.path}: {states_words(list(states.values()))}"), flush=True)
+        else:
+            new = [run for run in follower.runs if run.status.state != before.get(run.directory.path.name)]
+            new = [run for run in new if run.status.state in _ENDED]
+            ended = sum(state in _ENDED for state in states.values()) - len(new)
+            for count, run in enumerate(new, ended + 1):
+                line = f"[{count}/{len(states)}] {run.status.state}: {result_words(run)}"
+                print(escaped(line), flush=True)
         before.update(states)
 
     _repeat(follower, every, show)
