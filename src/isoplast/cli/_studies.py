@@ -22,6 +22,7 @@ from isoplast.cli._summary import summary_line, summary_sentence, summary_table
 from isoplast.cli._words import merged, parse_words
 from isoplast.study import (
     EXECUTORS,
+    SINKS,
     Executor,
     Outcome,
     Run,
@@ -77,6 +78,13 @@ _Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavio
 _Executor = Annotated[
     str, tyro.conf.arg(metavar="NAME", help=f"Where the runs are done: {', '.join(EXECUTORS.names())}.")
 ]
+_Sinks = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(
+        metavar="NAME", help=f"Where the numbers go, too: {', '.join(SINKS.names())}.", help_behavior_hint=""
+    ),
+]
 
 
 def demo(*, out: Path = Path("runs/demo"), jobs: Number = None) -> int:
@@ -101,6 +109,7 @@ def study(
     threads: int = 1,
     executor: _Executor = "local",
     address: _Address = None,
+    sink: _Sinks = (),
 ) -> int:
     """Run a study: problems x methods x seeds, in parallel processes.
 
@@ -117,6 +126,8 @@ def study(
         address: Of the Ray cluster (executor.address).
     """
     given = parse_words(words)
+    if sink:
+        given = merged({"sinks": list(sink)}, given)
     flags = {} if address is None else {"executor.address": address}
     settings = merged(flags, {"executor": given.pop("executor", {})})["executor"]
     if not isinstance(settings, dict):
@@ -202,6 +213,7 @@ def run(
     device: str = Run.device,
     threads: int = 1,
     out: Path = Path("runs/single"),
+    sink: _Sinks = (),
 ) -> int:
     """Do one run: one method on one problem with one seed.
 
@@ -232,7 +244,9 @@ def run(
     chosen = Run.from_mapping({"device": device, **merged(given, parse_words(words))})
     try:
         with _terminable():
-            directory = execute(chosen, out, threads=threads, say=lambda line: print(line, flush=True))
+            directory = execute(
+                chosen, out, threads=threads, sinks=sink, say=lambda line: print(line, flush=True)
+            )
     except RunFailed as failure:
         Console(stderr=True).print(Text(one_line(f"isoplast: failed: {failure}")), soft_wrap=True)
         return 1
@@ -297,7 +311,7 @@ def _study(
         count = f"{done} of {len(chosen.runs)} runs are complete"
         console.print(Text(f"interrupted: {count}; the same command goes on from here"))
         return 130
-    return _show(console, out, outcomes)
+    return _show(console, out, outcomes, chosen.sink_names)
 
 
 @contextlib.contextmanager
@@ -317,7 +331,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _show(console: Console, out: Path, outcomes: Sequence[Outcome]) -> int:
+def _show(console: Console, out: Path, outcomes: Sequence[Outcome], sinks: Sequence[str]) -> int:
     frame = load_study(out)
     if len(frame.filter(frame["task"] >= 0)):
         console.print(summary_table(frame))
@@ -328,6 +342,14 @@ def _show(console: Console, out: Path, outcomes: Sequence[Outcome]) -> int:
         where = f"{outcome.run.label}, seed {outcome.run.seed}"
         line = f"failed: {where}: {outcome.failure}; see {outcome.directory.log}"
         console.print(Text(escaped(line), style="red"), soft_wrap=True)
+    states = [outcome.directory.status() for outcome in outcomes if not outcome.failure]
+    for sink in sinks:
+        lacking = sum(state.state == "done" and sink not in state.sinks for state in states)
+        if lacking:
+            line = (
+                f"sink {sink} lacks rows of {lacking} runs, whose logs say why; the same command sends them"
+            )
+            console.print(Text(line), soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")
     return 1 if failed else 0

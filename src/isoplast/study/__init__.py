@@ -27,6 +27,9 @@ from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec
 from isoplast.study.run._ppo import PPO
 from isoplast.study.run._provenance import git_words
 from isoplast.study.run._supervised import Supervised
+from isoplast.study.sinks._base import SINKS, Sink, Source
+from isoplast.study.sinks._tensorboard import TensorBoard
+from isoplast.study.sinks._wandb import WeightsAndBiases
 from isoplast.study.store._directory import RunDirectory, Status
 from isoplast.study.store._files import read_rows, strict_json
 from isoplast.study.store._frame import load_runs, load_study
@@ -40,6 +43,7 @@ __all__ = [
     "LEARNERS",
     "METRICS",
     "PPO",
+    "SINKS",
     "Axis",
     "Choice",
     "Display",
@@ -61,12 +65,16 @@ __all__ = [
     "RunDirectory",
     "RunFailed",
     "RunLocked",
+    "Sink",
     "SlurmExecutor",
+    "Source",
     "Status",
     "Study",
     "Supervised",
     "Switch",
+    "TensorBoard",
     "Tuning",
+    "WeightsAndBiases",
     "builtin_studies",
     "execute",
     "find_study",

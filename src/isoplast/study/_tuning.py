@@ -456,6 +456,7 @@ def freeze(tuning: Tuning, choices: Sequence[Choice], path: Path) -> Study:
         "name": path.stem,
         **({"about": tuning.study.about} if tuning.study.about else {}),
         **path_setting,
+        **({"sinks": [sink.to_mapping() for sink in tuning.study.sinks]} if tuning.study.sinks else {}),
         "methods": methods,
         "seeds": list(dict.fromkeys(run.seed for run in tuning.study.runs)),
     }

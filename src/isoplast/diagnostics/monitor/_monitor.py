@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.errors import IsoplastError, reason_of, unknown
+from isoplast._core.sinks import Write, sink
 from isoplast._core.text import text_table
-from isoplast.diagnostics._result import Result, reason_of
+from isoplast.diagnostics._result import Result
 from isoplast.diagnostics.health._finding import Finding
 from isoplast.diagnostics.health._optimizer_findings import (
     keeps_isometry,
@@ -27,7 +28,6 @@ from isoplast.diagnostics.health._optimizer_findings import (
 from isoplast.diagnostics.monitor._account import Account, divide
 from isoplast.diagnostics.monitor._alarms import Alarms
 from isoplast.diagnostics.monitor._measures import STANDARD, UNITS, Setting, added, setting
-from isoplast.diagnostics.monitor._sinks import Write, sink
 from isoplast.diagnostics.monitor._summary import summary
 from isoplast.model import preserve_state, sample_count
 
