@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from isoplast._core.errors import IsoplastError
 
-_SUM = re.compile(rb', "crc": "([0-9a-f]{8})"\}$')
+_TAIL = len(', "crc": "01234567"}')
 
 
 def drop_aside(path: Path) -> None:
@@ -62,22 +61,36 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         IsoplastError: a line other than the last is damaged, or was changed after it was written.
     """
+    return parsed_rows(checked_text(path))
+
+
+def checked_text(path: Path) -> bytes:
+    """The whole lines of such a file, as they are.
+
+    Raises:
+        IsoplastError: see `read_rows`.
+    """
     if not path.exists():
-        return []
-    *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends in a newline: what follows is torn
-    return [_row(path, number, line) for number, line in enumerate(lines, 1)]
+        return b""
+    contents = path.read_bytes()
+    whole = contents[: contents.rfind(b"\n") + 1]  # a whole line ends in a newline: what follows is torn
+    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        # ..., "crc": "01234567"}: the checksum is that of the line without it.
+        checksum = zlib.crc32(b"}", zlib.crc32(line[:-_TAIL]))
+        if line[-_TAIL:] != b', "crc": "%08x"}' % checksum:
+            raise IsoplastError(
+                f"{path} line {number} is damaged, or was changed after it was written: delete its directory "
+                "and run again"
+            )
+    return whole
 
 
-def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    written = _SUM.search(line)
-    text = line[: written.start()] + b"}" if written else b""
-    if written is None or int(written[1], 16) != zlib.crc32(text):
-        raise IsoplastError(
-            f"{path} line {number} is damaged, or was changed after it was written: delete its directory and "
-            "run again"
-        )
-    found: dict[str, Any] = json.loads(text)
-    return found
+def parsed_rows(text: bytes) -> list[dict[str, Any]]:
+    """The rows in lines that `checked_text` returned."""
+    rows: list[dict[str, Any]] = json.loads(b"[" + b",".join(text.split(b"\n")[:-1]) + b"]")
+    for row in rows:
+        del row["crc"]
+    return rows
 
 
 def truncate(path: Path, size: int) -> None:
