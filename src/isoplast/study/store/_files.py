@@ -61,20 +61,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         IsoplastError: a line other than the last is damaged, or was changed after it was written.
     """
-    return parsed_rows(checked_text(path))
+    return parsed_rows(checked_lines(path))
 
 
-def checked_text(path: Path) -> bytes:
-    """The whole lines of such a file, as they are.
+def checked_lines(path: Path) -> list[bytes]:
+    """The whole lines of such a file, as they are, without their newlines.
 
     Raises:
         IsoplastError: see `read_rows`.
     """
     if not path.exists():
-        return b""
-    contents = path.read_bytes()
-    whole = contents[: contents.rfind(b"\n") + 1]  # a whole line ends in a newline: what follows is torn
-    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        return []
+    *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends in a newline: what follows is torn
+    for number, line in enumerate(lines, 1):
         # ..., "crc": "01234567"}: the checksum is that of the line without it.
         checksum = zlib.crc32(b"}", zlib.crc32(line[:-_TAIL]))
         if line[-_TAIL:] != b', "crc": "%08x"}' % checksum:
@@ -82,12 +81,12 @@ def checked_text(path: Path) -> bytes:
                 f"{path} line {number} is damaged, or was changed after it was written: delete its directory "
                 "and run again"
             )
-    return whole
+    return lines
 
 
-def parsed_rows(text: bytes) -> list[dict[str, Any]]:
-    """The rows in lines that `checked_text` returned."""
-    rows: list[dict[str, Any]] = json.loads(b"[" + b",".join(text.split(b"\n")[:-1]) + b"]")
+def parsed_rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """The rows in lines that `checked_lines` returned."""
+    rows: list[dict[str, Any]] = json.loads(b"[" + b",".join(lines) + b"]")
     for row in rows:
         del row["crc"]
     return rows
