@@ -1,8 +1,8 @@
-"""A study of 1000 runs x 1000 tasks is a frame in 5 s; one of 60 methods x 10 seeds x 200 tasks a page in 10 s.
+"""1000 runs x 1000 tasks are a frame in 5 s, 60 methods x 10 seeds x 200 tasks a page of 8 MB in 10 s.
 
-Both studies are made up, of rows like those that an MLP of 3 x 512 writes, and are written by the store that runs
-use: the first with scores alone (the million rows take 0.2 GB), the second with all instruments. A page may take
-8 MB. The time is that of the clock, the best of --repeats.
+Both studies are made up, of rows like those that an MLP of 3 x 512 writes, and are written by the store that
+runs use: the first with scores alone (a million rows, 0.2 GB), the second with all instruments (0.5 GB).
+The time is that of the clock, the best of --repeats.
 
     python benchmarks/large_studies_are_read_in_seconds.py [--folder FOLDER] [--repeats 3] [--small]
 
