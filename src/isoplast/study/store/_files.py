@@ -73,7 +73,12 @@ def checked_lines(path: Path) -> list[bytes]:
     if not path.exists():
         return []
     *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends in a newline: what follows is torn
-    for number, line in enumerate(lines, 1):
+    _check(path, lines)
+    return lines
+
+
+def _check(path: Path, lines: Iterable[bytes], first: int = 1) -> None:
+    for number, line in enumerate(lines, first):
         # ..., "crc": "01234567"}: the checksum is that of the line without it.
         checksum = zlib.crc32(b"}", zlib.crc32(line[:-_TAIL]))
         if line[-_TAIL:] != b', "crc": "%08x"}' % checksum:
@@ -81,7 +86,6 @@ def checked_lines(path: Path) -> list[bytes]:
                 f"{path} line {number} is damaged, or was changed after it was written: delete its directory "
                 "and run again"
             )
-    return lines
 
 
 def parsed_rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
@@ -90,6 +94,24 @@ def parsed_rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
     for row in rows:
         del row["crc"]
     return rows
+
+
+def read_new_rows(path: Path, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
+    """The rows that a file has got since it was read, and the next offset.
+
+    Args:
+        path: the file.
+        offset: up to where it was read, in bytes.
+        count: how many rows that were.
+
+    Raises:
+        IsoplastError: a line is damaged.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        *lines, _torn = file.read().split(b"\n")
+    _check(path, lines, count + 1)
+    return parsed_rows(lines), offset + sum(len(line) + 1 for line in lines)
 
 
 def truncate(path: Path, size: int) -> None:
