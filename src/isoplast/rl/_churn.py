@@ -22,6 +22,7 @@ def churn(
         Both as tensors of shape ().
 
     Example:
+        >>> import torch
         >>> policy, value = churn(torch.zeros(4, 3), torch.tensor([[0.0, 0.0, 2.0]]).expand(4, 3))
         >>> policy.item(), value.item()
         (0.0, 2.0)
