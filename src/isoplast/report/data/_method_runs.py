@@ -30,6 +30,10 @@ PROBES = (
     "ntk_condition_number",
     "ntk_participation_rank",
     "jacobian_condition_number",
+    "ntk_policy_condition_number",
+    "ntk_value_condition_number",
+    "policy_churn",
+    "value_churn",
 )
 _LISTS = {
     *(one.name for one in METRICS if one.per != "task"),

@@ -103,7 +103,7 @@ def probe_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
     if metric == "plasticity_learned":
         figure.update_yaxes(range=[min(-0.02, *drawn) * 1.05, max(0.2, *drawn) * 1.05], tickformat=".2f")
     else:
-        set_log_axis(figure, max(min(drawn), SMALLEST_DRAWN), top)
+        set_log_axis(figure, max(min(drawn), SMALLEST_DRAWN), max(top, SMALLEST_DRAWN))
         if infinite:
             reference(figure, top, "infinite", "below")
     _set_task_axis(figure, results, first=0)
