@@ -234,3 +234,8 @@ def test_the_specifications_of_runs_are_simple_documents(
         mapping = parse_yaml(text, "spec")
         monkeypatch.undo()
         assert Run.from_mapping(mapping) == run
+
+
+def test_what_was_read_may_be_changed() -> None:
+    parse_yaml("net:\n  width: 3\n", "spec")["net"]["width"] = 4
+    assert parse_yaml("net:\n  width: 3\n", "spec") == {"net": {"width": 3}}

@@ -9,6 +9,8 @@ Reference: YAML 1.2.2, section 10.3 (core schema), https://yaml.org/spec/1.2.2/.
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import re
 import unicodedata
 from collections.abc import Callable
@@ -182,6 +184,11 @@ for _name, (_pattern, _first, _) in _SCALARS.items():
     _Dumper.add_implicit_resolver(f"{_TAG}{_name}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 
 
+@functools.lru_cache(maxsize=1024)  # a report reads each specification several times
+def _quickly(text: str) -> Any:
+    return _Quick(text).get_single_data()
+
+
 def parse_yaml(text: str, source: str) -> Any:
     """The contents of a YAML document.
 
@@ -202,7 +209,7 @@ def parse_yaml(text: str, source: str) -> Any:
     """
     if len(text) <= _SIMPLE_CHARACTERS and not _NOT_SIMPLE.search(text):
         with contextlib.suppress(yaml.YAMLError, UnicodeError, IsoplastError, _Unusual):
-            return _Quick(text).get_single_data()
+            return copy.deepcopy(_quickly(text))
     try:
         if len(text) > _CHARACTERS:
             raise IsoplastError(f"{len(text):,} characters are more than the {_CHARACTERS:,} read here")
