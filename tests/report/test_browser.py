@@ -80,13 +80,13 @@ def test_a_method_can_be_hidden_and_a_layer_picked(page: browser.Page, report: P
         page.wait(f"{lines_drawn(f'figure-{name}')} === {len(synthetic.METHODS) - 1}")
     assert page.evaluate("document.querySelectorAll('button.curve[aria-pressed=false]').length") == 4
     shown = """document.querySelector('[data-figure="figure-dead"]').data.find((t) => t.visible && t.name)"""
-    last = f"{shown}.y.at(-1)"
+    last = f"{shown}.y.bdata"
     before = page.evaluate(last)
     page.evaluate(
         "(() => { const pick = document.querySelectorAll('select')[1]; pick.value = 'activations.0';"
         " pick.dispatchEvent(new Event('change')); })()"
     )
-    page.wait(f"{last} !== {before}")
+    page.wait(f"{last} !== {before!r}")
     assert page.complaints() == []
 
 

@@ -28,7 +28,7 @@ def test_accuracy_has_a_line_and_a_band_per_method_in_its_own_look(
     figure = figures.score_figure(found)
     drawn = lines(figure)
     assert [trace.name for trace in drawn] == list(synthetic.METHODS)
-    assert drawn[0].x[0] == 1
+    assert (drawn[0].x0, drawn[0].dx) == (1, 1)
     assert drawn[0].y[:3] == pytest.approx((0.915, 0.835, 0.755))
     assert len({(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in drawn}) == 4
     bands = [trace for trace in figure.data if trace.fill == "toself"]
@@ -78,7 +78,8 @@ def test_log_axes_are_labelled_in_plain_numbers(found: list[MethodRuns]) -> None
 def test_singular_values_of_zero_stay_on_the_axis(tmp_path: Path) -> None:
     (result,) = method_runs(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=2)))
     result.per_layer["sigma_min"][:] = 0.0
-    assert set(lines(figures.singular_value_figure([result], "sigma_min"))[0].y) == {1e-10}
+    drawn = lines(figures.singular_value_figure([result], "sigma_min"))[0].y
+    assert drawn == pytest.approx([1e-10] * 3, rel=1e-6)  # float32
 
 
 def test_dead_units_are_the_mean_over_layers(found: list[MethodRuns]) -> None:
@@ -95,7 +96,7 @@ def test_the_probe_is_drawn_on_a_linear_axis_with_room_below_zero(found: list[Me
     expected = found[0].probes["plasticity_learned"].mean(0)
     assert expected.min() < 0 < expected.max()
     assert lines(figure)[0].y == pytest.approx(tuple(expected), abs=1e-4)
-    assert lines(figure)[0].x[0] == 0  # the untrained network
+    assert lines(figure)[0].x0 == 0  # the untrained network
     assert figure.layout.yaxis.type != "log"
     assert figure.layout.yaxis.range[0] < expected.min()
     assert figure.layout.yaxis.range[1] > max(result.probes["plasticity_learned"].max() for result in found)
@@ -139,3 +140,23 @@ def test_one_seed_has_no_band(tmp_path: Path) -> None:
 def test_labels_are_text_not_markup(tmp_path: Path) -> None:
     found = method_runs(load_study(synthetic.write_study(tmp_path, ["<b>&</b>"], seeds=1, tasks=1)))
     assert figures.score_figure(found).data[0].name == "&lt;b&gt;&amp;&lt;/b&gt;"
+
+
+def test_of_many_tasks_an_instrument_draws_some_and_says_so(tmp_path: Path) -> None:
+    found = method_runs(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=2, tasks=301)))
+    figure = figures.singular_value_figure(found, "sigma_max")
+    (drawn,) = lines(figure)
+    values = found[0].per_layer["sigma_max"].max(axis=2).mean(axis=0)
+    places = [*range(0, 302, 4), 301]
+    assert drawn.x.tolist() == places  # type: ignore[attr-defined]
+    assert drawn.y == pytest.approx(values[places], rel=1e-6)  # type: ignore[attr-defined]
+    assert figure.layout.xaxis.title.text == "tasks trained on (0: untrained; one in 4 is drawn)"
+    (score,) = lines(figures.score_figure(found))
+    assert (score.x0, score.dx, len(score.y)) == (1, 1, 301)  # type: ignore[attr-defined]
+
+
+def test_a_number_beyond_float32_is_drawn_at_its_end(tmp_path: Path) -> None:
+    (result,) = method_runs(load_study(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=2)))
+    result.probes["ntk_condition_number"][:] = 1e300
+    drawn = lines(figures.probe_figure([result], "ntk_condition_number"))[0].y
+    assert drawn == pytest.approx([np.finfo(np.float32).max] * 3)

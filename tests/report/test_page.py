@@ -19,6 +19,8 @@ from isoplast.report import write_report
 from isoplast.report.data._method_runs import PROBES
 from isoplast.study import Run, RunDirectory, read_rows
 
+OF_AGENTS = ("ntk_policy_condition_number", "ntk_value_condition_number", "policy_churn", "value_churn")
+
 
 class Elements(HTMLParser):
     """All elements with their attributes, and the text outside scripts and styles."""
@@ -122,11 +124,27 @@ def test_figures_are_json_that_a_browser_can_read(page: str) -> None:
         "figure-sigma_min",
         "figure-dead",
         "figure-dormant",
-        *(f"figure-{name}" for name in PROBES),
+        *(f"figure-{name}" for name in PROBES if name not in OF_AGENTS),
         "colors",
     }
     figures = {name: json.loads(text) for name, text in data.items()}
     assert len(figures["figure-score"]["data"]) == 8
+
+
+def test_policy_and_value_of_agents_have_figures_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = synthetic.row
+
+    def of_agent(run: Run, task: int, curve: synthetic.Curve) -> dict[str, Any]:
+        trained = {"policy_churn": 0.01, "value_churn": 0.0} if task >= 0 else {}
+        return row(run, task, curve) | trained | dict.fromkeys(OF_AGENTS[:2], 1e5)
+
+    monkeypatch.setattr(synthetic, "row", of_agent)
+    text = write_report(synthetic.write_study(tmp_path, ["Adam"], seeds=2, tasks=3)).read_text()
+    for name in OF_AGENTS:
+        assert f'id="figure-{name}"' in text
+    assert "Churn: how much the last update of a task changes policy" in text
 
 
 def test_labels_cannot_become_markup(tmp_path: Path) -> None:

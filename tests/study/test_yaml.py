@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoplast._core.errors import IsoplastError
-from isoplast.study import Study
+from isoplast.study import Run, Study, _yaml, builtin_studies
 from isoplast.study._yaml import dump_yaml, parse_yaml
 
 
@@ -194,3 +195,47 @@ def test_the_line_is_named() -> None:
 
 def test_text_of_several_lines_is_no_control_character() -> None:
     assert parse_yaml("about: |\n  one\n  two\ttabs\n", "s") == {"about": "one\ntwo\ttabs\n"}
+
+
+LINE = st.tuples(
+    st.integers(0, 4),
+    st.sampled_from(["", "- "]),
+    st.sampled_from(["a", "b", "010", "1", "1.0", "true", "no", "'a'", '"\\u0041"', "#", "\u03bb"]),
+    st.sampled_from(
+        [":", ": 1e-3", ": 010", ": x y", ": no", ": '010'", ': "\\e"', ":x", ": - 1", ": ~ # c", ""]
+    ),
+)
+
+
+@settings(max_examples=500)
+@given(lines=st.lists(LINE, max_size=8))
+def test_simple_documents_are_read_quickly_and_alike(lines: list[tuple[int, str, str, str]]) -> None:
+    text = "\n".join(f"{' ' * (2 * depth)}{dash}{key}{value}" for depth, dash, key, value in lines)
+
+    def read() -> Any:
+        try:
+            return repr(parse_yaml(text, "study"))
+        except IsoplastError as error:
+            return str(error)
+
+    quick = read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_yaml, "_SIMPLE_CHARACTERS", -1)
+        assert read() == quick
+
+
+@pytest.mark.parametrize("study", builtin_studies().values(), ids=lambda path: path.stem)
+def test_the_specifications_of_runs_are_simple_documents(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in Study.load(study).runs[:40]:
+        text = run.to_yaml()
+        monkeypatch.setattr(_yaml, "_Loader", None)
+        mapping = parse_yaml(text, "spec")
+        monkeypatch.undo()
+        assert Run.from_mapping(mapping) == run
+
+
+def test_what_was_read_may_be_changed() -> None:
+    parse_yaml("net:\n  width: 3\n", "spec")["net"]["width"] = 4
+    assert parse_yaml("net:\n  width: 3\n", "spec") == {"net": {"width": 3}}

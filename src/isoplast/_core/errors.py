@@ -36,6 +36,19 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> IsoplastError:
     return IsoplastError(f"unknown {kind} {name!r}: {hint}Known: {_listed(names)}")
 
 
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line; of one that is not ours its kind as well.
+
+    Example:
+        >>> reason_of(IsoplastError("no inputs")), reason_of(KeyError("logits"))
+        ('no inputs', "KeyError: 'logits'")
+    """
+    text = str(error).strip().partition("\n")[0]  # messages of torch have a line for each of its frames
+    return one_line(
+        text if isinstance(error, IsoplastError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    )
+
+
 def _listed(names: list[str]) -> str:
     """The names, or as many of them as have their place and the number of the others."""
     for count in range(len(names), 0, -1):

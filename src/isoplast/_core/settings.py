@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ def converted(cls: type, owner: str, values: Mapping[str, Any]) -> dict[str, Any
         >>> converted(Adam, "method adam", {"eps": np.logspace(-8, -6, 3)[1]})
         {'eps': 1e-07}
     """
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     for name in values:
         if name not in known:
@@ -81,7 +82,7 @@ def settings_of(instance: Any) -> Settings:
 
 def takes_list(cls: type, name: str) -> bool:
     """Whether a field of a dataclass takes a list of values; False for a name that is no field."""
-    return any(get_origin(choice) is tuple for choice in _choices(get_type_hints(cls).get(name)))
+    return any(get_origin(choice) is tuple for choice in _choices(_hints(cls).get(name)))
 
 
 def plain(value: Any) -> Any:
@@ -99,6 +100,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Tensor) and value.ndim <= 1 and not value.is_meta:
         return value.detach().tolist()
     return value
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _convert(value: Any, hint: Any, what: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from isoplast.study import EXECUTORS
+from isoplast.study import EXECUTORS, SINKS
 
 Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 FilePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
@@ -16,4 +16,11 @@ File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help_
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 ExecutorName = Annotated[
     str, tyro.conf.arg(metavar="NAME", help=f"Where the runs are done: {', '.join(EXECUTORS.names())}.")
+]
+Sinks = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(
+        metavar="NAME", help=f"Where the numbers go, too: {', '.join(SINKS.names())}.", help_behavior_hint=""
+    ),
 ]

@@ -42,7 +42,7 @@ def do_study(
         count = f"{complete()} of {len(chosen.runs)} runs are complete"
         console.print(Text(f"interrupted: {count}; the same command goes on from here"))
         return INTERRUPTED
-    return _show(console, out, outcomes)
+    return _show(console, out, outcomes, chosen.sink_names)
 
 
 def do_runs(
@@ -79,7 +79,7 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _show(console: Console, out: Path, outcomes: Sequence[Outcome]) -> int:
+def _show(console: Console, out: Path, outcomes: Sequence[Outcome], sinks: Sequence[str]) -> int:
     frame = load_study(out)
     if len(frame.filter(frame["task"] >= 0)):
         from isoplast.report import write_report  # brings plotly, which a single run need not wait for
@@ -92,6 +92,14 @@ def _show(console: Console, out: Path, outcomes: Sequence[Outcome]) -> int:
         where = f"{outcome.run.label}, seed {outcome.run.seed}"
         line = f"failed: {where}: {outcome.failure}; see {outcome.directory.log}"
         console.print(Text(escaped(line), style="red"), soft_wrap=True)
+    states = [outcome.directory.status() for outcome in outcomes if not outcome.failure]
+    for sink in sinks:
+        lacking = sum(state.state == "done" and sink not in state.sinks for state in states)
+        if lacking:
+            line = (
+                f"sink {sink} lacks rows of {lacking} runs, whose logs say why; the same command sends them"
+            )
+            console.print(Text(line), soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")
     return 1 if failed else 0

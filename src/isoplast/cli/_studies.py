@@ -13,7 +13,7 @@ from rich.text import Text
 from isoplast import data, nn, streams
 from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped, one_line
-from isoplast.cli._arguments import Directory, ExecutorName, FilePath, Flag, Number
+from isoplast.cli._arguments import Directory, ExecutorName, FilePath, Flag, Number, Sinks
 from isoplast.cli._dry_run import show_plan
 from isoplast.cli._running import INTERRUPTED, do_study, terminable
 from isoplast.cli._summary import summary_line
@@ -82,6 +82,7 @@ def study(
     executor: ExecutorName = "local",
     address: _Address = None,
     dry_run: Flag = False,
+    sink: Sinks = (),
 ) -> int:
     """Run a study: problems x methods x seeds, in parallel processes.
 
@@ -99,6 +100,8 @@ def study(
         dry_run: Only list the runs, what they are expected to cost, and the isometry times.
     """
     given = parse_words(words)
+    if sink:
+        given = merged({"sinks": list(sink)}, given)
     flags = {} if address is None else {"executor.address": address}
     settings = merged(flags, {"executor": given.pop("executor", {})})["executor"]
     if not isinstance(settings, dict):
@@ -130,6 +133,7 @@ def run(
     device: str = Run.device,
     threads: int = 1,
     out: Path = Path("runs/single"),
+    sink: Sinks = (),
 ) -> int:
     """Do one run: one method on one problem with one seed.
 
@@ -160,7 +164,9 @@ def run(
     chosen = Run.from_mapping({"device": device, **merged(given, parse_words(words))})
     try:
         with terminable():
-            directory = execute(chosen, out, threads=threads, say=lambda line: print(line, flush=True))
+            directory = execute(
+                chosen, out, threads=threads, sinks=sink, say=lambda line: print(line, flush=True)
+            )
     except RunFailed as failure:
         Console(stderr=True).print(Text(one_line(f"isoplast: failed: {failure}")), soft_wrap=True)
         return 1

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
-from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.errors import unknown
 
 V = TypeVar("V")
 
@@ -57,17 +57,6 @@ def format_number(value: float) -> str:
     if value == int(value) and abs(value) < 1e5:
         return str(int(value))
     return f"{value:.3g}"
-
-
-def reason_of(error: Exception) -> str:
-    """What an error says, in one line; of one that is not ours its kind as well.
-
-    Example:
-        >>> reason_of(IsoplastError("no inputs")), reason_of(KeyError("logits"))
-        ('no inputs', "KeyError: 'logits'")
-    """
-    text = str(error).strip().partition("\n")[0]
-    return text if isinstance(error, IsoplastError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def wrapped(text: str, width: int = 80) -> str:

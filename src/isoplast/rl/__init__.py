@@ -10,7 +10,8 @@ Example:
     torch.Size([4, 8])
 """
 
-from isoplast.rl._actor_critic import ActorCritic
+from isoplast.rl._actor_critic import ActorCritic, log_std_of
+from isoplast.rl._churn import churn
 from isoplast.rl._dqn import (
     Collected,
     DQNSettings,
@@ -78,12 +79,14 @@ __all__ = [
     "Transitions",
     "act",
     "as_batch",
+    "churn",
     "collect",
     "control",
     "evaluate",
     "gae",
     "learn",
     "log_probability",
+    "log_std_of",
     "ppo_loss",
     "rollout",
     "td_loss",

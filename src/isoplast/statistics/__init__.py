@@ -27,6 +27,7 @@ from isoplast.statistics._estimates import (
     mean,
 )
 from isoplast.statistics._frame import Scores, method_scores, method_table
+from isoplast.statistics._normalised import normalised_scores
 from isoplast.statistics._shares import performance_profile, probability_of_improvement
 from isoplast.statistics._summaries import (
     area,
@@ -61,6 +62,7 @@ __all__ = [
     "method_scores",
     "method_table",
     "minimum_detectable_effect",
+    "normalised_scores",
     "performance_profile",
     "probability_of_improvement",
     "slope",

@@ -29,6 +29,9 @@ from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec
 from isoplast.study.run._ppo import PPO
 from isoplast.study.run._provenance import git_words
 from isoplast.study.run._supervised import Supervised
+from isoplast.study.sinks._base import SINKS, Sink, Source
+from isoplast.study.sinks._tensorboard import TensorBoard
+from isoplast.study.sinks._wandb import WeightsAndBiases
 from isoplast.study.store._directory import RunDirectory, Status
 from isoplast.study.store._files import read_rows, strict_json
 from isoplast.study.store._find import all_runs, disk_use, find_results, holds_results, run_directories
@@ -50,6 +53,7 @@ __all__ = [
     "LEARNERS",
     "METRICS",
     "PPO",
+    "SINKS",
     "Axis",
     "Choice",
     "Display",
@@ -76,12 +80,16 @@ __all__ = [
     "RunFailed",
     "RunLocked",
     "SettingPath",
+    "Sink",
     "SlurmExecutor",
+    "Source",
     "Status",
     "Study",
     "Supervised",
     "Switch",
+    "TensorBoard",
     "Tuning",
+    "WeightsAndBiases",
     "all_runs",
     "builtin_studies",
     "by_problem",

@@ -122,6 +122,23 @@ METRICS: tuple[Metric, ...] = (
         "score",
         True,
     ),
+    Metric(
+        "policy_churn",
+        "number",
+        "task",
+        "churn of the policy",
+        "Mean KL divergence of the policy before the task's last update from the one after it, in nats, on "
+        "observations of the rollout before.",
+        "score",
+    ),
+    Metric(
+        "value_churn",
+        "number",
+        "task",
+        "churn of the value",
+        "Root mean square of what that update changes in the value.",
+        "score",
+    ),
     Metric("layers", "text", "matrix", "matrix", "Name of the weight matrix.", "weights"),
     Metric("sigma_min", "number", "matrix", "smallest singular value", "Smallest singular value.", "weights"),
     Metric("sigma_mean", "number", "matrix", "mean singular value", "Mean singular value.", "weights"),
@@ -202,6 +219,18 @@ METRICS: tuple[Metric, ...] = (
         "Along how many directions of the empirical NTK learning is equally fast: (sum of eigenvalues)^2 "
         "over the sum of their squares.",
         "ntk",
+    ),
+    *(
+        Metric(
+            f"ntk_{part}_{name}",
+            "number",
+            "task",
+            f"NTK of the {part}: {name.replace('_', ' ')}",
+            f"`ntk_{name}` of the outputs that are the {part}.",
+            "ntk",
+        )
+        for part in ("policy", "value")
+        for name in ("condition_number", "participation_rank")
     ),
     Metric("ntk_size", "count", "task", "NTK: size", "Inputs times outputs of the empirical NTK.", "ntk"),
     Metric(

@@ -1,4 +1,4 @@
-"""The parts of a run by name: what it trains on, what it trains, how."""
+"""The parts of a run by name: what it trains on, what it trains, how, and where its numbers go."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from isoplast import data, methods, nn, streams
 from isoplast._core.errors import IsoplastError
 from isoplast._core.settings import Settings, converted, settings_of, takes_list
 from isoplast.study.run._learner import LEARNERS, LearnerSpec
+from isoplast.study.sinks._base import SINKS, Sink
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,11 @@ def _learner(name: str, settings: Mapping[str, Any]) -> LearnerSpec:
     return kind(**converted(kind, f"learner {name}", settings))
 
 
+def _sink(name: str, settings: Mapping[str, Any]) -> Sink:
+    kind = SINKS.find(name)
+    return kind(**converted(kind, f"sink {name}", settings))
+
+
 def _method_reference(found: methods.Method) -> str:
     parts = found.parts if isinstance(found, methods.Combination) else (found,)
     return "+".join(methods.METHODS.reference(type(one)) for one in parts)
@@ -89,6 +95,7 @@ _KINDS: dict[str, _Kind] = {
     "learner": _Kind(
         LearnerSpec, _learner, lambda found: LEARNERS.reference(type(found)), LEARNERS.find, LEARNERS.names
     ),
+    "sink": _Kind(Sink, _sink, lambda found: SINKS.reference(type(found)), SINKS.find, SINKS.names),
 }
 
 
@@ -96,7 +103,7 @@ def part(kind: str, value: object) -> Part:
     """A part from whatever names it: a name, a mapping with `name` and settings, a part, or an object.
 
     Args:
-        kind: "stream", "data", "net", "method" or "learner".
+        kind: "stream", "data", "net", "method", "learner" or "sink".
         value: what was given.
 
     Raises:

@@ -9,8 +9,9 @@ from isoplast.streams import OpenProblem, TaskSequence
 from isoplast.study._spec import Run, whole
 from isoplast.study._study import Study
 from isoplast.study.executors._base import Display, Executor, Job, Outcome, Silent, make_executor
-from isoplast.study.run._execute import check_threads, module_path, open_problem
+from isoplast.study.run._execute import check_threads, execute, module_path, open_problem
 from isoplast.study.run._networks import check_network
+from isoplast.study.sinks._sending import opened
 from isoplast.study.store._directory import RunDirectory
 from isoplast.study.store._lock import DirectoryLock
 
@@ -43,13 +44,15 @@ def run_study(
 
     Raises:
         RunLocked: another process runs a study in this directory.
-        IsoplastError: the directory holds another study or a damaged file, data cannot be had, or jobs or
-            threads are out of range. No run has been started then.
+        IsoplastError: the directory holds another study or a damaged file, data or the package of a sink
+            cannot be had, or jobs or threads are out of range. No run has been started then.
     """
     if jobs is not None:
         whole("jobs", jobs, 1)
     check_threads(threads)
     chosen = executor if isinstance(executor, Executor) else make_executor(executor)
+    with module_path(tuple(dict.fromkeys(folder for run in study.runs for folder in run.path))):
+        opened(study.sinks)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with DirectoryLock(out) as lock:
@@ -57,8 +60,9 @@ def run_study(
         directories = {run: RunDirectory.create(out, run) for run in study.runs}
         outcomes = {run: Outcome(run, directory) for run, directory in directories.items()}
         missing = _missing(directories)
+        _send_missing(study, directories, missing)
         _check_tasks(missing)
-        todo = [Job(run, directories[run], threads) for run in missing]
+        todo = [Job(run, directories[run], threads, tuple(study.sinks)) for run in missing]
         for outcome in chosen.execute(todo, jobs, display or Silent()):
             outcomes[outcome.run] = outcome
             lock.check()
@@ -74,6 +78,13 @@ def _missing(directories: Mapping[Run, RunDirectory]) -> list[Run]:
         else:
             missing.append(run)
     return missing
+
+
+def _send_missing(study: Study, directories: Mapping[Run, RunDirectory], missing: list[Run]) -> None:
+    """Send the rows of finished runs to the sinks that have not had all of them."""
+    for run, directory in directories.items():
+        if run not in missing and {*study.sink_names} - {*directory.status().sinks}:
+            execute(run, directory.path.parent, sinks=study.sinks)
 
 
 def _check_tasks(missing: list[Run]) -> None:

@@ -14,14 +14,15 @@ from typing import Any, TypeAlias, cast
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.files import write_whole
 from isoplast.study import _yaml
-from isoplast.study._parts import setting_takes_list
+from isoplast.study._parts import make, setting_takes_list
 from isoplast.study._spec import PARTS, Run, as_mapping, expanded
 from isoplast.study.run._execute import module_path
+from isoplast.study.sinks._sending import as_parts
 from isoplast.study.store import _files
 from isoplast.study.store._index import read_index
 
 _KeyPath: TypeAlias = tuple[str, ...]
-_KEYS = ("name", "about", "run", "streams", "methods", "seeds", "path")
+_KEYS = ("name", "about", "run", "streams", "methods", "seeds", "path", "sinks")
 _RUN_LISTS = ("instruments",)  # settings of a run that are lists themselves
 
 
@@ -34,9 +35,11 @@ class Study:
         runs: all of them, the first seed of every setting before the second.
         about: what it is for.
         text: the YAML document it was read from; "" without one.
+        sinks: where the numbers go besides the directory of the results: names of `isoplast.study.SINKS`,
+            mappings with `name` and settings, or objects.
 
     Raises:
-        IsoplastError: two runs are the same, or the name cannot be that of a directory.
+        IsoplastError: two runs are the same, the name cannot be that of a directory, or a sink is unknown.
 
     Example:
         >>> study = Study("two", [Run(method="adam"), Run(method="adamo")])
@@ -48,9 +51,11 @@ class Study:
     runs: Sequence[Run]
     about: str = ""
     text: str = ""
+    sinks: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runs", tuple(self.runs))
+        object.__setattr__(self, "sinks", as_parts(self.sinks))
         if not isinstance(self.name, str) or not re.fullmatch(r"\w[\w.-]*", self.name):
             raise IsoplastError(
                 f"name is {self.name!r}: use letters, digits, '_', '-' and '.', no '-' or '.' in front"
@@ -62,6 +67,11 @@ class Study:
                 raise IsoplastError(
                     f"{other.label!r} and {run.label!r} with seed {run.seed} are the same run: remove one"
                 )
+
+    @property
+    def sink_names(self) -> list[str]:
+        """The names of its sinks, as a run's status writes them."""
+        return [make("sink", one).name for one in self.sinks]
 
     @classmethod
     def parse(
@@ -77,9 +87,9 @@ class Study:
         The keys: `name`; `about`; `run`, the settings that all runs share; `streams` and `methods`, lists of
         settings that replace some of those, every entry of the one with every entry of the other (an entry
         may be just the name of a stream or a method); `seeds`; `path`, a folder or a list of folders in which
-        modules are found that parts are named from ("package.module:Name"). A list of values where one is
-        expected is swept: one run for each. What was swept is appended to the label. A setting that is a list
-        itself, such as `betas`, is swept by a list of lists.
+        modules are found that parts are named from ("package.module:Name"); `sinks`, a list of where the
+        numbers go, too. A list of values where one is expected is swept: one run for each. What was swept is
+        appended to the label. A setting that is a list itself, such as `betas`, is swept by a list of lists.
 
         Args:
             text: the document.
@@ -134,7 +144,8 @@ class Study:
             path = _folders(values.get("path", []), folder)
             name, about = values.get("name"), str(values.get("about", ""))
             with module_path(path):
-                return cls(cast(str, name), _runs(values, changes, path), about, text)
+                runs, sinks = _runs(values, changes, path), values.get("sinks", ())
+                return cls(cast(str, name), runs, about, text, sinks)
         except IsoplastError as error:
             raise IsoplastError(f"{source}: {error}") from None
 

@@ -8,6 +8,9 @@ Reference: YAML 1.2.2, section 10.3 (core schema), https://yaml.org/spec/1.2.2/.
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
 import re
 import unicodedata
 from collections.abc import Callable
@@ -136,6 +139,39 @@ _Loader.add_constructor(f"{_TAG}str", _Loader.construct_text)
 _Loader.add_constructor(None, _Loader.construct_unknown)
 
 
+class _Unusual(Exception):
+    """Something that `_Loader` has to judge."""
+
+
+class _Quick(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads what `_SIMPLE` documents say, by libyaml where it is there."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+    def construct_text(self, node: yaml.Node) -> str:
+        text = str(self.construct_scalar(node))
+        if not text.isprintable():
+            raise _Unusual
+        return text
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        if len(found) != len(node.value):  # a key is there twice
+            raise _Unusual
+        return found
+
+    yaml_constructors: ClassVar[dict[str | None, Callable[..., Any]]] = {
+        **_Loader.yaml_constructors,
+        f"{_TAG}str": construct_text,
+    }
+
+
+# Specifications are such documents, and a study has thousands: no brackets, aliases, merge keys, tags, blocks
+# of text or deep nesting.
+_NOT_SIMPLE = re.compile(r"[\[\]{}&*!?<>|%@`\t\r]|^---|^\.\.\.|- +-|^ {20}", re.MULTILINE)
+_SIMPLE_CHARACTERS = 20_000
+
+
 class _Dumper(yaml.SafeDumper):
     """Puts between quotes what either version of YAML would take for something other than text."""
 
@@ -146,6 +182,11 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_text)
 for _name, (_pattern, _first, _) in _SCALARS.items():
     _Dumper.add_implicit_resolver(f"{_TAG}{_name}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+
+
+@functools.lru_cache(maxsize=1024)  # a report reads each specification several times
+def _quickly(text: str) -> Any:
+    return _Quick(text).get_single_data()
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -166,6 +207,9 @@ def parse_yaml(text: str, source: str) -> Any:
         >>> parse_yaml("{seeds: [010, 1_000], lr: 1e-3, name: no, at: 1:30}", "study")
         {'seeds': [10, 1000], 'lr': 0.001, 'name': 'no', 'at': '1:30'}
     """
+    if len(text) <= _SIMPLE_CHARACTERS and not _NOT_SIMPLE.search(text):
+        with contextlib.suppress(yaml.YAMLError, UnicodeError, IsoplastError, _Unusual):
+            return copy.deepcopy(_quickly(text))
     try:
         if len(text) > _CHARACTERS:
             raise IsoplastError(f"{len(text):,} characters are more than the {_CHARACTERS:,} read here")

@@ -16,9 +16,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from isoplast import AdamO, Monitor
+from isoplast._core import sinks
 from isoplast._core.errors import IsoplastError
 from isoplast.diagnostics import Finding, PlasticityWarning
-from isoplast.diagnostics.monitor import _monitor, _sinks
+from isoplast.diagnostics.monitor import _monitor
 from isoplast.nn import build
 
 
@@ -593,7 +594,7 @@ class TestHistory:
         monitor = Monitor(network(), measures={"a": costing(clock, 1.0)}, budget=0.5)
         with pytest.raises(IsoplastError, match=r"full\.csv' cannot be written: No space left"):
             Monitor(network(), sinks=[tmp_path / "full.csv"])
-        monitor._sinks = [("sink full.csv", partial(_sinks._append, tmp_path / "full.csv"))]
+        monitor._sinks = [("sink full.csv", partial(sinks._append, tmp_path / "full.csv"))]
         with pytest.warns(UserWarning, match=r"leaves sink full\.csv out: OSError: .*No space left"):
             train(monitor, clock, 200)
         assert monitor.records

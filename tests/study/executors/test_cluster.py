@@ -80,7 +80,7 @@ class FakeTicket:
     def ended(self) -> Ended | None:
         if self.cluster.losses:
             return self.cluster.losses.pop(0)(self.job)
-        return Ended(*do_run(str(self.job.directory.path), self.job.threads))
+        return Ended(*do_run(str(self.job.directory.path), self.job.threads, self.job.sink_words()))
 
     def cancel(self) -> None:
         self.cluster.cancelled.append(self.job.run.label)

@@ -15,7 +15,8 @@ from test_execute import crash_in_child, kill_at_call
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
-from isoplast.rl import Actions, EnvironmentProblem, Environments, ShiftedControl, Step, control
+from isoplast.diagnostics import ntk
+from isoplast.rl import Actions, EnvironmentProblem, Environments, ShiftedControl, Step, churn, control
 from isoplast.study import PPO, Run, RunFailed, Study, Switch, execute, load_study, open_run, run_study
 from isoplast.study.run._execute import open_problem, start_learner
 
@@ -70,6 +71,44 @@ def test_rows_hold_returns_of_training_and_of_evaluation(whole: Path) -> None:
     assert frame["layers"][0].to_list()[:2] == ["actor.layers.0", "actor.layers.1"]
     for name in ("plasticity", "ntk_condition_number", "jacobian_condition_number", "dormant"):
         assert frame[name].null_count() == 0
+
+
+def test_policy_and_value_are_measured_apart(whole: Path) -> None:
+    frame = load_study(whole)
+    opened = open_run(whole)
+    with opened.evaluated() as network:
+        kernel = ntk(network, opened.inputs[:24])
+    last = frame.row(-1, named=True)
+    for name, chosen in (("policy", [0, 1]), ("value", [2])):
+        alone = kernel.of_outputs(chosen)
+        found = last[f"ntk_{name}_condition_number"], last[f"ntk_{name}_participation_rank"]
+        assert found == pytest.approx((alone.condition_number, alone.participation_rank))
+    assert frame["policy_churn"][0] is None
+    assert (frame["policy_churn"][1:] > 0).all()
+    assert (frame["value_churn"][1:] > 0).all()
+
+
+def test_churn_is_of_the_last_update_on_the_rollout_before(tmp_path: Path) -> None:
+    run = tiny(instruments=False)
+    problem = open_problem(run)
+    learner = start_learner(run, problem, 0)
+    learner.begin(problem.task(0))
+    seen, outputs = [], []
+    for unit in range(learner.units):
+        if unit == learner.units - 1:
+            with torch.no_grad():
+                outputs.append(learner.network.eval()(seen[-1]))
+        begun = learner._observation  # type: ignore[attr-defined]
+        learner.advance()
+        seen.append(begun)
+        if unit == learner.units - 2:
+            seen.append(learner._reference)  # type: ignore[attr-defined]
+            assert torch.equal(seen[-1][: len(begun)], begun.float())
+    with torch.no_grad():
+        outputs.append(learner.network.eval()(seen[-2]))
+    policy, value = churn(*outputs)
+    found = learner.measure(problem.task(0))
+    assert (found["policy_churn"], found["value_churn"]) == pytest.approx((float(policy), float(value)))
 
 
 def test_a_finished_run_can_be_opened(whole: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
@@ -142,6 +143,7 @@ def test_failed_trials_count_as_chance_and_are_said(tmp_path: Path) -> None:
 
 def test_the_frozen_study_has_the_chosen_settings_and_all_else_as_it_was(tmp_path: Path) -> None:
     one = tuning()
+    one = dataclasses.replace(one, study=dataclasses.replace(one.study, sinks=["tensorboard"]))
     table = {
         ("Adam", 1e-2, None): lambda seed, task: 0.8,
         ("AdamO", 1e-1, 1e-2): lambda seed, task: 0.9,
@@ -150,6 +152,7 @@ def test_the_frozen_study_has_the_chosen_settings_and_all_else_as_it_was(tmp_pat
     frozen = freeze(one, select(one, tmp_path / "sweep"), tmp_path / "small.yaml")
     assert Study.load(tmp_path / "small.yaml").runs == frozen.runs
     assert [run.seed for run in frozen.runs] == [run.seed for run in one.study.runs]
+    assert frozen.sinks == one.study.sinks
     for run, before in zip(frozen.runs, one.study.runs, strict=True):
         assert run.label == before.label
         settings, old = run.to_mapping(), before.to_mapping()

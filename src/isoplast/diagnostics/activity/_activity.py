@@ -293,7 +293,10 @@ class _Units:
         others = [i for i in range(output.ndim) if i != dim % output.ndim]
         self.samples += output.numel() // self.count
         self.inputs += len(output)
-        self.fired += (output != 0).movedim(dim, -1).reshape(len(output), -1, self.count).any(1).sum(0)
+        fired = output != 0
+        if output.ndim > 2:
+            fired = fired.movedim(dim, -1).reshape(len(output), -1, self.count).any(1)
+        self.fired += fired.count_nonzero(0)
         self.total += output.abs().sum(others, dtype=torch.float64)
         # In half precision the squares of a norm overflow above 256.
         self.norms += torch.linalg.vector_norm(working(output), dim=dim).sum(dtype=torch.float64)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from isoplast._core.errors import IsoplastError
+from isoplast._core.errors import IsoplastError, reason_of
 from isoplast.diagnostics._outputs import are_classes
-from isoplast.diagnostics._result import Result, reason_of
+from isoplast.diagnostics._result import Result
 from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics.health._decide import decide
 from isoplast.diagnostics.health._finding import Finding, has_critical, ordered

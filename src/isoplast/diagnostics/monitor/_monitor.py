@@ -16,9 +16,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.errors import IsoplastError, reason_of, unknown
+from isoplast._core.sinks import Write, sink
 from isoplast._core.text import text_table
-from isoplast.diagnostics._result import Result, reason_of
+from isoplast.diagnostics._result import Result
 from isoplast.diagnostics.health._finding import Finding
 from isoplast.diagnostics.health._optimizer_findings import (
     keeps_isometry,
@@ -36,7 +37,6 @@ from isoplast.diagnostics.monitor._measures import (
     setting,
     with_roughness,
 )
-from isoplast.diagnostics.monitor._sinks import Write, sink
 from isoplast.diagnostics.monitor._summary import summary
 from isoplast.model import preserve_state, sample_count
 

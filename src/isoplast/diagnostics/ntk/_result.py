@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from isoplast._core.errors import IsoplastError
 from isoplast._core.text import text_table
 from isoplast.diagnostics._lanczos import Ritz, lanczos
 from isoplast.diagnostics._result import Result, format_number, wrapped
@@ -84,6 +85,35 @@ class NTK(Result):
     def one_step_plasticity(self) -> float:
         """Share of a random task's squared loss that the best single step removes: participation_rank / m."""
         return self.participation_rank / self.size
+
+    def of_outputs(self, chosen: Sequence[int]) -> NTK:
+        """The kernel of some of the outputs, by the same parameters.
+
+        Args:
+            chosen: which, each in 0 .. C - 1.
+
+        Raises:
+            IsoplastError: there is no matrix ("lanczos"), or the outputs are centred, which mixes them.
+
+        Example:
+            >>> from isoplast.diagnostics import ntk
+            >>> net = torch.nn.Linear(2, 3)
+            >>> ntk(net, torch.randn(4, 2)).of_outputs([2]).matrix.shape
+            torch.Size([4, 4])
+        """
+        if self.matrix is None:
+            raise IsoplastError("a kernel by lanczos has no matrix: compute it by another method")
+        if self.centred:
+            raise IsoplastError("centred outputs are mixtures of all: compute the kernel with centred=False")
+        facts = {
+            **{"samples": self.samples, "outputs": len(chosen), "size": self.samples * len(chosen)},
+            **{"parameters": self.parameters, "biases": self.biases, "centred": False},
+        }
+        if self.non_finite:
+            return nothing(self.non_finite, self.method, facts)
+        rows = (torch.arange(self.samples)[:, None] * self.outputs + torch.tensor(chosen)).flatten()
+        rows = rows.to(self.matrix.device)
+        return exact(self.matrix[rows][:, rows], None, None, self.method, facts)
 
     def as_dict(self) -> dict[str, float]:
         """Return every number under a name of its own."""

@@ -37,10 +37,9 @@ def isometry(result: MethodRuns) -> Isometry | None:
     Reference: arXiv:2606.09762, Eq 20.
     """
     switch_task = result.settings.get("switch_task")
-    strengths = np.zeros(len(result.tasks))
-    for place, task in enumerate(result.tasks.tolist()):
-        switched = switch_task is not None and task >= switch_task
-        strengths[place] = _strength(result.settings, "switch_" if switched else "") if task >= 0 else 0.0
+    strengths = np.where(result.tasks >= 0, _strength(result.settings, ""), 0.0)
+    if switch_task is not None:
+        strengths[result.tasks >= switch_task] = _strength(result.settings, "switch_")
     if not strengths.any():
         return None
     rates = 8 * result.settings["lr"] * strengths

@@ -30,6 +30,10 @@ PROBES = (
     "ntk_condition_number",
     "ntk_participation_rank",
     "jacobian_condition_number",
+    "ntk_policy_condition_number",
+    "ntk_value_condition_number",
+    "policy_churn",
+    "value_churn",
 )
 _LISTS = {
     *(one.name for one in METRICS if one.per != "task"),
@@ -39,7 +43,7 @@ _SCALARS = {
     *("score", *(one.name for one in METRICS if one.per == "task")),
     *(*PROBES, "ntk_size", "plasticity", "plasticity_low", "plasticity_high"),
 }
-_REQUIRED = ("run_id", "label", "seed", "task", "score", "primary")
+_REQUIRED = ("run_id", "label", "seed", "task", "method_active", "score", "primary")
 
 
 @dataclass(frozen=True)
@@ -144,32 +148,33 @@ def _distinct_labels(settings: list[dict[str, Any]]) -> list[str]:
 
 
 def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) -> MethodRuns:
-    tasks = np.array(sorted(group["task"].unique()), dtype=np.int64)
-    seeds = tuple(sorted(group["seed"].unique()))
-    place = {(seed, task): (i, j) for i, seed in enumerate(seeds) for j, task in enumerate(tasks.tolist())}
-    rows = [(place[row["seed"], row["task"]], row) for row in group.iter_rows(named=True)]
+    tasks, columns = np.unique(group["task"].to_numpy(), return_inverse=True)
+    seeds, rows = np.unique(group["seed"].to_numpy(), return_inverse=True)
     names = {kind: _first_names(group, kind) for kind in ("layers", "units")}
 
     def scalars(column: str) -> Array:
         values = np.full((len(seeds), len(tasks)), np.nan)
-        for at, row in rows:
-            values[at] = np.nan if row.get(column) is None else row[column]
+        if column in group.columns:
+            values[rows, columns] = group[column].cast(pl.Float64).fill_null(np.nan).to_numpy()
         return values
 
     def lists(column: str) -> Array:
         known = names["units" if column in _PER_ACTIVATION else "layers"]
         values = np.full((len(seeds), len(tasks), len(known)), np.nan)
-        for at, row in rows:
-            if row[column] is not None and len(row[column]) == len(known):
-                values[at] = [np.nan if value is None else value for value in row[column]]
+        whole = (group[column].list.len() == len(known)).fill_null(False)
+        found = group[column].filter(whole).explode().cast(pl.Float64).fill_null(np.nan).to_numpy()
+        if known:
+            values[rows[whole], columns[whole]] = found.reshape(-1, len(known))
         return values
 
-    active = {row["task"]: _title(row.get("method_active") or "") for _, row in rows}
-    chance = [row["chance"] for _, row in rows if row.get("chance") is not None]
+    active = ["" if name is None else name for name in group["method_active"]]
+    titles = {name: _title(name) for name in dict.fromkeys(active)}
+    by_task = dict(zip(group["task"], active, strict=True))
+    chance = group["chance"].drop_nulls().to_list() if "chance" in group.columns else []
     return MethodRuns(
         label=label,
         style=look,
-        seeds=seeds,
+        seeds=tuple(seeds.tolist()),
         runs=tuple(group["run_id"].unique(maintain_order=True)),
         tasks=tasks,
         score=scalars("score"),
@@ -180,7 +185,7 @@ def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) 
         units=names["units"],
         per_layer={name: lists(name) for name in (*_PER_MATRIX, *_PER_ACTIVATION) if name in group.columns},
         probes={name: values for name in PROBES if not np.isnan(values := scalars(name)).all()},
-        methods=tuple(active[task] for task in tasks.tolist()),
+        methods=tuple(titles[by_task[task]] for task in tasks.tolist()),
         settings={name: group[name][0] for name in spec},
     )
 

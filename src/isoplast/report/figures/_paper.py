@@ -50,6 +50,10 @@ _OF_NETWORK = {
     "ntk_participation_rank": ("NTK participation rank", True),
     "ntk_condition_number": ("NTK condition number", True),
     "jacobian_condition_number": ("Jacobian condition number", True),
+    "ntk_policy_condition_number": ("NTK condition number, policy alone", True),
+    "ntk_value_condition_number": ("NTK condition number, value alone", True),
+    "policy_churn": ("churn of the policy, nats", True),
+    "value_churn": ("churn of the value", True),
 }
 
 

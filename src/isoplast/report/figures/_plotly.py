@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +26,18 @@ _LIGHT = SHADES["light"]
 # Singular values below this are rounding noise of a float32 decomposition; the log axis ends here.
 SMALLEST_DRAWN = 1e-10
 _HEIGHT = {"tall": 400, "short": 300}
+# Of an instrument at most about so many tasks are drawn: a screen shows no more, and a page of 60 methods has
+# thousands of curves.
+_MOST_TASKS = 100
 
 
 def score_figure(results: Sequence[MethodRuns]) -> go.Figure:
     """The score after each task: a line and band per method, the chance, marks where a method changes."""
     figure = blank_figure("tall")
+    traces = []
     for index, result in enumerate(results):
-        _add_curve(
-            figure, index, result, result.tasks[result.trained], result.score[:, result.trained], ".3f"
-        )
+        traces += _curve(index, result, result.tasks[result.trained], result.score[:, result.trained], ".3f")
+    figure.add_traces(traces)
     scale = scale_of_scores(results)
     set_share_axis(figure, scale)
     _set_task_axis(figure, results, first=1)
@@ -50,12 +54,13 @@ def singular_value_figure(results: Sequence[MethodRuns], metric: str) -> go.Figu
     """Largest (`sigma_max`) or smallest (`sigma_min`) singular value, log scale; a view per layer."""
     worst = np.nanmax if metric == "sigma_max" else np.nanmin
     figure = blank_figure("short")
-    drawn = [1.0]
+    drawn, traces = [1.0], []
     for view, index, result, values in _views(results, metric):
         picked = _reduce(worst, values) if view == ALL else values[:, :, 0]
         picked = np.maximum(picked, SMALLEST_DRAWN)
-        _add_curve(figure, index, result, result.tasks, picked, ".3~g", view)
+        traces += _curve(index, result, result.tasks, picked, ".3~g", view, _stride(results))
         drawn += picked[np.isfinite(picked)].tolist()
+    figure.add_traces(traces)
     set_log_axis(figure, min(drawn), max(drawn))
     _set_task_axis(figure, results, first=0)
     reference(figure, 1.0, "isometry", "below" if metric == "sigma_max" else "above")
@@ -66,11 +71,12 @@ def singular_value_figure(results: Sequence[MethodRuns], metric: str) -> go.Figu
 def unit_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
     """Fraction of dead or dormant units per task: mean over the hidden layers; a view per layer."""
     figure = blank_figure("short")
-    highest = 0.0
+    highest, traces = 0.0, []
     for view, index, result, values in _views(results, metric):
         picked = _reduce(np.nanmean, values) if view == ALL else values[:, :, 0]
-        _add_curve(figure, index, result, result.tasks, picked, ".1%", view)
+        traces += _curve(index, result, result.tasks, picked, ".1%", view, _stride(results))
         highest = max(highest, float(np.nanmax(picked, initial=0.0)))
+    figure.add_traces(traces)
     set_share_axis(figure, share_scale(0.0, highest), percent=True)
     _set_task_axis(figure, results, first=0)
     _mark_switches(figure, results)
@@ -87,15 +93,17 @@ def probe_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
     drawn = every[np.isfinite(every)].tolist() or [1.0]
     infinite = bool(np.isposinf(every).any())
     top = 10.0 ** (math.floor(math.log10(max(*drawn, SMALLEST_DRAWN))) + 2) if infinite else max(drawn)
+    traces = []
     for index, result in enumerate(results):
         if metric in result.probes:
             values = np.where(np.isposinf(result.probes[metric]), top, result.probes[metric])
             digits = ".3f" if metric == "plasticity_learned" else ".3~g"
-            _add_curve(figure, index, result, result.tasks, values, digits)
+            traces += _curve(index, result, result.tasks, values, digits, stride=_stride(results))
+    figure.add_traces(traces)
     if metric == "plasticity_learned":
         figure.update_yaxes(range=[min(-0.02, *drawn) * 1.05, max(0.2, *drawn) * 1.05], tickformat=".2f")
     else:
-        set_log_axis(figure, max(min(drawn), SMALLEST_DRAWN), top)
+        set_log_axis(figure, max(min(drawn), SMALLEST_DRAWN), max(top, SMALLEST_DRAWN))
         if infinite:
             reference(figure, top, "infinite", "below")
     _set_task_axis(figure, results, first=0)
@@ -185,42 +193,76 @@ def blank_figure(size: str) -> go.Figure:
     )
 
 
-def _add_curve(
-    figure: go.Figure,
+def _curve(
     index: int,
     result: MethodRuns,
     tasks: npt.NDArray[np.int64],
     values: Array,
     digits: str,
     view: str = ALL,
-) -> None:
-    """The mean over seeds of `values` (seeds, tasks), over a band where there is more than one seed."""
-    mean, low, high = over_seeds(values)
+    stride: int = 1,
+) -> list[dict[str, Any]]:
+    """The mean over seeds of `values` (seeds, tasks), over a band where there is more than one seed.
+
+    Of every `stride` tasks the first is drawn, and the last of all.
+    """
+    places = np.unique([*range(0, len(tasks), stride), len(tasks) - 1])
+    mean, low, high = over_seeds(values[:, places])
     known = np.isfinite(mean)
-    x = (tasks[known] + 1).tolist()
-    shared = {"x": x, "meta": {"curve": index, "view": view}, "visible": view == ALL}
-    if len(result.seeds) > 1 and view == ALL:
-        # On a log axis a lower edge of mean - sd <= 0 has no place; the axis' floor stands in for it.
-        low = np.maximum(low, SMALLEST_DRAWN)
-        outline = short(np.concatenate([high[known], low[known][::-1]]))
-        figure.add_scatter(
-            **(shared | {"x": x + x[::-1]}),
-            y=outline,
-            mode="lines",
-            fill="toself",
-            fillcolor=result.style.light + "26",
-            line={"width": 0, "color": result.style.light},
-            hoverinfo="skip",
-        )
-    figure.add_scatter(
+    x = _smallest(tasks[places][known] + 1)
+    shared = {"type": "scatter", "meta": {"curve": index, "view": view}, "visible": view == ALL}
+    line = {
         **shared,
-        y=short(mean[known]),
-        name=html.escape(result.label, quote=False),
-        mode="lines+markers",
-        line={"color": result.style.light, "dash": result.style.dash, "width": 2.5},
-        marker={"symbol": result.style.marker, "size": 7, "maxdisplayed": 13, "color": result.style.light},
-        hovertemplate=f"%{{y:{digits}}}",
-    )
+        **_evenly(x),
+        "y": _packed(mean[known]),
+        "name": html.escape(result.label, quote=False),
+        "mode": "lines+markers",
+        "line": {"color": result.style.light, "dash": result.style.dash, "width": 2.5},
+        "marker": {
+            "symbol": result.style.marker,
+            "size": 7,
+            "maxdisplayed": 13,
+            "color": result.style.light,
+        },
+        "hovertemplate": f"%{{y:{digits}}}",
+    }
+    if len(result.seeds) == 1 or view != ALL:
+        return [line]
+    # On a log axis a lower edge of mean - sd <= 0 has no place; the axis' floor stands in for it.
+    low = np.maximum(low, SMALLEST_DRAWN)
+    band = {
+        **shared,
+        "x": np.concatenate([x, x[::-1]]),
+        "y": _packed(np.concatenate([high[known], low[known][::-1]])),
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": result.style.light + "26",
+        "line": {"width": 0, "color": result.style.light},
+        "hoverinfo": "skip",
+    }
+    return [band, line]
+
+
+def _stride(results: Sequence[MethodRuns]) -> int:
+    """One of how many tasks of an instrument is drawn."""
+    return -(-max(len(result.tasks) for result in results) // _MOST_TASKS)
+
+
+def _smallest(x: npt.NDArray[np.int64]) -> npt.NDArray[np.integer]:
+    """Whole numbers >= 0 in as few bytes as they need."""
+    return x.astype(np.min_scalar_type(int(x.max(initial=0))))
+
+
+def _evenly(x: npt.NDArray[np.integer]) -> dict[str, Any]:
+    """How a trace is told of its x: by their distance where it is the same everywhere."""
+    steps = np.unique(np.diff(x.astype(np.int64)))
+    return {"x0": int(x[0]), "dx": int(steps[0])} if len(steps) == 1 else {"x": x}
+
+
+def _packed(values: Array) -> npt.NDArray[np.float32]:
+    """Numbers that the page holds in four bytes."""
+    most = float(np.finfo(np.float32).max)
+    return np.clip(values, -most, most).astype(np.float32)
 
 
 def short(values: Array) -> list[float]:
@@ -239,7 +281,8 @@ def _set_task_axis(figure: go.Figure, results: Sequence[MethodRuns], first: int)
     if last <= 10:
         figure.update_xaxes(dtick=1)
     if first == 0:
-        figure.update_xaxes(title_text="tasks trained on (0: untrained)")
+        drawn = f"; one in {stride} is drawn" if (stride := _stride(results)) > 1 else ""
+        figure.update_xaxes(title_text=f"tasks trained on (0: untrained{drawn})")
 
 
 def set_share_axis(figure: go.Figure, scale: Scale, percent: bool = False) -> None:

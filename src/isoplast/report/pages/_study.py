@@ -65,6 +65,10 @@ _PROBES = {
     "ntk_participation_rank": "NTK participation rank",
     "ntk_condition_number": "NTK condition number",
     "jacobian_condition_number": "Jacobian condition number",
+    "ntk_policy_condition_number": "NTK condition number, policy alone",
+    "ntk_value_condition_number": "NTK condition number, value alone",
+    "policy_churn": "Churn of the policy",
+    "value_churn": "Churn of the value",
 }
 
 
@@ -80,6 +84,11 @@ def _probes(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Sectio
         "participation rank says along how many directions learning is equally fast, the condition number "
         "how slow the worst one is. Jacobian: largest over smallest singular value from input to logits."
     )
+    if "policy_churn" in measured:
+        words += (
+            " Churn: how much the last update of a task changes policy (KL divergence, in nats) and value "
+            "(root mean square) on observations that it was not trained on."
+        )
     places = [_plot(metric, _PROBES[metric], results) for metric in measured]
     return html.Section("probes", "Can it still learn?", words, places)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from isoplast._core.registry import Registry
 from isoplast._core.settings import converted
+from isoplast.study._parts import Part
 from isoplast.study._spec import Run
 from isoplast.study.run._execute import Progress
 from isoplast.study.store._directory import RunDirectory
@@ -16,17 +18,19 @@ from isoplast.study.store._directory import RunDirectory
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run to do, and where. Its directory describes it: a worker needs nothing else, on any machine.
+    """One run to do, and where. Its directory describes it, wherever that can be seen.
 
     Args:
         run: what to run.
         directory: where its results go; spec.yaml is there already.
         threads: of the process that does it.
+        sinks: where its rows go besides its directory.
     """
 
     run: Run
     directory: RunDirectory
     threads: int = 1
+    sinks: tuple[Part, ...] = ()
 
     def command(self, python: str) -> list[str]:
         """The command line that does the run, wherever the directory can be seen.
@@ -44,7 +48,11 @@ class Job:
             "from isoplast.study import worker; sys.exit(worker(events))"
         )
         folder = str(self.directory.path.resolve())
-        return [python, "-c", start, folder, str(self.threads)]
+        return [python, "-c", start, folder, str(self.threads), self.sink_words()]
+
+    def sink_words(self) -> str:
+        """The sinks as JSON, for another process."""
+        return json.dumps([one.to_mapping() for one in self.sinks])
 
     def environment(self) -> dict[str, str]:
         """Variables that the process must be started with."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import platform
 import time
 from abc import abstractmethod
@@ -16,6 +17,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast.study.executors._base import Display, Executor, Job, Outcome, Silent
 from isoplast.study.executors._local import LocalExecutor
 from isoplast.study.run._execute import Progress, module_path
+from isoplast.study.sinks._sending import as_parts
 from isoplast.study.store._directory import RunDirectory
 from isoplast.study.store._lock import is_locked
 
@@ -153,12 +155,15 @@ class _Followed:
             self.display.progressed(self.job.run, Progress(max(status.tasks - 1, 0), 1.0, None))
 
 
-def do_run(folder: str, threads: int, patience: float = _PATIENCE) -> tuple[str | None, float | None]:
+def do_run(
+    folder: str, threads: int, sinks: str = "[]", patience: float = _PATIENCE
+) -> tuple[str | None, float | None]:
     """Do the run of a directory on this machine, in a process of its own.
 
     Args:
         folder: the run's directory.
         threads: threads of the run, >= 1.
+        sinks: see `Job.sink_words`.
         patience: seconds to wait for a process of an earlier attempt to let go of the directory.
 
     Returns:
@@ -176,5 +181,6 @@ def do_run(folder: str, threads: int, patience: float = _PATIENCE) -> tuple[str 
         time.sleep(0.2)
     with module_path(tuple(directory.read_settings().get("path", ()))):
         run = directory.read_spec()
-    (outcome,) = LocalExecutor().execute([Job(run, directory, threads)], 1, Silent())
+        job = Job(run, directory, threads, as_parts(json.loads(sinks)))
+    (outcome,) = LocalExecutor().execute([job], 1, Silent())
     return outcome.failure, outcome.score

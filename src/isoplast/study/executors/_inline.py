@@ -29,7 +29,13 @@ class InlineExecutor(Executor):
             display.started(job.run)
             failure = None
             try:
-                execute(job.run, job.directory.path.parent, threads=job.threads, on_progress=progressed)
+                execute(
+                    job.run,
+                    job.directory.path.parent,
+                    threads=job.threads,
+                    sinks=job.sinks,
+                    on_progress=progressed,
+                )
             except (RunFailed, IsoplastError) as error:
                 failure = str(error)
             outcome = Outcome(job.run, job.directory, failure, scores[-1])

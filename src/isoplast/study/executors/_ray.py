@@ -79,7 +79,7 @@ class RayExecutor(ClusterExecutor):
         remote = _ray().remote(
             num_cpus=wanted["CPU"], num_gpus=wanted.get("GPU", 0), memory=wanted.get("memory"), max_retries=0
         )(do_run)
-        return remote.remote(str(job.directory.path.resolve()), job.threads)
+        return remote.remote(str(job.directory.path.resolve()), job.threads, job.sink_words())
 
     def _check(self, jobs: Sequence[Job]) -> None:
         machines = [node["Resources"] for node in _ray().nodes() if node["Alive"]]

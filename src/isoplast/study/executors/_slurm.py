@@ -93,12 +93,12 @@ class SlurmExecutor(ClusterExecutor):
 class _Attempt:
     """What a job does; at its time limit it is queued again, and the run goes on from its checkpoint."""
 
-    def __call__(self, folder: str, threads: int) -> tuple[str | None, float | None]:
-        return do_run(folder, threads)
+    def __call__(self, folder: str, threads: int, sinks: str) -> tuple[str | None, float | None]:
+        return do_run(folder, threads, sinks)
 
-    def checkpoint(self, folder: str, threads: int) -> Any:
+    def checkpoint(self, folder: str, threads: int, sinks: str) -> Any:
         """Called before the time limit."""
-        return _submitit().helpers.DelayedSubmission(self, folder, threads)
+        return _submitit().helpers.DelayedSubmission(self, folder, threads, sinks)
 
 
 def _pairs(options: str) -> dict[str, str]:
@@ -109,8 +109,8 @@ def _pairs(options: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _arguments(job: Job) -> tuple[str, int]:
-    return str(job.directory.path.resolve()), job.threads
+def _arguments(job: Job) -> tuple[str, int, str]:
+    return str(job.directory.path.resolve()), job.threads, job.sink_words()
 
 
 @dataclasses.dataclass

@@ -25,10 +25,12 @@ DONE, FAILED, LOCKED, ORPHANED = 0, 1, 75, 76  # exit status of a worker
 def worker(events: int) -> int:
     """Do the run in the directory that the first argument names; returns the exit status.
 
+    The second argument is the number of threads, the third the sinks as JSON.
+
     Args:
         events: file descriptor that events are written to.
     """
-    folder, threads = Path(sys.argv[1]), int(sys.argv[2])
+    folder, threads, sinks = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     stream = os.fdopen(events, "w", buffering=1)
 
@@ -42,7 +44,7 @@ def worker(events: int) -> int:
         directory = RunDirectory(folder)
         with module_path(tuple(directory.read_settings().get("path", ()))):
             run = directory.read_spec()
-        execute(run, folder.parent, threads=threads, on_progress=on_progress)
+        execute(run, folder.parent, threads=threads, sinks=sinks, on_progress=on_progress)
     except RunLocked:
         return LOCKED
     except (RunFailed, IsoplastError, OSError) as error:

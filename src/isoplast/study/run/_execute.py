@@ -8,14 +8,14 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from isoplast import data
-from isoplast._core.errors import IsoplastError
+from isoplast._core.errors import IsoplastError, reason_of
 from isoplast._core.text import escaped, one_line
 from isoplast.streams import OpenProblem, Stream
 from isoplast.study._metrics import metric
@@ -24,7 +24,11 @@ from isoplast.study._spec import Run, whole
 from isoplast.study.run._learner import Diverged, Learner, Recipe
 from isoplast.study.run._provenance import changes, peak_memory, provenance
 from isoplast.study.run._random import random_state, reproducible, restore_random_state, seed_everything
+from isoplast.study.sinks._base import Sink, Source
+from isoplast.study.sinks._sending import Sending, as_parts, opened
 from isoplast.study.store._directory import RunDirectory, State
+from isoplast.study.store._files import read_rows
+from isoplast.study.store._index import read_index
 
 FORMAT = 2  # of checkpoint.pt
 _MOST_THREADS = 1024  # many more than that end the process
@@ -59,6 +63,7 @@ def execute(
     parent: Path,
     *,
     threads: int = 1,
+    sinks: Sequence[Any] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> RunDirectory:
@@ -71,6 +76,8 @@ def execute(
         run: what to run.
         parent: the run's directory is parent / run.id.
         threads: threads of torch, >= 1; the bits depend on it.
+        sinks: where its rows go besides its directory, as in `isoplast.study.Study`; one that fails is left
+            out, and has all rows once the run is started again. A run that is done sends what is missing.
         on_progress: called after every unit of progress of the learner.
         say: called with lines a user should read.
 
@@ -81,18 +88,22 @@ def execute(
         RunFailed: the loss became non-finite, a file could not be written, or anything else went wrong in
             training; `status()` holds the reason, the log the traceback.
         RunLocked: another process is at this run.
-        IsoplastError: the data or a file of the directory is missing or damaged, the device is not there, or
-            a setting is out of range.
+        IsoplastError: the data or a file of the directory is missing or damaged, the device or the package of
+            a sink is not there, or a setting is out of range.
     """
     check_threads(threads)
     _prepare_device(run.device)
-    directory = RunDirectory.create(parent, run)
-    with directory.owned(patience=5.0):
-        if directory.status().state == "done":
-            directory.check_complete(run.tasks)
-            return directory
-        with reproducible(threads), module_path(run.path):
-            _Attempt(run, directory, threads, on_progress, say).execute()
+    with module_path(run.path):
+        found = opened(as_parts(sinks))
+        directory = RunDirectory.create(parent, run)
+        with directory.owned(patience=5.0):
+            attempt = _Attempt(run, directory, threads, found, on_progress, say)
+            if directory.status().state == "done":
+                directory.check_complete(run.tasks)
+                attempt.send_missing()
+                return directory
+            with reproducible(threads):
+                attempt.execute()
     return directory
 
 
@@ -170,6 +181,7 @@ class _Attempt:
         run: Run,
         directory: RunDirectory,
         threads: int,
+        sinks: Sequence[Sink],
         on_progress: Callable[[Progress], None],
         say: Callable[[str], None],
     ) -> None:
@@ -177,6 +189,7 @@ class _Attempt:
         self.directory = directory
         self.device = torch.device(run.device)
         self.threads = threads
+        self.sinks = sinks
         self.on_progress = on_progress
         self.listener = say
         self.begin = time.perf_counter()
@@ -186,9 +199,9 @@ class _Attempt:
 
     def execute(self) -> None:
         try:
-            self._note("running", attempts=self.earlier.attempts + 1, reason="")
+            self._note("running", attempts=self.earlier.attempts + 1, reason="", sinks=[])
             self._train()
-            self._note("done")
+            self._note("done", sinks=self._sending.complete)
         except KeyboardInterrupt:
             with contextlib.suppress(OSError, IsoplastError):
                 self._note("interrupted")
@@ -197,11 +210,11 @@ class _Attempt:
             self._fail(str(error))
             raise
         except (Diverged, OSError) as error:
-            reason = one_line(str(error)) if isinstance(error, Diverged) else _one_line(error)
+            reason = one_line(str(error)) if isinstance(error, Diverged) else reason_of(error)
             self._fail(reason)
             raise RunFailed(reason) from error
         except Exception as error:  # whatever training raises: the run has failed, and says why
-            reason = _one_line(error)
+            reason = reason_of(error)
             self._fail(reason, traceback.format_exc())
             raise RunFailed(f"{reason}; the traceback is in {self.directory.log}") from error
 
@@ -216,21 +229,45 @@ class _Attempt:
         total = learner.steps_per_task * run.tasks
         self.say(f"{run.label}: {run.tasks} tasks of {problem.note}, {count:,} parameters, {total:,} steps")
         self._say_method(learner, first)
-        if saved is None:
-            self._start(learner, problem)
+        if saved is None:  # what an attempt without a checkpoint left behind is dropped
+            self.directory.metrics.touch()
+            self.directory.rewind(0)
         else:
             self.say(f"going on at task {first} of {run.tasks}")
             learner.restore(saved["learner"])
             restore_random_state(saved["random"], self.device)
             self.directory.rewind(saved["metrics_size"])
-        score = None
-        for index in range(first, run.tasks):
-            task = problem.task(index)
-            if learner.begin(task):
-                self.say(f"task {index}: {learner.method.info.title} takes over")
-                self._say_method(learner, index)
-            score = self._train_on(learner, problem, task, index, score)
+        with self._send(self.sinks):
+            if saved is None:
+                found = self._measure(learner, problem.task(0))
+                self._keep(learner, problem, self._row(learner, -1, 0, 0.0, found))
+            score = None
+            for index in range(first, run.tasks):
+                task = problem.task(index)
+                if learner.begin(task):
+                    self.say(f"task {index}: {learner.method.info.title} takes over")
+                    self._say_method(learner, index)
+                score = self._train_on(learner, problem, task, index, score)
         self.say(f"done: {run.tasks} tasks in {self._seconds():.1f} s")
+
+    def send_missing(self) -> None:
+        """Of a run that is done: give its rows to the sinks that do not have all of them."""
+        missing = [sink for sink in self.sinks if sink.name not in self.status.sinks]
+        if missing:
+            with self._send(missing) as sending:
+                pass
+            status = dataclasses.replace(self.status, sinks=[*self.status.sinks, *sending.complete])
+            self.directory.write_status(status)
+
+    def _send(self, sinks: Sequence[Sink]) -> Sending:
+        run, path, study, rows = self.run, self.directory.path, "", []
+        if sinks:
+            index = read_index(path.parent)
+            study = index.name if index else path.resolve().parent.name
+            rows = read_rows(self.directory.metrics)
+        source = Source(run.id, study, run.label, run.seed, run.to_mapping())
+        self._sending = Sending(sinks, source, path, rows, self.say)
+        return self._sending
 
     def _record_origin(self, problem: OpenProblem) -> None:
         """Write down where the result comes from; say so if an earlier attempt ran on other code."""
@@ -259,13 +296,6 @@ class _Attempt:
     def _say_method(self, learner: Learner, task: int) -> None:
         for line in learner.report(learner.steps_per_task * (self.run.tasks - task)):
             self.say(line)
-
-    def _start(self, learner: Learner, problem: OpenProblem) -> None:
-        """Begin from nothing: what an attempt without a checkpoint left behind is dropped."""
-        self.directory.metrics.touch()
-        self.directory.rewind(0)
-        found = self._measure(learner, problem.task(0))
-        self._keep(learner, problem, self._row(learner, -1, 0, 0.0, found))
 
     def _train_on(
         self, learner: Learner, problem: OpenProblem, task: Any, index: int, score: float | None
@@ -314,6 +344,7 @@ class _Attempt:
             }
         )
         self._note("running", tasks=row["task"] + 1, steps=learner.steps)
+        self._sending.send(row)
 
     def say(self, line: str) -> None:
         """Tell the user, and the log: a label may hold what a terminal obeys."""
@@ -340,8 +371,3 @@ class _Attempt:
 
     def _seconds(self) -> float:
         return self.earlier.seconds + time.perf_counter() - self.begin
-
-
-def _one_line(error: Exception) -> str:
-    said = str(error).strip().splitlines()  # messages of torch have a line for each of its frames
-    return one_line(f"{type(error).__name__}: {said[0]}" if said else type(error).__name__)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ _FORWARD_INPUTS = 1024  # per forward pass
 _KERNEL_INPUTS = 24
 _JACOBIAN_INPUTS = 16
 _PROBE_INPUTS, _PROBE_TASKS, _PROBE_STEPS = 256, 2, 25
+
+_Parts: TypeAlias = Mapping[str, Sequence[int]]
 
 
 class Measured:
@@ -79,6 +82,7 @@ def measure_network(
     lr: float,
     instruments: tuple[str, ...] = INSTRUMENTS,
     on_failure: Callable[[str, str], None] = lambda instrument, reason: None,
+    parts: _Parts = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Measure a network; it, its mode, its gradients and the random numbers to come stay as they were.
 
@@ -91,6 +95,7 @@ def measure_network(
         lr: learning rate of the plasticity probe.
         instruments: some of `INSTRUMENTS`.
         on_failure: told which instrument failed, and why.
+        parts: names of groups of outputs, such as "policy": the NTK is measured of each alone, too.
 
     Returns:
         Metrics by their names in `isoplast.study.METRICS`.
@@ -101,13 +106,15 @@ def measure_network(
     found: dict[str, Any] = {}
     for name in instruments:
         try:
-            found |= _MEASURES[name](model, inputs, objective, lr)
+            found |= _MEASURES[name](model, inputs, objective, lr, parts)
         except IsoplastError as error:
             on_failure(name, str(error))
     return found
 
 
-def _weights(model: nn.Module, inputs: Tensor, objective: Objective, lr: float) -> dict[str, Any]:
+def _weights(
+    model: nn.Module, inputs: Tensor, objective: Objective, lr: float, parts: _Parts
+) -> dict[str, Any]:
     spectra = diagnostics.weight_spectra(model)
     weights = list(spectra.values())
     share = torch.linspace(0, 1, _QUANTILES, dtype=torch.float64)
@@ -125,7 +132,9 @@ def _weights(model: nn.Module, inputs: Tensor, objective: Objective, lr: float) 
     }
 
 
-def _activity(model: nn.Module, inputs: Tensor, objective: Objective, lr: float) -> dict[str, Any]:
+def _activity(
+    model: nn.Module, inputs: Tensor, objective: Objective, lr: float, parts: _Parts
+) -> dict[str, Any]:
     found = diagnostics.activity(model, inputs, tau=(_DORMANT,), batch_size=_FORWARD_INPUTS, ranks=False)
     return {
         "units": list(found),
@@ -134,24 +143,36 @@ def _activity(model: nn.Module, inputs: Tensor, objective: Objective, lr: float)
     }
 
 
-def _ntk(model: nn.Module, inputs: Tensor, objective: Objective, lr: float) -> dict[str, Any]:
+def _ntk(model: nn.Module, inputs: Tensor, objective: Objective, lr: float, parts: _Parts) -> dict[str, Any]:
     # Of an isometric network the kernel by the weights it applies: the raw ones only stand for them.
     kernel = diagnostics.ntk(to_plain(unwrap(model)), inputs[:_KERNEL_INPUTS], centred=objective.centred)
-    return {
+    found = {
         "ntk_condition_number": kernel.condition_number,
         "ntk_participation_rank": kernel.participation_rank,
         "ntk_size": kernel.size,
     }
+    for name, chosen in parts.items():
+        alone = kernel.of_outputs(chosen)
+        found[f"ntk_{name}_condition_number"] = alone.condition_number
+        found[f"ntk_{name}_participation_rank"] = alone.participation_rank
+    return found
 
 
-def _jacobian(model: nn.Module, inputs: Tensor, objective: Objective, lr: float) -> dict[str, Any]:
+def _jacobian(
+    model: nn.Module, inputs: Tensor, objective: Objective, lr: float, parts: _Parts
+) -> dict[str, Any]:
     found = diagnostics.jacobian(model, inputs[:_JACOBIAN_INPUTS], layers=False)
     return {"jacobian_condition_number": found.condition_number}
 
 
-def _plasticity(model: nn.Module, inputs: Tensor, objective: Objective, lr: float) -> dict[str, Any]:
+def _plasticity(
+    model: nn.Module, inputs: Tensor, objective: Objective, lr: float, parts: _Parts
+) -> dict[str, Any]:
     first = inputs[:_PROBE_INPUTS]
-    settings: dict[str, Any] = {"tasks": _PROBE_TASKS, "steps": _PROBE_STEPS, "lr": lr, "fresh": False}
+    settings: dict[str, Any] = {
+        **{"tasks": _PROBE_TASKS, "steps": _PROBE_STEPS, "points": 1},
+        **{"lr": lr, "fresh": False},
+    }
     if isinstance(objective, Regression):
         settings["task"] = _random_targets(first, objective)
     found = diagnostics.plasticity(model, first, **settings)
@@ -174,7 +195,7 @@ def _random_targets(inputs: Tensor, objective: Objective) -> Callable[[int], tup
     return draw
 
 
-_MEASURES: dict[str, Callable[[nn.Module, Tensor, Objective, float], dict[str, Any]]] = {
+_MEASURES: dict[str, Callable[[nn.Module, Tensor, Objective, float, _Parts], dict[str, Any]]] = {
     "weights": _weights,
     "activity": _activity,
     "ntk": _ntk,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from isoplast._core.checks import at_least
+from isoplast.model import preserve_state
 from isoplast.rl import (
     ActorCritic,
     Batch,
@@ -19,12 +21,16 @@ from isoplast.rl import (
     PPOSettings,
     act,
     as_batch,
+    churn,
+    log_std_of,
     ppo_loss,
     rollout,
     update,
 )
 from isoplast.study.run._learner import LEARNERS, LearnerSpec, Recipe
 from isoplast.study.run._reinforcement import Acting, ActingLearner, check_memory
+
+_REFERENCE = 1024  # observations of the rollout before
 
 
 @LEARNERS.register
@@ -85,16 +91,44 @@ class PPOLearner(ActingLearner):
         """Policy and value."""
         return self.actions.count + 1
 
+    @property
+    def parts(self) -> dict[str, Sequence[int]]:
+        """Policy and value."""
+        return {"policy": range(self.actions.count), "value": [self.actions.count]}
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._reference: Tensor | None = None
+        self._churn: dict[str, float] = {}
+
     def advance(self) -> None:
         """One rollout, and the update on it."""
         assert self._environments is not None
         self.network.eval()
         found = rollout(self.network, self._environments, self._observation, self.settings.rollout)
         self._observation = found.next_observation
+        before = None if self._reference is None else self._on_reference()
         self.network.train()
         losses = update(self._step, self.network, found, self.settings)
+        if before is not None:
+            (old, wide), (new, other) = before, self._on_reference()
+            policy, value = churn(old, new, None if wide is None or other is None else (wide, other))
+            self._churn = {"policy_churn": float(policy), "value_churn": float(value)}
+        if self._unit == self.units - 2:  # the last update is looked at, where it was not trained
+            self._reference = found.observations.flatten(0, 1)[:_REFERENCE].float()
         ended = found.terminated | found.truncated
         self.keep(found.rewards, ended, losses.total, {"observation": found.observations})
+
+    def _on_reference(self) -> tuple[Tensor, Tensor | None]:
+        """Policy and value where the last update is looked at, and the spread of the policy."""
+        assert self._reference is not None
+        spread = log_std_of(self.network)
+        with preserve_state(self.network) as network, torch.no_grad():
+            return network(self._reference), None if spread is None else spread.detach().clone()
+
+    def measure(self, task: EnvironmentTask) -> dict[str, Any]:
+        """What every learner that acts measures, and the churn of the task's last update."""
+        return super().measure(task) | self._churn
 
     def _step(self, closure: Any, inputs: Tensor) -> Tensor:
         return self._training.step(closure, inputs=inputs)

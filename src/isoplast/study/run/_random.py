@@ -61,6 +61,18 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 @contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Leave the global generators of torch (on the CPU), numpy and Python as they were."""
+    host = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(host[0])
+        np.random.set_state(host[1])  # noqa: NPY002
+        random.setstate(host[2])
+
+
+@contextmanager
 def reproducible(threads: int) -> Iterator[None]:
     """Let torch compute the same bits every time while the block runs, and leave all settings as they were.
 
@@ -71,17 +83,14 @@ def reproducible(threads: int) -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    host = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     torch.set_num_threads(threads)
     # warn_only: a GPU kernel without a deterministic form must not stop a run.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        yield
+        with random_numbers_kept():
+            yield
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-        torch.set_rng_state(host[0])
-        np.random.set_state(host[1])  # noqa: NPY002
-        random.setstate(host[2])

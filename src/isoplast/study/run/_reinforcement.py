@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -183,13 +184,20 @@ class ActingLearner(TrainingLearner):
             self.unmeasured = unmeasured
             on_failure = unmeasured.__setitem__
             names = recipe.instruments
-            found |= measure_network(network, observations, objective, recipe.lr, names, on_failure)
+            found |= measure_network(
+                network, observations, objective, recipe.lr, names, on_failure, self.parts
+            )
         return found
 
     @property
     @abstractmethod
     def outputs(self) -> int:
         """How many numbers the network gives for an observation."""
+
+    @property
+    def parts(self) -> dict[str, Sequence[int]]:
+        """Groups of these that mean different things."""
+        return {}
 
     def _play(self, network: nn.Module, task: EnvironmentTask, observations: int) -> Evaluation:
         environments = task.make(self.episodes, "evaluation", self.recipe.device)

@@ -49,6 +49,7 @@ class Status:
         seconds: wall time so far, all attempts together.
         peak_memory: bytes, of the attempt that used most; 0 where that is not known.
         attempts: how often it was started.
+        sinks: names of those that have all rows of the run, once it is done.
         provenance: versions, source state, data and machine of the last attempt.
     """
 
@@ -59,6 +60,7 @@ class Status:
     seconds: float = 0.0
     peak_memory: int = 0
     attempts: int = 0
+    sinks: list[str] = dataclasses.field(default_factory=list)
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

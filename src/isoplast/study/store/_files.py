@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from isoplast._core.errors import IsoplastError
 
-_SUM = re.compile(rb', "crc": "([0-9a-f]{8})"\}$')
+_TAIL = len(', "crc": "01234567"}')
 
 
 def drop_aside(path: Path) -> None:
@@ -62,10 +61,39 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         IsoplastError: a line other than the last is damaged, or was changed after it was written.
     """
+    return parsed_rows(checked_lines(path))
+
+
+def checked_lines(path: Path) -> list[bytes]:
+    """The whole lines of such a file, as they are, without their newlines.
+
+    Raises:
+        IsoplastError: see `read_rows`.
+    """
     if not path.exists():
         return []
     *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends in a newline: what follows is torn
-    return [_row(path, number, line) for number, line in enumerate(lines, 1)]
+    _check(path, lines)
+    return lines
+
+
+def _check(path: Path, lines: Iterable[bytes], first: int = 1) -> None:
+    for number, line in enumerate(lines, first):
+        # ..., "crc": "01234567"}: the checksum is that of the line without it.
+        checksum = zlib.crc32(b"}", zlib.crc32(line[:-_TAIL]))
+        if line[-_TAIL:] != b', "crc": "%08x"}' % checksum:
+            raise IsoplastError(
+                f"{path} line {number} is damaged, or was changed after it was written: delete its directory "
+                "and run again"
+            )
+
+
+def parsed_rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """The rows in lines that `checked_lines` returned."""
+    rows: list[dict[str, Any]] = json.loads(b"[" + b",".join(lines) + b"]")
+    for row in rows:
+        del row["crc"]
+    return rows
 
 
 def read_new_rows(path: Path, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
@@ -81,22 +109,9 @@ def read_new_rows(path: Path, offset: int, count: int) -> tuple[list[dict[str, A
     """
     with path.open("rb") as file:
         file.seek(offset)
-        whole, newline, _torn = file.read().rpartition(b"\n")
-    lines = whole.split(b"\n") if newline else []
-    rows = [_row(path, number, line) for number, line in enumerate(lines, count + 1)]
-    return rows, offset + len(whole) + len(newline)
-
-
-def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    written = _SUM.search(line)
-    text = line[: written.start()] + b"}" if written else b""
-    if written is None or int(written[1], 16) != zlib.crc32(text):
-        raise IsoplastError(
-            f"{path} line {number} is damaged, or was changed after it was written: delete its directory and "
-            "run again"
-        )
-    found: dict[str, Any] = json.loads(text)
-    return found
+        *lines, _torn = file.read().split(b"\n")
+    _check(path, lines, count + 1)
+    return parsed_rows(lines), offset + sum(len(line) + 1 for line in lines)
 
 
 def truncate(path: Path, size: int) -> None:

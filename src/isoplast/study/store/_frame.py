@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoplast._core.errors import IsoplastError
 from isoplast.study._metrics import METRICS, Metric, metric
-from isoplast.study.store._directory import RunDirectory
-from isoplast.study.store._files import read_rows
+from isoplast.study.store._columns import metric_columns
 from isoplast.study.store._find import run_directories
 
 if TYPE_CHECKING:
@@ -58,31 +56,16 @@ def load_study(path: str | Path, *, flat: bool = False) -> pl.DataFrame:
     directories = run_directories(Path(path))
     specs = [_columns(directory.read_settings()) for directory in directories]
     names = list(dict.fromkeys(name for spec in specs for name in spec))
-    spec_columns = {name: _uniform([spec.get(name) for spec in specs]) for name in names}
-    columns: dict[str, list[Any]] = {"run_id": [], **{name: [] for name in names}}
-    rows: list[tuple[RunDirectory, dict[str, Any]]] = []
-    for place, directory in enumerate(directories):
-        for row in read_rows(directory.metrics):
-            rows.append((directory, row))
-            columns["run_id"].append(directory.path.name)
-            for name in names:
-                columns[name].append(spec_columns[name][place])
-    known = {one.name: one for one in METRICS}
-    found = {name: metric(name) for _, row in rows for name in row if name not in columns}
-    # What no run has is left out, but for what every reader relies on.
-    schema = {name: one for name, one in known.items() if name in found or one.source == "run"}
-    schema |= {name: one for name, one in found.items() if name not in known}
-    values = {
-        name: [_value(one, row.get(name), where) for where, row in rows] for name, one in schema.items()
-    }
-    score = [_score(row, where) for where, row in rows]
-    frame = pl.DataFrame(columns, infer_schema_length=None).hstack(
-        pl.DataFrame(
-            {"score": score, **values},
-            schema={"score": pl.Float64, **{name: _dtype(one) for name, one in schema.items()}},
-        )
+    metrics, counts = metric_columns(directories)
+    runs = pl.DataFrame(
+        {"run_id": [directory.path.name for directory in directories]}
+        | {name: _uniform([spec.get(name) for spec in specs]) for name in names},
+        infer_schema_length=None,
     )
-    return _flattened(frame, list(schema.values())) if flat else frame
+    places = [place for place, count in enumerate(counts) for _ in range(count)]
+    taken = [name for name in metrics.columns if name in runs.columns]
+    frame = runs[places].hstack(metrics.drop(taken).insert_column(0, _score(metrics)))
+    return _flattened(frame, [metric(name) for name in metrics.columns]) if flat else frame
 
 
 def load_runs(path: str | Path) -> pl.DataFrame:
@@ -123,43 +106,15 @@ def load_runs(path: str | Path) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={name: kinds[kind] for name, kind in _RUNS.items()})
 
 
-def _dtype(one: Metric) -> Any:
+def _score(metrics: pl.DataFrame) -> pl.Series:
+    """Of each row the value of its primary metric."""
     import polars as pl
 
-    inner: Any = {"number": pl.Float64, "count": pl.Int64, "text": pl.String}[one.kind]
-    if one.per == "quantile":
-        return pl.List(pl.List(inner))
-    return inner if one.per == "task" else pl.List(inner)
-
-
-def _value(one: Metric, value: Any, where: RunDirectory) -> Any:
-    """A value as the frame wants it. JSON has no infinity: rows hold the words that float() reads."""
-    depth = {"task": 0, "quantile": 2}.get(one.per, 1)
-    try:
-        return None if value is None else _nested(one, value, depth)
-    except (TypeError, ValueError):
-        raise IsoplastError(
-            f"{where.metrics}: {one.name} is {str(value)[:60]!r}, which is no {one.kind}: "
-            f"delete {where.path} and run again"
-        ) from None
-
-
-def _nested(one: Metric, value: Any, depth: int) -> Any:
-    if depth:
-        if not isinstance(value, list):
-            raise TypeError
-        return [None if item is None else _nested(one, item, depth - 1) for item in value]
-    if one.kind == "text":
-        if not isinstance(value, str):
-            raise TypeError
-        return value
-    return int(value) if one.kind == "count" else float(value)
-
-
-def _score(row: Mapping[str, Any], where: RunDirectory) -> float | None:
-    name = str(row.get("primary", ""))
-    found: float | None = _value(metric(name), row.get(name), where)
-    return found
+    primary = metrics["primary"]
+    known = [name for name in primary.unique() if name in metrics.columns]
+    values = [pl.when(primary == name).then(pl.col(name)) for name in known]
+    # with_columns, not select: of no rows a literal makes one.
+    return metrics.with_columns(pl.coalesce(*values, None).cast(pl.Float64).alias("score"))["score"]
 
 
 def _flattened(frame: pl.DataFrame, schema: list[Metric]) -> pl.DataFrame:

@@ -35,6 +35,7 @@ def freeze(tuning: Tuning, choices: Sequence[Choice], path: Path) -> Study:
         "name": path.stem,
         **({"about": tuning.study.about} if tuning.study.about else {}),
         **({"path": list(first[0].path)} if first[0].path else {}),
+        **({"sinks": [sink.to_mapping() for sink in tuning.study.sinks]} if tuning.study.sinks else {}),
         "methods": methods,
         "seeds": list(dict.fromkeys(run.seed for run in tuning.study.runs)),
     }

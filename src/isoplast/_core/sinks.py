@@ -1,4 +1,4 @@
-"""Where a monitor's numbers go: a file, a TensorBoard writer, a Weights & Biases run, a function."""
+"""Where numbers go: a file, a TensorBoard writer, a Weights & Biases run, a function."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ Record: TypeAlias = Mapping[str, float]
 Write: TypeAlias = Callable[[int, Record], object]
 
 
-def sink(target: Any) -> Write:
+def sink(target: Any, axis: str = "monitor/step") -> Write:
     """What writes a record of one step to a target.
 
     Args:
         target: a path that ends in .csv (rows of step, name, value are appended); an object with `add_scalar`
             (a TensorBoard SummaryWriter) or with `log` (a Weights & Biases run); or a function of
             (step, record).
+        axis: what a Weights & Biases run calls the step, "group/name"; numbers without a group get this one.
 
     Raises:
         IsoplastError: for anything else, and for a path that cannot be written.
@@ -32,9 +33,9 @@ def sink(target: Any) -> Write:
             raise IsoplastError(f"sink {str(path)!r} is no .csv file: rename it, or pass a writer")
         return _csv(path)
     if hasattr(target, "add_scalar"):
-        return _scalars(target.add_scalar)
+        return _scalars(target.add_scalar, axis)
     if hasattr(target, "log") and hasattr(target, "define_metric"):
-        return _run(target)
+        return _run(target, axis)
     if callable(target):
         return target  # type: ignore[no-any-return]
     raise IsoplastError(
@@ -42,22 +43,23 @@ def sink(target: Any) -> Write:
     )
 
 
-def _numbers(record: Record) -> dict[str, float]:
+def _numbers(record: Record, axis: str) -> dict[str, float]:
     """The record without its step, every name with a group in front."""
-    named = {name if "/" in name else f"monitor/{name}": value for name, value in record.items()}
-    del named["monitor/step"]
-    return named
+    group = axis.partition("/")[0]
+    return {
+        name if "/" in name else f"{group}/{name}": value for name, value in record.items() if name != "step"
+    }
 
 
-def _scalars(add: Callable[..., object]) -> Write:
+def _scalars(add: Callable[..., object], axis: str) -> Write:
     def write(step: int, record: Record) -> None:
-        for name, value in _numbers(record).items():
+        for name, value in _numbers(record, axis).items():
             add(name, value, step)
 
     return write
 
 
-def _run(run: Any) -> Write:
+def _run(run: Any, axis: str) -> Write:
     """Records in the order of the run's own log calls, with the step as a metric to plot over.
 
     A step passed to `log` would move the count of a user whose own calls pass none.
@@ -65,12 +67,12 @@ def _run(run: Any) -> Write:
     known: set[str] = set()
 
     def write(step: int, record: Record) -> None:
-        numbers = _numbers(record)
+        numbers = _numbers(record, axis)
         groups = {name.partition("/")[0] for name in numbers} - known
         for group in sorted(groups):
-            run.define_metric(f"{group}/*", step_metric="monitor/step")
+            run.define_metric(f"{group}/*", step_metric=axis)
         known.update(groups)
-        run.log({**numbers, "monitor/step": step})
+        run.log({**numbers, axis: step})
 
     return write
 

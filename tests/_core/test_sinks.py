@@ -1,4 +1,4 @@
-"""Where a monitor's numbers go."""
+"""Where numbers go."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from isoplast._core.errors import IsoplastError
-from isoplast.diagnostics.monitor._sinks import sink
+from isoplast._core.sinks import sink
 
 RECORD = {"step": 7.0, "seconds": 0.5, "weights/largest": 2.0, 'weights/odd, "name"/mean': math.inf}
 
@@ -77,6 +77,15 @@ def test_weights_and_biases_gets_one_dict_with_the_step_as_an_axis():
         "monitor/step": 9,
     }
     assert run.axes == [(f"{group}/*", "monitor/step") for group in ("monitor", "weights", "ntk")]
+
+
+def test_numbers_of_something_else_have_an_axis_of_their_own():
+    writer, run = Writer(), Run()
+    sink(writer, "run/tasks")(2, {"seconds": 0.5, "score/loss": 1.0})
+    sink(run, "run/tasks")(2, {"seconds": 0.5, "score/loss": 1.0})
+    assert writer.calls == [("run/seconds", 0.5, 2), ("score/loss", 1.0, 2)]
+    assert run.logged == [{"run/seconds": 0.5, "score/loss": 1.0, "run/tasks": 2}]
+    assert run.axes == [("run/*", "run/tasks"), ("score/*", "run/tasks")]
 
 
 def test_a_function_gets_the_record_as_it_is():
