@@ -33,7 +33,11 @@ SUMMARIES = ("largest_sigma", "smallest_sigma", "dead_units", "dormant_units")
 def pack(directory: Path) -> Path:
     """Write the table of a study's runs."""
     frame = load_study(directory)
-    found = frame.select(
+    labels = {run: one.label for one in method_runs(frame) for run in one.runs}  # distinct ones
+    found = frame.with_columns(
+        pl.col("run_id").replace_strict(labels, default=pl.col("label")).alias("label")
+    )
+    found = found.select(
         *(name for name in COLUMNS if name in frame.columns),
         pl.col("sigma_max").list.max().alias(SUMMARIES[0]),
         pl.col("sigma_min").list.min().alias(SUMMARIES[1]),
@@ -60,9 +64,10 @@ def draw(name: str) -> Path:
 
 
 def interval(values: np.ndarray) -> str:
-    """Mean and half the width of its 95 % t interval."""
+    """Mean and half the width of its 95 % t interval: accuracies to three digits, returns to none."""
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return f"{values.mean():.0f} ± {half:.0f}"
+    digits = 3 if abs(values).max() <= 10 else 0
+    return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"isoplast {isoplast.__version__}\n"
 
 
-COMMANDS = ("", "demo", "run", "study", "report", "methods", "lens", "spectra")
+COMMANDS = ("", "demo", "run", "study", "tune", "report", "methods", "lens", "spectra")
 
 
 @pytest.mark.parametrize("command", [name.split() for name in COMMANDS], ids=" ".join)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from isoplast.cli import main
 from isoplast.cli._display import display
-from isoplast.cli._studies import _terminable
+from isoplast.cli._running import terminable
 from isoplast.study import Outcome, Run, RunDirectory
 
 TINY = ["data.samples=40", "stream.tasks=1", "learner.epochs=1", "net.width=4", "net.depth=1"]
@@ -53,7 +53,7 @@ def test_the_signal_that_ends_processes_is_an_interruption() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def terminated() -> None:
-        with _terminable():
+        with terminable():
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
@@ -66,7 +66,7 @@ def test_an_interrupted_display_shows_the_cursor_again() -> None:
     console = Console(file=text, force_terminal=True, width=80)
 
     def interrupted() -> None:
-        with display(console, [run]) as shown:
+        with display(console, 1) as shown:
             shown.started(run)
             raise KeyboardInterrupt
 
@@ -80,7 +80,7 @@ def test_an_interrupted_display_shows_the_cursor_again() -> None:
 def test_a_label_and_a_reason_say_nothing_to_a_terminal(tmp_path: Path, terminal: bool) -> None:
     text, run = io.StringIO(), Run(label="a\x1b]0;owned\x07[red]\nb")
     console = Console(file=text, force_terminal=terminal, width=200, color_system=None)
-    with display(console, [run]) as shown:
+    with display(console, 1) as shown:
         shown.started(run)
         shown.ended(Outcome(run, RunDirectory(tmp_path), "it \x1b]0;owned\x07"))
     said = text.getvalue()

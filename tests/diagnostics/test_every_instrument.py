@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import gc
 import random
 import types
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import pytest
 import torch
 from instrument_networks import NETWORKS, batch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.functional import cross_entropy
 
 from isoplast import Monitor, diagnose
@@ -171,6 +174,19 @@ def test_a_network_is_given_back_as_it_was(name: str, instrument: str) -> None:
     assert len(before) == len(after)
     different = [(a, b) for a, b in zip(before, after, strict=True) if not same(a, b)]
     assert not different
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+@pytest.mark.parametrize("name", ["convolutional", "shared", "Recurrent"])
+def test_inputs_are_let_go_of(name: str, instrument: str) -> None:
+    model, given, y = prepared(name)
+    x = given.clone()
+    values = StorageWeakRef(x.untyped_storage())
+    with contextlib.suppress(IsoplastError):
+        INSTRUMENTS[instrument](model, x, y)
+    del x
+    gc.collect()
+    assert values.expired()
 
 
 @pytest.mark.parametrize("kind", [collections.UserDict, types.MappingProxyType, collections.OrderedDict])

@@ -56,6 +56,26 @@ def test_the_ranked_table_has_the_best_first_and_compares_by_seed(study: Path, t
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 1
 
 
+def test_methods_are_compared_on_their_own_problem(tmp_path: Path) -> None:
+    """Eight tasks are another problem than sixteen: a score of the one says nothing of the other."""
+    for tasks in (8, 16):
+        for label, curve in (("Adam", synthetic.collapsing), ("AdamO", synthetic.staying)):
+            for seed in (0, 1):
+                run = synthetic.specification(label, seed, tasks)
+                synthetic.write_run(tmp_path, run, curve)
+    with write_report(tmp_path, tmp_path / "methods.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["problem"] for row in rows] == ["random-labels, digits, tasks 8"] * 2 + [
+        "random-labels, digits, tasks 16"
+    ] * 2
+    assert [row["method"].partition(",")[0] for row in rows] == ["AdamO", "Adam"] * 2
+    assert [row["gain"] == "" for row in rows] == [False, True] * 2  # Adam is what AdamO is compared with
+    tex = write_report(tmp_path, tmp_path / "methods.tex").read_text()
+    assert tex.count(r"\begin{tabular}") == 2
+    page = write_report(tmp_path).read_text()
+    assert page.count("paired by seed, p after Holm") == 2
+
+
 def test_latex_prints_what_a_label_says() -> None:
     assert escape("a_b & 50% #1 {x} $y$") == r"a\_b \& 50\% \#1 \{x\} \$y\$"
     assert escape("λ~^\\") == r"$\lambda$\textasciitilde{}\textasciicircum{}\textbackslash{}"

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from isoplast._core.errors import IsoplastError
-from isoplast.cli import _inspect, _methods, _studies
+from isoplast.cli import _inspect, _ls, _methods, _rm, _show, _studies, _tune, _watch
 
 _Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 
@@ -33,8 +33,12 @@ def run_command(words: Sequence[str]) -> int:
         "demo": _studies.demo,
         "run": _studies.run,
         "study": _studies.study,
-        "tune": _studies.tune,
+        "tune": _tune.tune,
         "report": _studies.report,
+        "ls": _ls.ls,
+        "show": _show.show,
+        "rm": _rm.rm,
+        "watch": _watch.watch,
         "methods": list_methods,
         "inspect": _inspect.inspect,
         "repair": _inspect.repair,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -17,15 +17,15 @@ from isoplast.study import Progress as Place
 
 
 @contextmanager
-def display(console: Console, runs: Sequence[Run]) -> Iterator[Display]:
-    """Show the runs of a study that are not done yet while the block works through them.
+def display(console: Console, total: int | None) -> Iterator[Display]:
+    """Show runs while the block works through them.
 
     Args:
         console: where to.
-        runs: those that will be done.
+        total: how many there are; None where nobody knows.
     """
     if not console.is_terminal:
-        yield _Lines(console, len(runs))
+        yield _Lines(console, total)
         return
     label = Column(no_wrap=True, overflow="ellipsis", max_width=30)  # all fits 80 columns
     columns = (
@@ -37,7 +37,7 @@ def display(console: Console, runs: Sequence[Run]) -> Iterator[Display]:
     )
     progress = Progress(*columns, console=console, transient=True)
     try:
-        yield _Live(console, progress, len(runs))
+        yield _Live(console, progress, total)
     finally:
         progress.stop()
 
@@ -53,7 +53,7 @@ def _seconds(outcome: Outcome) -> str:
 class _Lines:
     """One line when a run ends: for logs and pipes."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, total: int | None) -> None:
         self.console, self.total, self.count = console, total, 0
 
     def started(self, run: Run) -> None:
@@ -67,14 +67,15 @@ class _Lines:
         word = "failed" if outcome.failure else "done"
         why = f": {escaped(outcome.failure)}" if outcome.failure else f" in {_seconds(outcome)} s"
         # Text, not markup: a reason may hold brackets.
-        line = Text(f"[{self.count}/{self.total}] {word}: {_name(outcome.run)}{why}")
+        place = self.count if self.total is None else f"{self.count}/{self.total}"
+        line = Text(f"[{place}] {word}: {_name(outcome.run)}{why}")
         self.console.print(line, style="red" if outcome.failure else "", soft_wrap=True)
 
 
 class _Live(_Lines):
     """A bar for each run at work and one for all of them, from the first start on, after any download."""
 
-    def __init__(self, console: Console, progress: Progress, total: int) -> None:
+    def __init__(self, console: Console, progress: Progress, total: int | None) -> None:
         super().__init__(console, total)
         self.progress = progress
         self.bars: dict[Run, TaskID] = {}

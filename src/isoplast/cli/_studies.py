@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -17,34 +13,26 @@ from rich.text import Text
 from isoplast import data, nn, streams
 from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped, one_line
-from isoplast.cli._display import display
-from isoplast.cli._summary import summary_line, summary_sentence, summary_table
+from isoplast.cli._arguments import Directory, ExecutorName, FilePath, Flag, Number
+from isoplast.cli._dry_run import show_plan
+from isoplast.cli._running import INTERRUPTED, do_study, terminable
+from isoplast.cli._summary import summary_line
 from isoplast.cli._words import merged, parse_words
 from isoplast.study import (
-    EXECUTORS,
-    Executor,
-    Outcome,
     Run,
     RunDirectory,
     RunFailed,
     Study,
-    Tuning,
     execute,
     find_study,
-    freeze,
     load_study,
     make_executor,
-    run_study,
-    said,
-    select,
-    sweep,
 )
 
-Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 _Real = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
-FilePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
-_File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE_OR_NAME", help_behavior_hint="")]
-_Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+_FileOrName = Annotated[
+    str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE_OR_NAME", help_behavior_hint="")
+]
 _Words = Annotated[
     tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")
 ]
@@ -68,15 +56,7 @@ _Method = Annotated[
         help_behavior_hint=f"(default: {Run.method})",
     ),
 ]
-_Stage = Annotated[
-    Literal["all", "sweep", "select", "freeze", "run", "report"],
-    tyro.conf.Positional,
-    tyro.conf.arg(metavar="[STAGE]", help_behavior_hint="(default: all)"),
-]
 _Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
-_Executor = Annotated[
-    str, tyro.conf.arg(metavar="NAME", help=f"Where the runs are done: {', '.join(EXECUTORS.names())}.")
-]
 
 
 def demo(*, out: Path = Path("runs/demo"), jobs: Number = None) -> int:
@@ -88,19 +68,20 @@ def demo(*, out: Path = Path("runs/demo"), jobs: Number = None) -> int:
         out: Directory of the results.
         jobs: Number of processes; by default one for each core.
     """
-    return _study(Study.load(find_study("demo")), out, jobs, threads=1)
+    return do_study(Study.load(find_study("demo")), out, jobs, threads=1)
 
 
 def study(
-    file: _File,
+    file: _FileOrName,
     words: _Words = (),
     /,
     *,
     out: FilePath = None,
     jobs: Number = None,
     threads: int = 1,
-    executor: _Executor = "local",
+    executor: ExecutorName = "local",
     address: _Address = None,
+    dry_run: Flag = False,
 ) -> int:
     """Run a study: problems x methods x seeds, in parallel processes.
 
@@ -115,6 +96,7 @@ def study(
         threads: Threads of each process; results depend on it in their last bits.
         executor: Where the runs are done.
         address: Of the Ray cluster (executor.address).
+        dry_run: Only list the runs, what they are expected to cost, and the isometry times.
     """
     given = parse_words(words)
     flags = {} if address is None else {"executor.address": address}
@@ -123,64 +105,10 @@ def study(
         raise IsoplastError(f"got executor={settings}: write --executor {settings}")
     chosen = Study.load(find_study(file), given)
     where = make_executor(executor, settings)
-    return _study(chosen, out or Path("runs") / chosen.name, jobs, threads, where)
-
-
-def tune(
-    file: _File,
-    stage: _Stage = "all",
-    /,
-    *,
-    out: FilePath = None,
-    jobs: Number = None,
-    threads: int = 1,
-    executor: _Executor = "local",
-) -> int:
-    """Tune every method on the same space and budget, then freeze a study.
-
-    Stages: sweep (do the trials), select (show the best of every method), freeze (write the study with
-    them), run (do it), report. Each does only what is missing; all does the first three.
-
-    Args:
-        file: A study in YAML with one more key, tune.
-        stage: Which stage.
-        out: Directory of the results; by default runs/NAME-tuning.
-        jobs: Number of runs at the same time; by default as many as there is room for.
-        threads: Threads of each process; results depend on it in their last bits.
-        executor: Where the runs are done.
-    """
-    tuning = Tuning.load(Path(file))
-    out = out or Path("runs") / f"{tuning.study.name}-tuning"
-    trials, frozen = out / "sweep", out / f"{tuning.study.name}.yaml"
-    if stage in ("all", "sweep"):
-        status = _sweep(tuning, trials, jobs, threads, executor)
-        if status or stage == "sweep":
-            return status
-    if stage == "run":
-        return _study(Study.load(frozen), out / "evaluation", jobs, threads, executor)
-    if stage == "report":
-        print(_write_report(out / "evaluation"))
-        return 0
-    choices = select(tuning, trials)
-    for choice in choices:
-        print("\n".join(said(choice)))
-    if stage != "select":
-        freeze(tuning, choices, frozen)
-        print(f"frozen: {frozen}; isoplast tune {file} run does it")
-    return 0
-
-
-def _sweep(tuning: Tuning, out: Path, jobs: int | None, threads: int, executor: str) -> int:
-    console = Console()
-    try:
-        with _terminable(), display(console, []) as shown:
-            outcomes = sweep(tuning, out, jobs=jobs, threads=threads, display=shown, executor=executor)
-    except KeyboardInterrupt:
-        console.print(Text("interrupted; the same command goes on from here"))
-        return 130
-    failed = [outcome for outcome in outcomes if outcome.failure]
-    console.print(Text(f"sweep: {len(outcomes)} runs, {len(failed)} of them failed; results in {out}"))
-    return 0
+    out = out or Path("runs") / chosen.name
+    if dry_run:
+        return show_plan(chosen, out, jobs, threads, local=executor == "local")
+    return do_study(chosen, out, jobs, threads, where)
 
 
 def run(
@@ -231,7 +159,7 @@ def run(
     given = {key: value for key, value in flags.items() if value is not None}
     chosen = Run.from_mapping({"device": device, **merged(given, parse_words(words))})
     try:
-        with _terminable():
+        with terminable():
             directory = execute(chosen, out, threads=threads, say=lambda line: print(line, flush=True))
     except RunFailed as failure:
         Console(stderr=True).print(Text(one_line(f"isoplast: failed: {failure}")), soft_wrap=True)
@@ -240,7 +168,7 @@ def run(
     return 0
 
 
-def report(directory: _Directory, *, out: FilePath = None, figures: FilePath = None) -> int:
+def report(directory: Directory, *, out: FilePath = None, figures: FilePath = None) -> int:
     """Write the report of a study or a run as a page, or its figures and tables.
 
     Args:
@@ -276,61 +204,10 @@ def spectra(*, out: Path = Path("runs/spectra"), jobs: Number = None, page: File
     """
     from isoplast.cli._spectra import write_spectra
 
-    status = _study(Study.load(find_study("spectra")), out, jobs, threads=1)
-    if status != 130:
+    status = do_study(Study.load(find_study("spectra")), out, jobs, threads=1)
+    if status != INTERRUPTED:
         print(f"spectra: {write_spectra(out, page)}")
     return status
-
-
-def _study(
-    chosen: Study, out: Path, jobs: int | None, threads: int, executor: str | Executor = "local"
-) -> int:
-    console = Console()
-    missing = [run for run in chosen.runs if RunDirectory(out / run.id).status().state != "done"]
-    count = f"{len(missing)} of {len(chosen.runs)} runs to do"
-    console.print(Text(escaped(f"{chosen.name}: {count}, results in {out}")))
-    try:
-        with _terminable(), display(console, missing) as shown:
-            outcomes = run_study(chosen, out, jobs=jobs, threads=threads, display=shown, executor=executor)
-    except KeyboardInterrupt:
-        done = sum(RunDirectory(out / run.id).status().state == "done" for run in chosen.runs)
-        count = f"{done} of {len(chosen.runs)} runs are complete"
-        console.print(Text(f"interrupted: {count}; the same command goes on from here"))
-        return 130
-    return _show(console, out, outcomes)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: the terminal and the files are put in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _show(console: Console, out: Path, outcomes: Sequence[Outcome]) -> int:
-    frame = load_study(out)
-    if len(frame.filter(frame["task"] >= 0)):
-        console.print(summary_table(frame))
-        console.print(Text(summary_sentence(frame)))
-        console.print(Text(escaped(f"report: {_write_report(out)}")), soft_wrap=True)
-    failed = [outcome for outcome in outcomes if outcome.failure]
-    for outcome in failed:
-        where = f"{outcome.run.label}, seed {outcome.run.seed}"
-        line = f"failed: {where}: {outcome.failure}; see {outcome.directory.log}"
-        console.print(Text(escaped(line), style="red"), soft_wrap=True)
-    if failed:
-        console.print(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")
-    return 1 if failed else 0
 
 
 def _write_report(directory: Path, out: Path | None = None) -> Path:

@@ -10,6 +10,7 @@ Example:
 from isoplast.data._cifar import Cifar10, Cifar100
 from isoplast.data._dataset import Dataset
 from isoplast.data._digits import Digits
+from isoplast.data._download import NotHere, offline
 from isoplast.data._file import File, save_data
 from isoplast.data._mnist import FashionMnist, Mnist
 from isoplast.data._spec import (
@@ -33,11 +34,13 @@ __all__ = [
     "FashionMnist",
     "File",
     "Mnist",
+    "NotHere",
     "Text",
     "data_names",
     "data_reference",
     "data_spec",
     "load_data",
+    "offline",
     "register_data",
     "save_data",
 ]

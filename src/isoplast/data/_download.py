@@ -9,6 +9,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,8 +23,28 @@ REFUSED = (
 )
 """What to do when a download is not what was asked for."""
 
+_OFFLINE: ContextVar[bool] = ContextVar("_OFFLINE", default=False)
+
 _BLOCK = 1 << 20  # bytes per read of a download: 1 MiB, about 170 progress steps for CIFAR-10
 _TIMEOUT = 60.0  # seconds without a byte before a download is given up
+
+
+class NotHere(IsoplastError):
+    """Data that would have to be downloaded, where nothing may be."""
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Let nothing be downloaded while the block runs.
+
+    Raises:
+        NotHere: in the block, from whatever needs a file that is not on this machine.
+    """
+    before = _OFFLINE.set(True)
+    try:
+        yield
+    finally:
+        _OFFLINE.reset(before)
 
 
 def download(url: str, target: Path, limit: int, verify: Callable[[bytes], object]) -> bytes:
@@ -42,8 +63,11 @@ def download(url: str, target: Path, limit: int, verify: Callable[[bytes], objec
         The verified bytes.
 
     Raises:
+        NotHere: in a block of `offline`.
         IsoplastError: the download failed, or `verify` refused it.
     """
+    if _OFFLINE.get():
+        raise NotHere(f"{target.name} is not on this machine: it would be downloaded from {url}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target):

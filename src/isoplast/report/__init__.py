@@ -19,8 +19,8 @@ from isoplast.report.figures._spectra import histograms
 from isoplast.report.pages._inspection import inspection_page
 from isoplast.report.pages._spectra import readings, spectra_page
 from isoplast.report.pages._study import render
-from isoplast.report.pages._tables import as_csv, as_latex, ranked
-from isoplast.study import load_runs, load_study
+from isoplast.report.pages._tables import Ranking, as_csv, as_latex, ranking_csv, rankings
+from isoplast.study import load_runs, load_study, run_directories
 
 __all__ = [
     "MethodRuns",
@@ -102,8 +102,8 @@ def write_figures(study_dir: Path, out: Path) -> list[Path]:
     files: list[tuple[Path, bytes]] = []
     for name, figure in paper_figures(found):
         files += [(out / f"{name}.{kind}", written(figure, kind)) for kind in ("svg", "pdf")]
-    table = ranked(frame, load_runs(study_dir), found)
-    files += [(out / f"methods{kind}", _table(kind, table, found)) for kind in _TABLES]
+    tables = _rankings(study_dir, frame, found)
+    files += [(out / f"methods{kind}", _table(kind, tables)) for kind in _TABLES]
     files.append((out / "scores.csv", as_csv(load_study(study_dir, flat=True))))
     for path, contents in files:
         write_whole(_with_folder(path), contents)
@@ -116,16 +116,19 @@ def _contents(kind: str, study_dir: Path, frame: pl.DataFrame, found: list[Metho
         return _figure(found).encode()
     if kind not in _PAGES + _TABLES:
         return written(score_figure(found), kind.removeprefix("."))
-    table = ranked(frame, load_runs(study_dir), found)
+    tables = _rankings(study_dir, frame, found)
     if kind in _TABLES:
-        return _table(kind, table, found)
-    return render(read_source(study_dir), found, table).encode()
+        return _table(kind, tables)
+    return render(read_source(study_dir), found, tables).encode()
 
 
-def _table(kind: str, table: pl.DataFrame, found: list[MethodRuns]) -> bytes:
-    return (
-        as_csv(table) if kind == ".csv" else as_latex(table, found[0].label, found[0].metric.label).encode()
-    )
+def _rankings(study_dir: Path, frame: pl.DataFrame, found: list[MethodRuns]) -> list[Ranking]:
+    specs = {one.path.name: one.read_settings() for one in run_directories(study_dir)}
+    return rankings(specs, frame, load_runs(study_dir), found)
+
+
+def _table(kind: str, tables: list[Ranking]) -> bytes:
+    return ranking_csv(tables) if kind == ".csv" else "\n".join(map(as_latex, tables)).encode()
 
 
 def _with_folder(path: Path) -> Path:

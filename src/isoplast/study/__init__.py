@@ -6,15 +6,17 @@ Example:
     True
 """
 
+from isoplast.study._compare import SettingPath, by_problem, flat_settings, varying
 from isoplast.study._metrics import METRICS, Metric, metric, metrics_table
 from isoplast.study._open_run import OpenRun, open_run
 from isoplast.study._parts import Part, foreign_parts
+from isoplast.study._plan import IsometryTime, PlannedMethod, plan_study
 from isoplast.study._run_study import run_study
 from isoplast.study._spec import Run, Switch
 from isoplast.study._study import Study, builtin_studies, find_study
-from isoplast.study._tuning import Axis, Choice, Tuning, freeze, said, select, sweep
 from isoplast.study._yaml import parse_yaml
 from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome, make_executor
+from isoplast.study.executors._cores import usable_cores
 from isoplast.study.executors._inline import InlineExecutor
 from isoplast.study.executors._local import LocalExecutor
 from isoplast.study.executors._ray import RayExecutor
@@ -29,9 +31,17 @@ from isoplast.study.run._provenance import git_words
 from isoplast.study.run._supervised import Supervised
 from isoplast.study.store._directory import RunDirectory, Status
 from isoplast.study.store._files import read_rows, strict_json
+from isoplast.study.store._find import all_runs, disk_use, find_results, holds_results, run_directories
+from isoplast.study.store._follow import FollowedRun, Follower
 from isoplast.study.store._frame import load_runs, load_study
 from isoplast.study.store._index import read_index
 from isoplast.study.store._lock import RunLocked
+from isoplast.study.store._remove import remove_runs
+from isoplast.study.tuning._freeze import freeze
+from isoplast.study.tuning._select import Choice, select
+from isoplast.study.tuning._space import Axis
+from isoplast.study.tuning._sweep import sweep, trials
+from isoplast.study.tuning._tuning import Tuning
 
 __all__ = [
     "DQN",
@@ -45,7 +55,10 @@ __all__ = [
     "Display",
     "Diverged",
     "Executor",
+    "FollowedRun",
+    "Follower",
     "InlineExecutor",
+    "IsometryTime",
     "Job",
     "Learner",
     "LearnerSpec",
@@ -54,6 +67,7 @@ __all__ = [
     "OpenRun",
     "Outcome",
     "Part",
+    "PlannedMethod",
     "Progress",
     "RayExecutor",
     "Recipe",
@@ -61,18 +75,25 @@ __all__ = [
     "RunDirectory",
     "RunFailed",
     "RunLocked",
+    "SettingPath",
     "SlurmExecutor",
     "Status",
     "Study",
     "Supervised",
     "Switch",
     "Tuning",
+    "all_runs",
     "builtin_studies",
+    "by_problem",
+    "disk_use",
     "execute",
+    "find_results",
     "find_study",
+    "flat_settings",
     "foreign_parts",
     "freeze",
     "git_words",
+    "holds_results",
     "load_runs",
     "load_study",
     "make_executor",
@@ -82,13 +103,18 @@ __all__ = [
     "module_path",
     "open_run",
     "parse_yaml",
+    "plan_study",
     "read_index",
     "read_rows",
+    "remove_runs",
+    "run_directories",
     "run_study",
-    "said",
     "score",
     "select",
     "strict_json",
     "sweep",
+    "trials",
+    "usable_cores",
+    "varying",
     "worker",
 ]

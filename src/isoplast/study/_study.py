@@ -96,6 +96,33 @@ class Study:
             (6, 'AdamO')
         """
         document = _yaml.parse_yaml(text, source)
+        given = text + _comment(overrides)
+        return cls.from_document(document, source, text=given, folder=folder, overrides=overrides)
+
+    @classmethod
+    def from_document(
+        cls,
+        document: object,
+        source: str = "study",
+        *,
+        text: str = "",
+        folder: Path | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Study:
+        """The study that nested values describe, as `parse_yaml` gives them.
+
+        Args:
+            document: the values.
+            text: the document they were read from; "" without one.
+            source, folder, overrides: see `parse`.
+
+        Raises:
+            IsoplastError: as `parse`.
+
+        Example:
+            >>> Study.from_document({"name": "one", "methods": ["adam"]}).runs[0].label
+            'Adam'
+        """
         try:
             if not isinstance(document, dict):
                 raise IsoplastError(f"a study is a mapping with the keys {', '.join(_KEYS)}")
@@ -103,12 +130,11 @@ class Study:
                 if key not in _KEYS:
                     raise unknown("key of a study", str(key), _KEYS)
             changes = dict(overrides or {})
-            document |= {key: changes.pop(key) for key in _KEYS if key in changes and key != "run"}
-            path = _folders(document.get("path", []), folder)
-            name, about = document.get("name"), str(document.get("about", ""))
+            values = document | {key: changes.pop(key) for key in _KEYS if key in changes and key != "run"}
+            path = _folders(values.get("path", []), folder)
+            name, about = values.get("name"), str(values.get("about", ""))
             with module_path(path):
-                runs = _runs(document, changes, path)
-                return cls(cast(str, name), runs, about, text + _comment(overrides))
+                return cls(cast(str, name), _runs(values, changes, path), about, text)
         except IsoplastError as error:
             raise IsoplastError(f"{source}: {error}") from None
 
@@ -130,6 +156,14 @@ class Study:
             raise IsoplastError(f"study {path} cannot be read: {reason}") from None
         return cls.parse(text, str(path), folder=path.resolve().parent, overrides=overrides)
 
+    def check_directory(self, directory: Path) -> None:
+        """Raise IsoplastError if a directory holds the results of another study."""
+        found = read_index(directory)
+        if found is not None and found.name != self.name:
+            raise IsoplastError(
+                f"{directory} holds the results of study {found.name!r}: choose another --out"
+            )
+
     def describe(self, directory: Path) -> None:
         """Write index.json (the runs in their order) and study.yaml into the directory of the results.
 
@@ -138,11 +172,7 @@ class Study:
         Raises:
             IsoplastError: the directory holds the results of another study.
         """
-        found = read_index(directory)
-        if found is not None and found.name != self.name:
-            raise IsoplastError(
-                f"{directory} holds the results of study {found.name!r}: choose another --out"
-            )
+        self.check_directory(directory)
         runs = [{"id": run.id, "label": run.label} for run in self.runs]
         contents = {"name": self.name, "about": self.about, "runs": runs}
         documents = {"index.json": json.dumps(contents, indent=1)}

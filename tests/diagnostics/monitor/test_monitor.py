@@ -360,6 +360,46 @@ class TestAlarms:
         assert "the largest singular values before the head are 20.0 times the initial ones" in found.what
         assert "looks at networks that went on learning" in found.rate
 
+    def test_the_network_runs_only_where_a_verdict_depends_on_its_answers(self):
+        model = network()
+        monitor = Monitor(model, inputs=torch.randn(300, 8), warn=False, budget=0.5)
+        monitor.measure("norms", "activity")
+        runs = []
+        model.head.register_forward_hook(lambda module, args, output: runs.append(len(output)))
+        monitor.measure("norms")
+        assert runs == []
+        with torch.no_grad():
+            for layer in model.layers:
+                layer.weight.mul_(4.0)
+        monitor.measure("norms")
+        assert runs == [256]
+
+    @pytest.mark.parametrize("random", [True, False])
+    def test_what_memorises_is_judged_by_limits_of_its_own(self, random):
+        """Growth of 5 is a sign where neighbours have to get different answers, and none where not."""
+        torch.manual_seed(0)
+        groups = torch.arange(128) % 3
+        inputs = torch.randn(3, 8)[groups] + 0.3 * torch.randn(128, 8)
+        labels = torch.randint(3, (128,)) if random else groups
+        model = build("mlp", input_shape=(8,), classes=3, width=128, depth=2, bias=False)
+        monitor = Monitor(model, inputs=inputs, warn=False, budget=0.5)
+        start = monitor.measure("norms", "activity")
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for _ in range(300):
+            optimizer.zero_grad()
+            cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+        with torch.no_grad():
+            for name, layer in (("layers.0", model.layers[0]), ("layers.1", model.layers[1])):
+                largest = torch.linalg.matrix_norm(layer.weight, 2)
+                layer.weight.mul_(5 * start[f"norms/{name}"] / largest)  # without biases no answer changes
+        for _ in range(2):  # the answers are looked at twice
+            monitor.measure("norms")
+        found = [one.what for _, one in monitor.findings if one.severity != "note"]
+        assert [one.startswith("the largest singular values before the head") for one in found] == (
+            [True] if random else []
+        )
+
     def test_units_that_fall_silent_for_one_look_are_no_alarm(self):
         """After a change of task units are silent that come back: two looks in a row have to see it."""
         model = network()
@@ -387,6 +427,22 @@ class TestAlarms:
         other = Monitor(model, inputs=torch.randn(300, 8), warn=False)
         other.load_state_dict(state)
         assert other._alarms.evidence.initial == state["initial"]
+
+    def test_looks_come_though_the_clock_stood_still_at_first(self, clock):
+        monitor = Monitor(network(), measures={"one": costing(clock, 1.0)}, budget=0.1, warn=False)
+        monitor.measure()
+        train(monitor, clock, 100, seconds=0.0)
+        train(monitor, clock, 1000)
+        assert monitor.overhead == pytest.approx(0.1, abs=0.02)
+
+    def test_looks_come_sooner_once_steps_take_longer(self, clock):
+        monitor = Monitor(network(), measures={"one": costing(clock, 1.0)}, budget=0.1, warn=False)
+        train(monitor, clock, 1000, seconds=0.1)
+        before = len(monitor.records)
+        train(monitor, clock, 1000, seconds=10.0)
+        # A look for every step would be paid for; they come within a tenth of the steps, then each hundredth.
+        assert len(monitor.records) - before >= 50
+        assert monitor.overhead <= 0.1
 
     def test_looks_are_spread_over_a_known_length(self, clock):
         monitor = Monitor(network(), measures={"one": costing(clock, 10.0)}, steps=10_000, warn=False)
@@ -664,7 +720,8 @@ class TestModels:
         monitor.step()
         model.forward = lambda x: 1 / 0
         monitor.measure()
-        assert set(monitor.left_out) == {"activity", "jacobian", "ntk", "plasticity"}
+        runs = {"activity", "jacobian", "ntk", "plasticity", "roughness of the outputs"}
+        assert set(monitor.left_out) == runs
         assert all("ZeroDivisionError" in reason for reason in monitor.left_out.values())
         assert math.isfinite(monitor.records[-1]["weights/largest"])
 

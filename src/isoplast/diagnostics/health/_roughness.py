@@ -28,20 +28,29 @@ def roughness(inputs: Any, outputs: Tensor | None) -> float | None:
     Returns:
         None for other inputs, fewer than 32, or outputs that are all the same.
     """
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or outputs is None:
+    neighbours = None if outputs is None else nearest(inputs)
+    return None if neighbours is None or outputs is None else answers_apart(outputs, neighbours)
+
+
+def nearest(inputs: Any) -> Tensor | None:
+    """By row, the other row that is nearest among up to 512; None for what is no 32 rows of numbers."""
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or len(inputs) < _FEWEST:
         return None
-    count = min(len(inputs), len(outputs), _MOST)
-    if count < _FEWEST or outputs.ndim > 2:
+    places = inputs[:_MOST].detach().flatten(1).double().cpu()
+    return torch.cdist(places, places).fill_diagonal_(math.inf).argmin(1)
+
+
+@torch.no_grad()
+def answers_apart(outputs: Tensor, neighbours: Tensor) -> float | None:
+    """The roughness of outputs (n, k), given the nearest neighbour of each input."""
+    if outputs.ndim > 2 or len(outputs) < len(neighbours):
         return None
-    places = inputs[:count].detach().flatten(1).double().cpu()
+    count = len(neighbours)
     found = outputs[:count].detach().reshape(count, -1).double().cpu()
-    distances = torch.cdist(places, places)
-    distances.fill_diagonal_(math.inf)
-    nearest = distances.argmin(1)
     if found.shape[1] == 1:
         spread = 2 * float(found.var())
-        return float((found - found[nearest]).square().mean()) / spread if spread > 0 else None
+        return float((found - found[neighbours]).square().mean()) / spread if spread > 0 else None
     answers = found.argmax(1)
     shares = torch.bincount(answers).double() / count
     chance = 1 - float(shares.square().sum())
-    return float((answers != answers[nearest]).double().mean()) / chance if chance > 0 else None
+    return float((answers != answers[neighbours]).double().mean()) / chance if chance > 0 else None

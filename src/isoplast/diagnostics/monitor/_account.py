@@ -15,9 +15,11 @@ class Account:
         guess: what it is taken to cost before it has run, in training steps.
         importance: factor of its share.
         share: of the training time that it may take.
-        spent: seconds so far.
+        spent: seconds so far, without the look at the start.
         runs: how many those were for.
         at: training time at the last of them.
+        debt: seconds that the look at the start took, which costs several times what later ones do, and its
+            part of what looks take beside the measures: a quarter of what comes in pays it off.
     """
 
     guess: float
@@ -26,9 +28,10 @@ class Account:
     spent: float = 0.0
     runs: int = 0
     at: float = 0.0
+    debt: float = 0.0
 
-    def due(self, steps: int, elapsed: float, length: int | None = None) -> bool:
-        """Whether the training pays for another run.
+    def due_at(self, steps: int, elapsed: float, length: int | None = None) -> float:
+        """The step at which the training will have paid for another run, if it goes on as fast as so far.
 
         Where its length is known, the runs that it pays for in all are spread evenly, half an interval before
         the first. Else the time so far pays, and that since the last run for half of it: the first keeps the
@@ -40,17 +43,22 @@ class Account:
         """
         if length is not None and steps <= length:
             planned = self.planned(steps, elapsed, length)
-            return self.runs < planned and steps >= (self.runs + 0.5) * length / planned
+            return (self.runs + 0.5) * length / planned if self.runs < planned else math.inf
         if not self.runs:
-            return steps > self.first
+            return self.first + 1  # the clock starts with the first step
         cost = self.spent / self.runs
-        return self.spent + cost <= self.share * elapsed and cost <= 2 * self.share * (elapsed - self.at)
+        paid = (self.spent + cost) / self.share
+        # Above four times the debt all of it has been paid off, below that a quarter of the income.
+        paid = min(paid / 0.75, paid + self.debt / self.share)
+        missing = max(paid, self.at + cost / (2 * self.share)) - elapsed
+        return steps + missing / _a_step(steps, elapsed)
 
     def planned(self, steps: int, elapsed: float, length: int) -> int:
         """How many runs a training of known length pays for."""
-        a_step = elapsed / max(steps - 1, 1)  # the clock starts with the first
-        cost = self.spent / self.runs / a_step if self.runs and a_step else self.guess
-        return int(self.share * length / cost) if cost else length
+        a_step = _a_step(steps, elapsed)
+        cost = self.spent / self.runs / a_step if self.runs else self.guess
+        income = self.share * length
+        return int((income - min(self.debt / a_step, income / 4)) / cost) if cost else length
 
     @property
     def first(self) -> float:
@@ -62,6 +70,11 @@ class Account:
         self.spent += seconds
         self.runs += 1
         self.at = elapsed
+
+
+def _a_step(steps: int, elapsed: float) -> float:
+    """Seconds of a step; the clock starts with the first, and may not have moved."""
+    return max(elapsed / max(steps - 1, 1), 1e-9)
 
 
 def divide(budget: float, accounts: Iterable[Account]) -> None:

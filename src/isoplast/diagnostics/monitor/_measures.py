@@ -17,8 +17,10 @@ from isoplast.diagnostics._selection import for_jacobian, for_kernel
 from isoplast.diagnostics._student import interval
 from isoplast.diagnostics.activity._activity import Activity, LayerActivity, activity
 from isoplast.diagnostics.health._evidence import Evidence, activity_places
+from isoplast.diagnostics.health._limits import LIMITS
+from isoplast.diagnostics.health._measured import growth
 from isoplast.diagnostics.health._numbers import diverged, kernel_condition, probe_lr
-from isoplast.diagnostics.health._roughness import roughness
+from isoplast.diagnostics.health._roughness import answers_apart, nearest
 from isoplast.diagnostics.jacobian._jacobian import jacobian
 from isoplast.diagnostics.ntk._ntk import ntk
 from isoplast.diagnostics.ntk._result import NTK
@@ -39,6 +41,7 @@ _ACTIVITY, _FEATURES, _JACOBIAN, _KERNEL, _PROBE = 256, 256, 16, 24, 256
 _KERNEL_SIZE = 512  # eigenvalues of more rows take longer than all the rest
 _PROBE_TASKS, _PROBE_STEPS = 2, 25
 _CONFIDENCE = 0.95
+_LEAST_GROWTH = min(one.value for one in LIMITS if one.number == "growth")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +52,9 @@ class Setting:
         shape: of the model's outputs (n, ...), empty where they are no tensor.
         normalised: whether the model has normalisations.
         optimizer, lr: of the training and of the probe, as the user gave them.
-        roughness: of the outputs at the last two looks; right after a change of task, and at the start, it is
-            high in any network.
+        roughness: of the outputs the last two times that it was taken; right after a change of task, and at
+            the start, it is high in any network.
+        neighbours: the nearest neighbours of the inputs, where those stay the same.
         vectors: right singular vectors that estimates of norms go on from.
         twins: what fresh networks made of the probe, by learning rate; None where the inputs may change.
     """
@@ -60,6 +64,7 @@ class Setting:
     optimizer: Optimizer | None
     lr: float | None
     twins: dict[float, Progress] | None
+    neighbours: Tensor | None = None
     roughness: list[float] = dataclasses.field(default_factory=list)
     vectors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
@@ -87,8 +92,8 @@ def setting(
         shape = tuple(one_tensor(found).shape)
     except IsoplastError:
         shape = ()
-    normalised = has_normalisation(network)
-    return Setting(shape, normalised, optimizer, lr, {} if fixed else None)
+    neighbours = nearest(take_samples(inputs, slice(_ACTIVITY))) if fixed and inputs is not None else None
+    return Setting(shape, has_normalisation(network), optimizer, lr, {} if fixed else None, neighbours)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +124,6 @@ def _weights(model: nn.Module, inputs: Any, known: Setting) -> Result:
 def _norms(model: nn.Module, inputs: Any, known: Setting) -> Result:
     if sharded_names(unwrap(model)):
         raise IsoplastError("the weights are sharded: call weight_spectra(model) on all processes")
-    if known.shape and inputs is not None:
-        given = take_samples(inputs, slice(_ACTIVITY))
-        with preserve_state(model) as network, torch.no_grad():
-            found = roughness(given, one_tensor(run(network, given)))
-        known.roughness[:] = [*known.roughness[-1:], 0.0 if found is None else found]
     return largest_singular_values(model, known.vectors)
 
 
@@ -174,6 +174,24 @@ STANDARD = {
 }
 
 
+def with_roughness(evidence: Evidence, model: nn.Module, inputs: Any, known: Setting) -> Evidence:
+    """The evidence with how differently the network answers to neighbouring inputs, twice in a row."""
+    given = take_samples(inputs, slice(_ACTIVITY))
+    neighbours = nearest(given) if known.neighbours is None else known.neighbours
+    if neighbours is None or not known.shape:
+        return evidence
+    with preserve_state(model) as network, torch.no_grad():
+        found = answers_apart(one_tensor(run(network, given)), neighbours)
+    known.roughness[:] = [*known.roughness[-1:], 0.0 if found is None else found]
+    return evidence.with_(roughness=min(known.roughness) if len(known.roughness) == 2 else None)
+
+
+def has_grown(evidence: Evidence) -> bool:
+    """Whether the growth is beyond its lowest limit: then the verdict depends on the roughness."""
+    grown = growth(evidence.largest, evidence.initial or {})
+    return bool(grown) and sum(grown.values()) / len(grown) > _LEAST_GROWTH
+
+
 UNITS = frozenset(("activity", "features"))
 """The measures of what units do, which wavers."""
 
@@ -184,10 +202,7 @@ def added(evidence: Evidence, result: object, known: Setting) -> Evidence:
         return evidence.with_(spectra=result)
     if isinstance(result, Norms):
         first = evidence.initial is None and not any(map(math.isnan, result.values()))
-        rough = min(known.roughness) if len(known.roughness) == 2 else None
-        return evidence.with_(
-            roughness=rough, largest=dict(result), initial=dict(result) if first else evidence.initial
-        )
+        return evidence.with_(largest=dict(result), initial=dict(result) if first else evidence.initial)
     if isinstance(result, Activity):
         return _with_activity(evidence.with_(normalised=known.normalised), activity_places(result))
     if isinstance(result, NTK):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import math
 import os
 import sys
 import weakref
@@ -26,7 +27,15 @@ from isoplast.diagnostics.health._optimizer_findings import (
 )
 from isoplast.diagnostics.monitor._account import Account, divide
 from isoplast.diagnostics.monitor._alarms import Alarms
-from isoplast.diagnostics.monitor._measures import STANDARD, UNITS, Setting, added, setting
+from isoplast.diagnostics.monitor._measures import (
+    STANDARD,
+    UNITS,
+    Setting,
+    added,
+    has_grown,
+    setting,
+    with_roughness,
+)
 from isoplast.diagnostics.monitor._sinks import Write, sink
 from isoplast.diagnostics.monitor._summary import summary
 from isoplast.model import preserve_state, sample_count
@@ -179,25 +188,41 @@ class Monitor:
         """Count an optimizer step, and measure what the training so far has paid for."""
         self.total_steps += 1
         if self.total_steps >= self._next_look:  # else it costs no more than this, not even a clock
+            began, spent = perf_counter(), self._spent
             self._look()
             self._alarms.tell(self._warn)
             self._last = perf_counter()
+            self._owe(self._last - began - (self._spent - spent))
         if self.total_steps == self._length:
             self.close()
 
     def _look(self) -> None:
         self._count_time()
-        steps, elapsed = self.total_steps, self._elapsed
+        steps = self.total_steps
         if self._setting is None:
             self._known_setting()
             self._check_optimizer()
-        due = [name for name, account in self._accounts.items() if account.due(steps, elapsed, self._length)]
         if steps == 1 and self._standard_measures:  # what later looks are compared with
-            self._run([name for name in self._accounts if name in _BASELINE], charged=False)
-        elif due:
+            self._run([name for name in self._accounts if name in _BASELINE], start=True)
+        elif due := [name for name, account in self._accounts.items() if self._due_at(account) <= steps]:
             self._run(due)
+        self._next_look = self._look_after(steps)
+
+    def _owe(self, seconds: float) -> None:
+        """Enter what a look took beside the measures."""
+        self._spent += seconds
+        for account in self._accounts.values():
+            account.debt += seconds / len(self._accounts)
+
+    def _look_after(self, steps: int) -> int:
+        """The step of the next look: when something will be due, or a tenth later: the speed may change."""
         pause = max(self._every, steps // _LOOKS)
-        self._next_look = steps - steps % pause + pause
+        soonest = min(map(self._due_at, self._accounts.values()), default=math.inf)
+        awaited = math.ceil(min(soonest, steps + steps // 10 + 10) / self._every) * self._every
+        return max(steps - steps % pause + pause, awaited)
+
+    def _due_at(self, account: Account) -> float:
+        return account.due_at(self.total_steps, self._elapsed, self._length)
 
     def pause(self) -> None:
         """Leave the time until the next `step` out of the training time: an evaluation, say."""
@@ -236,12 +261,12 @@ class Monitor:
             self._elapsed += now - self._last
             self._last = now
 
-    def _run(self, due: Collection[str], asked: bool = False, charged: bool = True) -> dict[str, float]:
+    def _run(self, due: Collection[str], asked: bool = False, start: bool = False) -> dict[str, float]:
         # Work that a GPU still has to do belongs to the training, not to the measure.
         _synchronize(self._model)
         self._count_time()
         record: dict[str, float] = {"step": float(self.total_steps), "seconds": self._elapsed}
-        start = perf_counter()
+        began = perf_counter()
         drawn = self._tried("inputs", lambda: [self._sample()])
         self._check_optimizer()
         bill: dict[str, float] = {}
@@ -250,16 +275,21 @@ class Monitor:
             record |= {} if drawn is None else self._take(name, drawn[0])
             _synchronize(self._model)
             bill[name] = perf_counter() - begun
-        self._alarms.judge(self.total_steps, units=not UNITS.isdisjoint(due), asked=asked)
+        units = not UNITS.isdisjoint(due)
+        if units or has_grown(self._alarms.evidence):
+            self._see_roughness(None if drawn is None else drawn[0])
+        self._alarms.judge(self.total_steps, units=units, asked=asked)
         self._keep(record)
         # Drawing inputs and writing records cost as well; the measures of this time share that.
-        whole = perf_counter() - start
+        whole = perf_counter() - began
         self._spent += whole
         rest = whole - sum(bill.values())
-        # The first look costs several times as much as later ones, and says nothing of their price.
-        for name, seconds in bill.items() if charged else ():
-            if name in self._accounts:
-                self._accounts[name].charge(seconds + rest / len(bill), self._elapsed)
+        for name, seconds in bill.items():
+            account = self._accounts.get(name)
+            if account is not None and start:
+                account.debt += seconds + rest / len(bill)
+            elif account is not None:
+                account.charge(seconds + rest / len(bill), self._elapsed)
         return record
 
     def _take(self, name: str, inputs: Any) -> dict[str, float]:
@@ -277,6 +307,14 @@ class Monitor:
         found = {f"{name}/{key}": float(value) for key, value in numbers.items()}
         self._alarms.evidence = added(self._alarms.evidence, result, self._known_setting())
         return found
+
+    def _see_roughness(self, inputs: Any) -> None:
+        """What decides which limits hold; left out for good where it fails."""
+        alarms, name = self._alarms, "roughness of the outputs"
+        if inputs is not None and name not in self.left_out:
+            known = self._known_setting()
+            found = self._tried(name, lambda: with_roughness(alarms.evidence, self._model, inputs, known))
+            alarms.evidence = alarms.evidence if found is None else found
 
     def _tried(self, name: str, action: Callable[[], T]) -> T | None:
         """What an action returns; None, and a note and a warning the first time, where it raises anything.
@@ -387,7 +425,7 @@ class Monitor:
         for name, account in self._accounts.items():
             if name in state["accounts"]:
                 saved = state["accounts"][name]
-                for field in ("spent", "runs", "at"):
+                for field in ("spent", "runs", "at", "debt"):
                     setattr(account, field, saved[field])
 
 

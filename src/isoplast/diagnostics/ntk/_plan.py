@@ -151,7 +151,8 @@ class _Saved:
             self._known.add(storage.data_ptr())
             # A view of a few samples keeps the whole batch alive, but takes nothing of its own.
             self.bytes += min(storage.nbytes(), tensor.nbytes)
-        return tensor
+        # An operation that saves its own output would hold itself alive for good.
+        return tensor.detach()
 
 
 def _verified(

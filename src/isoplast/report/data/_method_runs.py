@@ -7,9 +7,9 @@ A method here is a method with its settings, run with one or more seeds. Everyth
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,9 @@ import polars as pl
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
 from isoplast.report.figures._palette import Style, style
-from isoplast.study import METRICS, Metric, metric
+from isoplast.study import METRICS, Metric, metric, varying
 
 Array = npt.NDArray[np.float64]
-Key = TypeVar("Key")
 
 _PER_MATRIX = ("sigma_min", "sigma_mean", "sigma_max", "condition_number", "effective_rank", "gram_deviation")
 _PER_ACTIVATION = ("dead", "dormant")
@@ -135,17 +134,12 @@ def method_runs(frame: pl.DataFrame) -> list[MethodRuns]:
     return [_runs_of(label, group, style(index), spec) for index, (label, group) in found]
 
 
-def varying(settings: Sequence[dict[Key, Any]]) -> list[Key]:
-    """The keys whose values are not the same in all settings, in order of appearance."""
-    keys = dict.fromkeys(key for one in settings for key in one)
-    return [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
-
-
 def _distinct_labels(settings: list[dict[str, Any]]) -> list[str]:
     labels = []
     for one in settings:
         same = [other for other in settings if other["label"] == one["label"]]
-        labels.append(", ".join([str(one["label"]), *(f"{key} {one[key]}" for key in varying(same))]))
+        told = [f"{key} {one[key]}" for key in varying(same) if one[key] is not None]
+        labels.append(", ".join([str(one["label"]), *told]))
     return labels
 
 

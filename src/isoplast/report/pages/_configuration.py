@@ -7,20 +7,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isoplast.report.data._method_runs import MethodRuns, varying
+from isoplast.report.data._method_runs import MethodRuns
 from isoplast.report.data._source import RunRecord, Source
 from isoplast.report.html._document import NONE, Table
-from isoplast.study import git_words
-
-Path = tuple[str, ...]
-# The seed tells the runs of a method apart, the label is a name: neither is a setting of the method.
-_NOT_SETTINGS = {("seed",), ("label",)}
+from isoplast.study import SettingPath, flat_settings, git_words, varying
 
 
 def configuration(source: Source, results: Sequence[MethodRuns]) -> dict[str, Any]:
     """What differs between the methods, what is common, and every specification in full: for the template."""
     records = [source.records[result.runs[0]] for result in results]
-    settings = [_flat(record.spec) for record in records]
+    settings = [flat_settings(record.spec) for record in records]
     paths = varying(settings)
     columns = list(dict.fromkeys(path[0] for path in paths))
     rows = [
@@ -34,16 +30,7 @@ def configuration(source: Source, results: Sequence[MethodRuns]) -> dict[str, An
     }
 
 
-def _flat(spec: Mapping[str, Any], prefix: Path = ()) -> dict[Path, Any]:
-    """The settings by their path; a name stands for what holds it: ("method", "name") becomes ("method",)."""
-    found: dict[Path, Any] = {}
-    for key, value in spec.items():
-        path = prefix if key == "name" and prefix else (*prefix, key)
-        found |= _flat(value, path) if isinstance(value, Mapping) else {path: value}
-    return {path: value for path, value in found.items() if path not in _NOT_SETTINGS}
-
-
-def _cell(column: str, differing: Sequence[Path], settings: Mapping[Path, Any]) -> str:
+def _cell(column: str, differing: Sequence[SettingPath], settings: Mapping[SettingPath, Any]) -> str:
     """What a method has below a setting, in one line: "adamo, isometry 0.01, weight_decay 0"."""
     said = []
     for path, value in settings.items():
@@ -52,7 +39,7 @@ def _cell(column: str, differing: Sequence[Path], settings: Mapping[Path, Any]) 
     return ", ".join(said) or NONE
 
 
-def _words(path: Path) -> str:
+def _words(path: SettingPath) -> str:
     return ": ".join(path)
 
 

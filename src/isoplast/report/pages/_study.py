@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import polars as pl
 from markupsafe import Markup
 
 from isoplast.report.data._headline import headline
@@ -16,16 +15,16 @@ from isoplast.report.figures._charts import scale_of_scores, score_chart
 from isoplast.report.html import _document as html
 from isoplast.report.pages._configuration import configuration, provenance
 from isoplast.report.pages._results import results_table, troubles
-from isoplast.report.pages._tables import ranking
+from isoplast.report.pages._tables import Ranking, ranking_table
 
 
-def render(source: Source, results: Sequence[MethodRuns], ranked: pl.DataFrame) -> str:
+def render(source: Source, results: Sequence[MethodRuns], rankings: Sequence[Ranking]) -> str:
     """The page of a study as HTML text.
 
     Args:
         source: the study's runs and where they came from.
         results: the same study by method; at least one with a finished task.
-        ranked: the table of methods, the best first.
+        rankings: the methods on each problem.
     """
     drawn: dict[str, str] = {"score": figures.score_figure(results).to_json()}
     curves = [html.Curve(index, result.label, result.style) for index, result in enumerate(results)]
@@ -42,7 +41,7 @@ def render(source: Source, results: Sequence[MethodRuns], ranked: pl.DataFrame) 
         score=html.Plot("score", "tall", f"{title}. {headline(results)}", title),
         score_note=_score_note(results),
         still=Markup(score_chart(results)),
-        ranking=ranking(ranked, results[0].label, results[0].metric.label) if len(results) > 1 else None,
+        rankings=[ranking_table(one) for one in rankings] if len(results) > 1 else [],
         results=results_table(results),
         troubles=troubles(source, results),
         groups=[section for group in groups if (section := group(results, drawn)) is not None],

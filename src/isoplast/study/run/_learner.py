@@ -16,6 +16,7 @@ from isoplast._core.registry import Registry
 from isoplast._core.settings import check_fields
 from isoplast.methods import Method, training
 from isoplast.nn import NetSpec
+from isoplast.optim import IsometryReport, isometry_report
 from isoplast.streams import OpenProblem, Problem
 
 
@@ -96,6 +97,17 @@ class Learner(ABC):
     def report(self, steps: int) -> list[str]:
         """Lines a user should read before training of that many steps."""
 
+    def isometry(self) -> IsometryReport:
+        """What is under isometry at present; by default nothing."""
+        return isometry_report([])
+
+    def shortened(self, task: Any) -> tuple[Any, float]:
+        """A task whose units of progress take a few optimizer steps, and the share of a unit that they are.
+
+        With it a task's cost is measured in a moment. By default the task itself.
+        """
+        return task, 1.0
+
     @abstractmethod
     def evaluated(self) -> contextlib.AbstractContextManager[nn.Module]:
         """A context that yields the network to evaluate."""
@@ -139,6 +151,10 @@ class TrainingLearner(Learner):
     def report(self, steps: int) -> list[str]:
         """What the method says."""
         return self._training.report(steps)
+
+    def isometry(self) -> IsometryReport:
+        """What the optimizer keeps isometric."""
+        return isometry_report(self._training.optimizer.param_groups)
 
     def evaluated(self) -> contextlib.AbstractContextManager[nn.Module]:
         """What the method wants evaluated."""

@@ -17,6 +17,8 @@ from isoplast.study.run._instruments import Measured, measure_network, score
 from isoplast.study.run._learner import LEARNERS, Diverged, LearnerSpec, Recipe, TrainingLearner
 from isoplast.study.run._random import order
 
+_FEW = 8  # mini-batches of a shortened task
+
 
 @LEARNERS.register
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,17 @@ class SupervisedLearner(TrainingLearner):
     def _start(self, method: Method, network: nn.Module) -> None:
         super()._start(method, network)
         self._rates = [float(group["lr"]) for group in self._training.optimizer.param_groups]
+
+    def shortened(self, task: Task) -> tuple[Task, float]:
+        """The task with its first mini-batches alone."""
+        count = min(len(task.targets), _FEW * self.settings.batch_size)
+        rows, held_out, targets = torch.arange(count), None, None
+        if task.test_examples is not None and task.test_targets is not None:
+            few = torch.arange(min(count, len(task.test_examples)))
+            held_out, targets = task.test_examples.take(few), task.test_targets[few]
+        examples = task.examples.take(rows), task.targets[rows]
+        short = Task(task.index, *examples, held_out, targets, objective=task.objective)
+        return short, count / len(task.targets)
 
     def begin(self, task: Task) -> bool:
         """Take the task's data to the device, and tell the method."""

@@ -151,6 +151,17 @@ class RunDirectory:
         Raises:
             IsoplastError: status.json is damaged.
         """
+        status = self.written_status()
+        if status.state == "running" and not is_locked(self.path):
+            return dataclasses.replace(status, state="interrupted")
+        return status
+
+    def written_status(self) -> Status:
+        """How far the run is as its last process wrote it down, whether or not that is still there.
+
+        Raises:
+            IsoplastError: status.json is damaged.
+        """
         if not self._status.exists():
             return Status()
         remedy = "delete it, and the run goes on from its checkpoint when it is started again"
@@ -162,8 +173,6 @@ class RunDirectory:
         right = right and status.state in get_args(State) and is_provenance(status.provenance)
         if not right:
             raise IsoplastError(f"{self._status} is damaged: {remedy}")
-        if status.state == "running" and not is_locked(self.path):
-            return dataclasses.replace(status, state="interrupted")
         return status
 
     def write_status(self, status: Status) -> None:

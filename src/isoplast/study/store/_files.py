@@ -68,6 +68,25 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [_row(path, number, line) for number, line in enumerate(lines, 1)]
 
 
+def read_new_rows(path: Path, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
+    """The rows that a file has got since it was read, and the next offset.
+
+    Args:
+        path: the file.
+        offset: up to where it was read, in bytes.
+        count: how many rows that were.
+
+    Raises:
+        IsoplastError: a line is damaged.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        whole, newline, _torn = file.read().rpartition(b"\n")
+    lines = whole.split(b"\n") if newline else []
+    rows = [_row(path, number, line) for number, line in enumerate(lines, count + 1)]
+    return rows, offset + len(whole) + len(newline)
+
+
 def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     written = _SUM.search(line)
     text = line[: written.start()] + b"}" if written else b""

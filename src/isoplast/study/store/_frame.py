@@ -11,7 +11,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast.study._metrics import METRICS, Metric, metric
 from isoplast.study.store._directory import RunDirectory
 from isoplast.study.store._files import read_rows
-from isoplast.study.store._index import read_index
+from isoplast.study.store._find import run_directories
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,7 +55,7 @@ def load_study(path: str | Path, *, flat: bool = False) -> pl.DataFrame:
     """
     import polars as pl
 
-    directories = _directories(Path(path))
+    directories = run_directories(Path(path))
     specs = [_columns(directory.read_settings()) for directory in directories]
     names = list(dict.fromkeys(name for spec in specs for name in spec))
     spec_columns = {name: _uniform([spec.get(name) for spec in specs]) for name in names}
@@ -102,7 +102,7 @@ def load_runs(path: str | Path) -> pl.DataFrame:
     import polars as pl
 
     rows = []
-    for directory in _directories(Path(path)):
+    for directory in run_directories(Path(path)):
         spec, status = directory.read_settings(), directory.status()
         rows.append(
             {
@@ -190,17 +190,6 @@ def _flattened(frame: pl.DataFrame, schema: list[Metric]) -> pl.DataFrame:
             ]
             frame = frame.with_columns(columns)
     return frame.drop([one.name for one in schema if one.per != "task"])
-
-
-def _directories(path: Path) -> list[RunDirectory]:
-    """The runs at a path: in the study's order where there is an index, else by name."""
-    if (path / "spec.yaml").exists():
-        return [RunDirectory(path)]
-    index = read_index(path)
-    names = index.runs if index else sorted(spec.parent.name for spec in path.glob("*/spec.yaml"))
-    if not names:
-        raise IsoplastError(f"{path} holds no results: give the directory of a study or of a run")
-    return [RunDirectory(path / name) for name in names if (path / name / "spec.yaml").exists()]
 
 
 def _columns(spec: Mapping[str, Any]) -> dict[str, Any]:

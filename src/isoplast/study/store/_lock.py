@@ -12,7 +12,7 @@ import filelock
 from isoplast._core.errors import IsoplastError
 
 LOCK = ".lock"
-_OWNER = ".owner"
+OWNER = ".owner"
 
 
 class RunLocked(IsoplastError):
@@ -45,7 +45,7 @@ class DirectoryLock:
             raise RunLocked(
                 f"{self.directory} is in use by another isoplast process: wait for it or stop it"
             ) from None
-        (self.directory / _OWNER).write_text(self._token)
+        (self.directory / OWNER).write_text(self._token)
         return self
 
     def __exit__(
@@ -64,7 +64,7 @@ class DirectoryLock:
             RunLocked: it was deleted meanwhile, or is owned by another process that made it again.
         """
         try:
-            found = (self.directory / _OWNER).read_text()
+            found = (self.directory / OWNER).read_text()
         except OSError:
             found = ""
         if found != self._token:

@@ -17,7 +17,7 @@ from same_bits import rows_without_seconds
 
 from isoplast._core.errors import IsoplastError
 from isoplast.cli import main
-from isoplast.study import Axis, RunDirectory, Study, Tuning, execute, freeze, load_study, said, select, sweep
+from isoplast.study import Axis, RunDirectory, Study, Tuning, execute, freeze, load_study, select, sweep
 
 pytest.importorskip("optuna")
 
@@ -99,6 +99,7 @@ def test_the_edges_of_an_axis() -> None:
     assert [grid.at_edge(value) for value in grid.values] == ["lowest", "", "highest"]
     assert Axis("lr", (1e-3,)).at_edge(1e-3) == ""  # nothing was tried beside it
     assert Axis("init", ("a", "b")).at_edge("a") == ""
+    assert Axis("nesterov", (False, True)).at_edge(True) == ""
     span = Axis("lr", (), 1e-4, 1e-2, log=True)
     assert [span.at_edge(value) for value in (1.1e-4, 1e-3, 9.5e-3)] == ["lowest", "", "highest"]
 
@@ -124,7 +125,7 @@ def test_the_best_mean_is_chosen_and_doubts_are_said(tmp_path: Path) -> None:
     assert other == {"lr": 1e-3, "isometry": 1e-2}
     assert adamo.share + share == pytest.approx(1.0)
     assert dict(adamo.edges) == {"lr": "lowest", "isometry": "highest"}
-    lines = said(adamo)
+    lines = str(adamo).splitlines()
     assert "near-winners: lr 0.001, isometry 0.01" in lines[1]
     assert any("lr is the lowest value tried" in line for line in lines)
 
@@ -136,7 +137,7 @@ def test_failed_trials_count_as_chance_and_are_said(tmp_path: Path) -> None:
     adam, _ = select(one, tmp_path)
     assert adam.values == {"lr": 1e-3} or adam.values == {"lr": 1e-1}
     assert adam.failed == 1
-    assert any("failed runs, which count as chance" in line for line in said(adam))
+    assert "failed runs, which count as chance" in str(adam)
 
 
 def test_the_frozen_study_has_the_chosen_settings_and_all_else_as_it_was(tmp_path: Path) -> None:
@@ -158,6 +159,44 @@ def test_the_frozen_study_has_the_chosen_settings_and_all_else_as_it_was(tmp_pat
         assert settings == old
     text = (tmp_path / "small.yaml").read_text()
     assert "Tuned on 4 of 8 tasks, seeds 100, 101" in text
+
+
+def test_words_between_quotes_stay_words() -> None:
+    """YAML 1.1, which PyYAML writes, takes 0o10 for a word; YAML 1.2 for eight."""
+    one = Tuning.parse(FILE.replace("adamo]", "{method: adamo, label: '0o10'}]") + "about: '1e-3'\n")
+    assert list(one.methods) == ["Adam", "0o10"]
+    assert one.study.about == "1e-3"
+
+
+def test_numbers_are_found_again_however_they_were_written(tmp_path: Path) -> None:
+    text = FILE.replace("isometry: [1e-2, 1e-1]", "isometry: [0, 1e-1]").replace(
+        "[1e-3, 1e-2, 1e-1]", "[1, 2]"
+    )
+    one = Tuning.parse(text)
+    synthetic_sweep.write(one, tmp_path, {("AdamO", 1, 0): lambda seed, task: 0.9}, otherwise=0.5)
+    adam, adamo = select(one, tmp_path)
+    assert (adam.trials, adamo.trials) == (2, 4)
+    assert adamo.values == {"lr": 1, "isometry": 0}
+    frozen = freeze(one, [adam, adamo], tmp_path / "small.yaml")
+    assert dict(frozen.runs[1].method.settings)["isometry"] == 0
+
+
+def test_settings_that_are_lists_are_drawn() -> None:
+    text = FILE.replace("isometry: [1e-2, 1e-1]", "betas: [[0.9, 0.99], [0.9, 0.999]]")
+    one = Tuning.parse(text + "  sampler: random\n  trials: 4\n")
+    drawn = one.settings("Adam")
+    assert len(drawn) == 4
+    assert {tuple(values["betas"]) for values in drawn} == {(0.9, 0.99), (0.9, 0.999)}
+
+
+def test_a_sweep_of_failures_alone_says_where_the_reasons_are(tmp_path: Path) -> None:
+    one = tuning()
+    runs = [one.run("Adam", {"lr": 1e-3}, seed) for seed in one.seeds]
+    Study("sweep", runs).describe(tmp_path)
+    for run in runs:
+        RunDirectory.create(tmp_path, run).mark_failed("no data")
+    with pytest.raises(IsoplastError, match=r"all trials in .* failed: isoplast show"):
+        select(one, tmp_path)
 
 
 def test_an_unfinished_sweep_is_not_selected_from(tmp_path: Path) -> None:
@@ -201,6 +240,9 @@ def test_all_stages_on_the_command_line(
         "1e-3, 1e-2, 1e-1", "1e-3, 1e-2"
     )
     Path("small.yaml").write_text(text)
+    for stage in ("run", "report"):
+        assert main(["tune", "small.yaml", stage]) == 2
+        assert "isoplast tune small.yaml freeze writes it" in capsys.readouterr().err
     assert main(["tune", "small.yaml"]) == 0
     out = capsys.readouterr().out
     assert "best of 2 trials" in out

@@ -1,0 +1,1 @@
+"""The same tuning for every method: a space, a search, a choice, a frozen study."""

@@ -1,0 +1,86 @@
+"""What is tried: the values of settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from isoplast._core.errors import IsoplastError, unknown
+
+Values = dict[str, Any]
+"""Settings by name: a point of the space."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """The values of a setting that are tried.
+
+    Args:
+        name: of the setting: `lr`, or a setting of the method ("isometry", "adamo.isometry").
+        values: those of a grid, at least one; () for a range.
+        low, high: ends of a range, low < high.
+        log: whether the range is searched on a log scale; then low > 0.
+    """
+
+    name: str
+    values: tuple[Any, ...] = ()
+    low: float = math.nan
+    high: float = math.nan
+    log: bool = False
+
+    @classmethod
+    def parse(cls, name: str, values: object) -> Axis:
+        """The axis that a file describes: a list of values, or `{low: 1e-3, high: 1e-1, log: true}`.
+
+        Raises:
+            IsoplastError: it is something else, holds a value twice, or is empty.
+        """
+        if isinstance(values, list) and values:
+            if len({repr(value) for value in values}) < len(values):
+                raise IsoplastError(f"tune.space.{name} holds a value twice: {values}")
+            return cls(name, tuple(values))
+        if not isinstance(values, dict):
+            raise IsoplastError(f"tune.space.{name} is {values!r}: give a list of values, or low and high")
+        for key in values:
+            if key not in ("low", "high", "log"):
+                raise unknown(f"key of tune.space.{name}", str(key), ("low", "high", "log"))
+        low, high, log = values.get("low"), values.get("high"), values.get("log", False)
+        numbers = [one for one in (low, high) if isinstance(one, int | float) and not isinstance(one, bool)]
+        if len(numbers) < 2 or not isinstance(log, bool):
+            raise IsoplastError(f"tune.space.{name} is {values!r}: write low: 1e-3, high: 1e-1, log: true")
+        if not numbers[0] < numbers[1] or (log and numbers[0] <= 0):
+            raise IsoplastError(
+                f"tune.space.{name} goes from {low} to {high}: low must be below high"
+                + (", and above 0 on a log scale" if log else "")
+            )
+        return cls(name, (), float(numbers[0]), float(numbers[1]), log)
+
+    def as_given(self, value: Any) -> Any:
+        """A value that a specification holds as the axis has it: 1 for 1.0, where 1 was written."""
+        return next((one for one in self.values if one == value), value)
+
+    def at_edge(self, value: Any) -> str:
+        """At which edge of the axis a value lies, in words; "" if at none.
+
+        Of a range the outer twentieths are edges.
+        """
+        if self.values:
+            numbers = [one for one in self.values if type(one) in (int, float)]
+            if len(numbers) < 2 or len(numbers) < len(self.values):
+                return ""
+            return "lowest" if value == min(numbers) else "highest" if value == max(numbers) else ""
+        scale: Callable[[float], float] = math.log if self.log else float
+        place = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
+        return "lowest" if place < 0.05 else "highest" if place > 0.95 else ""
+
+
+def in_words(values: Values) -> str:
+    """A point as text.
+
+    Example:
+        >>> in_words({"lr": 0.001, "isometry": 0.1})
+        'lr 0.001, isometry 0.1'
+    """
+    return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -1,0 +1,212 @@
+"""What is tuned, how, and for which study."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isoplast._core.errors import IsoplastError, unknown
+from isoplast.study._spec import Run, whole
+from isoplast.study._study import Study
+from isoplast.study._yaml import parse_yaml
+from isoplast.study.tuning._search import Search
+from isoplast.study.tuning._space import Axis, Values, in_words
+
+_KEYS = ("space", "seeds", "fraction", "trials", "sampler", "last")
+_SAMPLERS = ("grid", "random", "tpe")
+_MOST = 10_000  # trials of a method
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What is tuned, how, and the study that is evaluated afterwards.
+
+    Args:
+        study: the evaluation: every method with the settings that stay as they are.
+        space: the axes; a method is tuned over those that it has.
+        seeds: of the trials, none of them a seed of the evaluation.
+        fraction: share of the tasks that a trial lives, in (0, 1].
+        trials: for each method, >= 1; None: its whole grid.
+        sampler: "grid", "random" or "tpe" (Optuna's samplers of these names).
+        last: a trial counts by the mean score of so many last tasks, >= 1; None: of all its tasks.
+
+    Raises:
+        IsoplastError: the space is empty or inverted, seeds are shared with the evaluation, a method has no
+            axis, or a number is out of range.
+    """
+
+    study: Study
+    space: tuple[Axis, ...]
+    seeds: tuple[int, ...]
+    fraction: float = 0.25
+    trials: int | None = None
+    sampler: str = "grid"
+    last: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.space:
+            raise IsoplastError(
+                "tune.space is empty: name a setting and its values, such as lr: [1e-3, 3e-3]"
+            )
+        shared = sorted({*self.seeds} & {run.seed for run in self.study.runs})
+        if shared or not self.seeds:
+            wrong = f"{shared[0]} is a seed of the evaluation, too" if shared else "it is empty"
+            raise IsoplastError(f"tune.seeds: {wrong}: give seeds for tuning alone, such as [100, 101]")
+        if not 0 < self.fraction <= 1:
+            raise IsoplastError(f"tune.fraction is {self.fraction}: it must be above 0 and at most 1")
+        if self.sampler not in _SAMPLERS:
+            raise unknown("sampler of tune", str(self.sampler), _SAMPLERS)
+        if self.sampler == "grid" and any(not axis.values for axis in self.space):
+            raise IsoplastError(
+                "tune.sampler is grid, and a range has no grid: list its values, or use random"
+            )
+        if self.trials is None and self.sampler != "grid":
+            raise IsoplastError(f"tune.trials is missing: sampler {self.sampler} tries as many as you say")
+        for name, value in (("trials", self.trials), ("last", self.last)):
+            if value is not None:
+                whole(f"tune.{name}", value, 1)
+        for method in self.methods:
+            axes = self.axes(method)
+            if not axes:
+                names = ", ".join(axis.name for axis in self.space)
+                raise IsoplastError(f"method {method!r} has none of the settings of tune.space ({names})")
+            size = math.prod(len(axis.values) for axis in axes)
+            if self.sampler == "grid" and (self.trials or size) > _MOST:
+                raise IsoplastError(f"tune.space gives {method!r} more than {_MOST} trials: set tune.trials")
+
+    @classmethod
+    def parse(cls, text: str, source: str = "tuning", *, folder: Path | None = None) -> Tuning:
+        """The tuning that a YAML document describes: a study with one more key, `tune`.
+
+        Its keys: `space`, a mapping of settings to lists of values or to
+        `{low: 1e-3, high: 1e-1, log: true}`; `seeds`, `fraction`, `trials`, `sampler`, `last` as
+        the arguments of this class.
+
+        Raises:
+            IsoplastError: in one line, for anything unknown or out of range.
+        """
+        document = parse_yaml(text, source)
+        if not isinstance(document, dict) or not isinstance(document.get("tune"), dict):
+            raise IsoplastError(f"{source}: a file for tuning is a study with a mapping 'tune'")
+        given = document.pop("tune")
+        study = Study.from_document(document, source, folder=folder)
+        try:
+            for key in given:
+                if key not in _KEYS:
+                    raise unknown("key of tune", str(key), _KEYS)
+            space = given.get("space")
+            if not isinstance(space, dict):
+                raise IsoplastError(f"tune.space is {space!r}: it must be a mapping of settings to values")
+            axes = tuple(Axis.parse(str(name), values) for name, values in space.items())
+            seeds = given.get("seeds", [])
+            if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+                raise IsoplastError(f"tune.seeds is {seeds!r}: it must be a list of whole numbers")
+            rest = {key: given[key] for key in _KEYS[2:] if key in given}
+            if not isinstance(rest.get("fraction", 1.0), int | float):
+                raise IsoplastError(f"tune.fraction is {rest['fraction']!r}: it must be a number")
+            return cls(study, axes, tuple(seeds), **rest)
+        except IsoplastError as error:
+            raise IsoplastError(f"{source}: {error}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Tuning:
+        """The tuning in a file.
+
+        Raises:
+            IsoplastError: it cannot be read, or is none.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise IsoplastError(f"tuning {path} cannot be read: {reason}") from None
+        return cls.parse(text, str(path), folder=path.resolve().parent)
+
+    @property
+    def methods(self) -> dict[str, Run]:
+        """A run of every method, by its label, in the order of the study."""
+        found: dict[str, Run] = {}
+        for run in self.study.runs:
+            found.setdefault(run.label, run)
+        return found
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether what is tried depends on the results before."""
+        return self.sampler == "tpe"
+
+    @property
+    def tasks(self) -> int:
+        """Tasks of a trial: the share of those of the evaluation, rounded up."""
+        return math.ceil(self.fraction * max(run.tasks for run in self.study.runs) - 1e-9)
+
+    def axes(self, method: str) -> list[Axis]:
+        """Those axes of the space that a method has."""
+        known = {"lr", *(name for name, _ in self.methods[method].method.settings)}
+        return [axis for axis in self.space if axis.name in known]
+
+    def settings(self, method: str) -> list[Values]:
+        """The settings of a method that are tried; [] where each depends on the results before.
+
+        Of a grid that has more than `trials` points as many are drawn without replacement.
+        """
+        axes = self.axes(method)
+        if self.adaptive:
+            return []
+        if self.sampler == "random":
+            return self.search(method).different(self.trials or 1)
+        names = [axis.name for axis in axes]
+        size = math.prod(len(axis.values) for axis in axes)
+        wanted = np.arange(size)
+        if self.trials is not None and self.trials < size:
+            draw = np.random.default_rng(self._seed(method))
+            wanted = np.sort(draw.permutation(size)[: self.trials])
+        shape = [len(axis.values) for axis in axes]
+        places = (np.unravel_index(int(place), shape) for place in wanted)
+        return [
+            dict(zip(names, (axis.values[at] for axis, at in zip(axes, one, strict=True)), strict=True))
+            for one in places
+        ]
+
+    def search(self, method: str) -> Search:
+        """The search for the settings of a method, at its beginning."""
+        return Search(self.axes(method), self.sampler, self._seed(method))
+
+    def _seed(self, method: str) -> int:
+        return zlib.crc32(self.methods[method].method.name.encode())
+
+    def run(self, method: str, values: Values, seed: int) -> Run:
+        """One run of a trial."""
+        base = self.methods[method]
+        changes = {"label": self.label(method, values), "seed": seed, "instruments": False}
+        return with_values(base, values, tasks=min(self.tasks, base.tasks), **changes)
+
+    @staticmethod
+    def label(method: str, values: Values) -> str:
+        """What a trial is called."""
+        return f"{method}, {in_words(values)}"
+
+
+def with_values(run: Run, values: Values, **changes: Any) -> Run:
+    """A run with other settings of its method, or another lr.
+
+    Args:
+        run: the run.
+        values: settings of its method by name; `lr` is the learning rate.
+        changes: of other settings of the run; `tasks` are those of its stream.
+    """
+    mapping = run.to_mapping()
+    for name, value in values.items():
+        if name == "lr":
+            mapping["lr"] = value
+        else:
+            mapping["method"] = {**mapping["method"], name: value}
+    tasks = changes.pop("tasks", None)
+    if tasks is not None:
+        mapping["stream"] = {**mapping["stream"], "tasks": tasks}
+    return Run.from_mapping({**mapping, **changes})
