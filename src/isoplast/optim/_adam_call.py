@@ -7,7 +7,8 @@ call, as the one group of a plain AdamW does. AdamW treats every parameter by it
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import is_, itemgetter
 from typing import Any
 
 from torch import Tensor
@@ -20,13 +21,46 @@ Group = dict[str, Any]
 _IS_A_CASE_OF_ADAM = "decoupled_weight_decay" in inspect.signature(adam).parameters
 _FUNCTION: Callable[..., None] = adam if _IS_A_CASE_OF_ADAM else torch_adamw
 _DECOUPLED: dict[str, Any] = {"decoupled_weight_decay": True} if _IS_A_CASE_OF_ADAM else {}
-_SETTINGS: tuple[str, ...] = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
-_SETTINGS += ("foreach", "capturable", "differentiable", "fused")
+_settings: Callable[[Group], tuple[Any, ...]] = itemgetter(
+    *("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize"),
+    *("foreach", "capturable", "differentiable", "fused"),
+)
 
 
 def goes_along(group: Group, other: Group) -> bool:
     """Whether the parameters of two groups can be updated in one call."""
-    return all(_same(group[key], other[key]) for key in _SETTINGS) and _kind(group) == _kind(other)
+    own, others = _settings(group), _settings(other)
+    same = all(map(is_, own, others)) or all(map(_same, own, others))
+    return same and _kind(group) == _kind(other)
+
+
+def collected(group: Group, state: Mapping[Any, Any]) -> tuple[tuple[list[Tensor], ...], bool] | None:
+    """What torch's ``Adam._init_group`` collects of a group, in half of its time.
+
+    Args:
+        group: a parameter group.
+        state: the optimizer's state.
+
+    Returns:
+        The lists that :func:`adamw` takes, and whether a parameter is complex; None where torch's function
+        has something else to do: a state to create, or an error to raise.
+    """
+    if group["differentiable"] or (group["foreach"] and isinstance(group["lr"], Tensor)):
+        return None
+    params = [p for p in group["params"] if p.grad is not None]
+    grads = [p.grad for p in params]
+    entries = [state[p] for p in params]
+    if not all(entries) or any([g.is_sparse for g in grads]):
+        return None
+    largest = [entry["max_exp_avg_sq"] for entry in entries] if group["amsgrad"] else []
+    return (
+        params,
+        grads,
+        [entry["exp_avg"] for entry in entries],
+        [entry["exp_avg_sq"] for entry in entries],
+        largest,
+        [entry["step"] for entry in entries],
+    ), any([p.is_complex() for p in params])
 
 
 def adamw(

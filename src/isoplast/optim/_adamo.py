@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 
-from isoplast.optim._adam_call import adamw, goes_along
+from isoplast.optim._adam_call import adamw, collected, goes_along
 from isoplast.optim._apply import apply_isometry_
 from isoplast.optim._groups import (
     DEFAULT_ISOMETRY,
@@ -213,6 +213,15 @@ class AdamO(Adam):
                 group.setdefault(key, self.defaults.get(key, neutral))
             group["decoupled_weight_decay"] = True  # a state of Adam says False, as in torch's AdamW
 
+    def _init_group(self, group: Group, *lists: list[Tensor]) -> bool:
+        found = None if torch.compiler.is_compiling() else collected(group, self.state)
+        if found is None:
+            has_complex: bool = super()._init_group(group, *lists)  # type: ignore[no-untyped-call]
+            return has_complex
+        for known, new in zip(lists, found[0], strict=True):
+            known += new
+        return found[1]
+
     @overload
     def step(self, closure: None = None) -> None: ...
 
@@ -245,7 +254,7 @@ class AdamO(Adam):
                 head, lists, has_complex = None, ([], [], [], [], [], []), False
             head = head or group
             before = len(lists[0])
-            has_complex |= self._init_group(group, *lists)  # type: ignore[no-untyped-call]
+            has_complex |= self._init_group(group, *lists)
             # Adam's update does not read the weights, so doing the isometry step first, in place, takes
             # its gradient at the pre-step weights (Eq 20) without a copy of them. Weight decay does read
             # them: its factor multiplies the isometry step too, a difference of order lr^2.
