@@ -22,7 +22,8 @@ from isoplast.study import load_study
 HERE = Path(__file__).parent
 FIGURES = HERE.parent / "docs" / "figures"
 COLUMNS = (
-    *("run_id", "label", "seed", "task", "primary", "score", "chance", "steps", "environment"),
+    *("run_id", "label", "seed", "task", "method_active", "primary", "score", "chance", "steps"),
+    "environment",
     *("return", "online_return", "episode_length", "accuracy", "loss", "online_loss"),
     *("plasticity", "ntk_condition_number", "ntk_participation_rank", "jacobian_condition_number"),
 )
