@@ -14,7 +14,7 @@ from rich.text import Text
 
 from isoplast._core.text import escaped
 from isoplast.cli._amounts import duration
-from isoplast.cli._ranking import states_words
+from isoplast.cli._states import states_words
 from isoplast.cli._tables import plain_table
 from isoplast.study import FollowedRun, Follower, by_problem, metric
 

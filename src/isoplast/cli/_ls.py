@@ -12,9 +12,9 @@ from rich.text import Text
 from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped, one_line
 from isoplast.cli._amounts import ago, size
-from isoplast.cli._ranking import rankings, states_words
+from isoplast.cli._states import states_words
 from isoplast.cli._tables import plain_table
-from isoplast.study import disk_use, find_results, load_runs
+from isoplast.study import disk_use, find_results, load_runs, load_study, rank_methods
 
 _Directories = Annotated[
     tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[DIR ...]", help_behavior_hint="")
@@ -53,12 +53,14 @@ def _words(path: Path) -> tuple[str, str]:
     """The states of its runs, and its best method."""
     try:
         runs = load_runs(path)
-        first, *others = rankings(path, runs)
+        first, *others = rank_methods(path, load_study(path), runs, compare=False)
     except IsoplastError as error:
         return "damaged", one_line(str(error), 100)
     states = states_words(runs["state"].to_list())
-    best = next(iter(first.rows), None)
-    if best is None or best["score"] is None:
+    if first.table is None:
+        return states, "-"
+    best = first.table.row(0, named=True)
+    if best["score"] is None:
         return states, "-"
     more = f" (and {len(others)} other problems)" if others else ""
     return states, f"{best['method']}: {first.label} {best['score']:.3f}{more}"

@@ -14,10 +14,11 @@ from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped
 from isoplast.cli._amounts import ago, duration, size, thousands
 from isoplast.cli._arguments import Directory
-from isoplast.cli._ranking import Ranking, failures, rankings, states_words
+from isoplast.cli._states import failures, states_words
 from isoplast.cli._summary import summary_line
 from isoplast.cli._tables import plain_table
 from isoplast.study import (
+    Ranking,
     RunDirectory,
     SettingPath,
     by_problem,
@@ -28,6 +29,7 @@ from isoplast.study import (
     holds_results,
     load_runs,
     load_study,
+    rank_methods,
     read_index,
     run_directories,
     varying,
@@ -93,7 +95,7 @@ def _show_study(console: Console, path: Path) -> None:
             settings.setdefault(f"{label} on {problem}" if len(problems) > 1 else label, flat[run])
     if len(settings) > 1:
         console.print(_differing(settings, differing))
-    for ranking in rankings(path, runs):
+    for ranking in rank_methods(path, load_study(path), runs, compare=False):
         _show_ranking(console, ranking)
     _show_failures(console, path, runs)
 
@@ -161,7 +163,7 @@ def _setting(path: SettingPath, value: Any) -> str:
 
 def _show_ranking(console: Console, ranking: Ranking) -> None:
     title = f"{ranking.problem}: {ranking.label}, mean over all tasks; the last tenth of them - the first"
-    if not ranking.rows:
+    if ranking.table is None:
         _print(console, f"{ranking.problem}: {ranking.reason}")
         return
     table = plain_table(escaped(title))
@@ -170,11 +172,12 @@ def _show_ranking(console: Console, ranking: Ranking) -> None:
     for name in (ranking.label, "late - early"):
         table.add_column(escaped(name), justify="right", no_wrap=True)
     table.add_column("seeds", justify="right")
-    for place, row in enumerate(ranking.rows, 1):
+    rows = ranking.table.rows(named=True)
+    for place, row in enumerate(rows, 1):
         change = "-" if row["change"] is None else f"{row['change']:+.3f}"
         table.add_row(str(place), Text(escaped(row["method"])), _interval(row), change, Text(_counts(row)))
     console.print(table)
-    if any(row["exploratory"] for row in ranking.rows):
+    if any(row["exploratory"] for row in rows):
         _print(console, "Exploratory: fewer than ten seeds. Intervals: 95 %, over seeds.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -19,8 +20,8 @@ from isoplast.report.figures._spectra import histograms
 from isoplast.report.pages._inspection import inspection_page
 from isoplast.report.pages._spectra import readings, spectra_page
 from isoplast.report.pages._study import render
-from isoplast.report.pages._tables import Ranking, as_csv, as_latex, ranking_csv, rankings
-from isoplast.study import load_runs, load_study, run_directories
+from isoplast.report.pages._tables import as_csv, as_latex, ranked, ranking_csv
+from isoplast.study import Ranking, load_study
 
 __all__ = [
     "MethodRuns",
@@ -102,7 +103,7 @@ def write_figures(study_dir: Path, out: Path) -> list[Path]:
     files: list[tuple[Path, bytes]] = []
     for name, figure in paper_figures(found):
         files += [(out / f"{name}.{kind}", written(figure, kind)) for kind in ("svg", "pdf")]
-    tables = _rankings(study_dir, frame, found)
+    tables = ranked(study_dir, frame, found)
     files += [(out / f"methods{kind}", _table(kind, tables)) for kind in _TABLES]
     files.append((out / "scores.csv", as_csv(load_study(study_dir, flat=True))))
     for path, contents in files:
@@ -116,19 +117,16 @@ def _contents(kind: str, study_dir: Path, frame: pl.DataFrame, found: list[Metho
         return _figure(found).encode()
     if kind not in _PAGES + _TABLES:
         return written(score_figure(found), kind.removeprefix("."))
-    tables = _rankings(study_dir, frame, found)
+    tables = ranked(study_dir, frame, found)
     if kind in _TABLES:
         return _table(kind, tables)
     return render(read_source(study_dir), found, tables).encode()
 
 
-def _rankings(study_dir: Path, frame: pl.DataFrame, found: list[MethodRuns]) -> list[Ranking]:
-    specs = {one.path.name: one.read_settings() for one in run_directories(study_dir)}
-    return rankings(specs, frame, load_runs(study_dir), found)
-
-
-def _table(kind: str, tables: list[Ranking]) -> bytes:
-    return ranking_csv(tables) if kind == ".csv" else "\n".join(map(as_latex, tables)).encode()
+def _table(kind: str, tables: Mapping[str, Ranking]) -> bytes:
+    if kind == ".csv":
+        return ranking_csv(tables)
+    return "\n".join(as_latex(problem, one) for problem, one in tables.items()).encode()
 
 
 def _with_folder(path: Path) -> Path:

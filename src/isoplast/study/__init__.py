@@ -11,6 +11,7 @@ from isoplast.study._metrics import METRICS, Metric, metric, metrics_table
 from isoplast.study._open_run import OpenRun, open_run
 from isoplast.study._parts import Part, foreign_parts
 from isoplast.study._plan import IsometryTime, PlannedMethod, plan_study
+from isoplast.study._ranking import Ranking, rank_methods
 from isoplast.study._run_study import run_study
 from isoplast.study._spec import Run, Switch
 from isoplast.study._study import Study, builtin_studies, find_study
@@ -73,6 +74,7 @@ __all__ = [
     "Part",
     "PlannedMethod",
     "Progress",
+    "Ranking",
     "RayExecutor",
     "Recipe",
     "Run",
@@ -112,6 +114,7 @@ __all__ = [
     "open_run",
     "parse_yaml",
     "plan_study",
+    "rank_methods",
     "read_index",
     "read_rows",
     "remove_runs",

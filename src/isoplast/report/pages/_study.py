@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -15,16 +15,17 @@ from isoplast.report.figures._charts import scale_of_scores, score_chart
 from isoplast.report.html import _document as html
 from isoplast.report.pages._configuration import configuration, provenance
 from isoplast.report.pages._results import results_table, troubles
-from isoplast.report.pages._tables import Ranking, ranking_table
+from isoplast.report.pages._tables import ranking_table
+from isoplast.study import Ranking
 
 
-def render(source: Source, results: Sequence[MethodRuns], rankings: Sequence[Ranking]) -> str:
+def render(source: Source, results: Sequence[MethodRuns], rankings: Mapping[str, Ranking]) -> str:
     """The page of a study as HTML text.
 
     Args:
         source: the study's runs and where they came from.
         results: the same study by method; at least one with a finished task.
-        rankings: the methods on each problem.
+        rankings: of the methods, by problem.
     """
     drawn: dict[str, str] = {"score": figures.score_figure(results).to_json()}
     curves = [html.Curve(index, result.label, result.style) for index, result in enumerate(results)]
@@ -41,7 +42,7 @@ def render(source: Source, results: Sequence[MethodRuns], rankings: Sequence[Ran
         score=html.Plot("score", "tall", f"{title}. {headline(results)}", title),
         score_note=_score_note(results),
         still=Markup(score_chart(results)),
-        rankings=[ranking_table(one) for one in rankings] if len(results) > 1 else [],
+        rankings=[ranking_table(*item) for item in rankings.items()] if len(results) > 1 else [],
         results=results_table(results),
         troubles=troubles(source, results),
         groups=[section for group in groups if (section := group(results, drawn)) is not None],

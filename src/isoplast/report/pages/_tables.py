@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from isoplast._core.errors import IsoplastError
 from isoplast.report.data._method_runs import MethodRuns
 from isoplast.report.html._document import NONE, Table
-from isoplast.statistics import EXPLORATORY_BELOW, method_table
-from isoplast.study import by_problem
+from isoplast.statistics import EXPLORATORY_BELOW
+from isoplast.study import Ranking, load_runs, rank_methods
 
 _ESCAPED = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -21,92 +22,69 @@ _ESCAPED = {
 }
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """The methods on one problem.
-
-    Attributes:
-        problem: in words; "" where the study has only one.
-        label: the metric that counts, in words.
-        baseline: the method that the others are compared with.
-        table: `isoplast.statistics.method_table`, the best first.
-    """
-
-    problem: str
-    label: str
-    baseline: str
-    table: pl.DataFrame
-
-
-def rankings(
-    specs: Mapping[str, Mapping[str, Any]],
-    frame: pl.DataFrame,
-    runs: pl.DataFrame,
-    results: Sequence[MethodRuns],
-) -> list[Ranking]:
-    """The methods of a study on each of its problems, compared with the first that it names there.
+def ranked(study_dir: Path, frame: pl.DataFrame, results: Sequence[MethodRuns]) -> dict[str, Ranking]:
+    """The methods on each problem that was begun, compared with the first that the study names there.
 
     Args:
-        specs: the written specifications by run.
-        frame: as `load_study` returns it.
-        runs: as `load_runs` returns it; failures are counted by it.
-        results: the same study by method, of which the labels are taken.
+        study_dir: of the study.
+        frame: its `load_study`.
+        results: the same by method, of which the labels are taken.
+
+    Returns:
+        By the problem in words, "" where there is only one.
+
+    Raises:
+        IsoplastError: a problem cannot be ranked.
     """
     labels = {run: one.label for one in results for run in one.runs}
 
-    def named(table: pl.DataFrame, members: Sequence[str]) -> pl.DataFrame:
-        table = table.filter(pl.col("run_id").is_in(members))
+    def named(table: pl.DataFrame) -> pl.DataFrame:
         own = [labels.get(run, label) for run, label in table.select("run_id", "label").iter_rows()]
         return table.with_columns(label=pl.Series(own, dtype=pl.String))
 
-    found = []
-    problems = by_problem(specs)
-    for problem, members in problems.items():
-        own = [one for one in results if set(one.runs) & set(members)]
-        if not own:  # not begun
-            continue
-        table = method_table(
-            named(frame, members),
-            runs=named(runs, members),
-            higher_is_better=own[0].sign > 0,
-            baseline=own[0].label,
-        )
-        said = problem if len(problems) > 1 else ""
-        found.append(Ranking(said, own[0].metric.label, own[0].label, table))
+    every = rank_methods(study_dir, named(frame), named(load_runs(study_dir)), compare=True)
+    found = {one.problem if len(every) > 1 else "": one for one in every if one.label}
+    for one in found.values():
+        if one.table is None:
+            raise IsoplastError(one.reason)
     return found
 
 
-def ranking_table(ranking: Ranking) -> Table:
+def _rows(ranking: Ranking) -> list[dict[str, Any]]:
+    assert ranking.table is not None
+    return ranking.table.rows(named=True)
+
+
+def ranking_table(problem: str, ranking: Ranking) -> Table:
     """The table for the page."""
     caption = (
         f"Mean {ranking.label} over all tasks, its interquartile mean, and the change from the first to the "
         f"last tenth of them; gain over {ranking.baseline}, paired by seed, p after Holm. Intervals: 95 %, "
         "over seeds; failed runs count as chance."
     )
-    if ranking.problem:
-        caption = f"{ranking.problem}. {caption}"
-    few = [row["seeds"] for row in ranking.table.iter_rows(named=True) if row["exploratory"]]
-    if few:
+    if problem:
+        caption = f"{problem}. {caption}"
+    if any(row["exploratory"] for row in _rows(ranking)):
         caption += f" Exploratory: fewer than {EXPLORATORY_BELOW} seeds."
     head: tuple[str, ...] = ("Method", "Mean", "IQM", "Late − early", "Gain", "p", "Seeds", "Failed")
     rows = []
-    for rank, row in enumerate(ranking.table.iter_rows(named=True), 1):
+    for rank, row in enumerate(_rows(ranking), 1):
         numbers = [interval(row, name, ",\u00a0") or NONE for name in ("score", "iqm", "change", "gain")]
         p = row["p_adjusted"]
         said = NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
         rows.append([f"{rank}. {row['method']}", *numbers, said, str(row["seeds"]), str(row["failed"])])
-    if not any(row["failed"] for row in ranking.table.iter_rows(named=True)):
+    if not any(row["failed"] for row in _rows(ranking)):
         head, rows = head[:-1], [row[:-1] for row in rows]
     return Table(caption, head, rows)
 
 
-def ranking_csv(rankings: Sequence[Ranking]) -> bytes:
+def ranking_csv(rankings: Mapping[str, Ranking]) -> bytes:
     """The tables as one, with the problem in front where there are several."""
-    several = len(rankings) > 1
-    tables = [
-        one.table.select(pl.lit(one.problem).alias("problem"), pl.all()) if several else one.table
-        for one in rankings
-    ]
+    tables = []
+    for problem, one in rankings.items():
+        assert one.table is not None
+        front = [pl.lit(problem).alias("problem")] if problem else []
+        tables.append(one.table.select(*front, pl.all()))
     return as_csv(pl.concat(tables, how="diagonal"))
 
 
@@ -117,18 +95,17 @@ def as_csv(table: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def as_latex(ranking: Ranking) -> str:
+def as_latex(problem: str, ranking: Ranking) -> str:
     r"""The table as LaTeX (booktabs): the mean, the IQM, the change from early to late tasks, the gain."""
-    table = ranking.table
     head = (
         *("Method", "Seeds", f"Mean {ranking.label}", "IQM", "Late $-$ early"),
         *(f"Gain over {escape(ranking.baseline)}", "$p$ (Holm)"),
     )
-    rows = [" & ".join(_cells(row)) + r" \\" for row in table.iter_rows(named=True)]
+    rows = [" & ".join(_cells(row)) + r" \\" for row in _rows(ranking)]
     notes = [f"Intervals: 95 per cent, over seeds. *: exploratory, fewer than {EXPLORATORY_BELOW} seeds."]
-    if ranking.problem:
-        notes.insert(0, f"Problem: {escape(ranking.problem)}.")
-    failed = {row["method"]: row["failed"] for row in table.iter_rows(named=True) if row["failed"]}
+    if problem:
+        notes.insert(0, f"Problem: {escape(problem)}.")
+    failed = {row["method"]: row["failed"] for row in _rows(ranking) if row["failed"]}
     if failed:
         said = ", ".join(f"{escape(name)}: {count}" for name, count in failed.items())
         notes.append(f"Failed runs, which count as chance: {said}.")
