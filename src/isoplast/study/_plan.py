@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from isoplast._core.errors import IsoplastError
-from isoplast._core.text import one_line
+from isoplast._core.errors import IsoplastError, reason_of
 from isoplast.data import NotHere, offline
 from isoplast.streams import OpenProblem, TaskSequence
 from isoplast.study._spec import Run
@@ -23,7 +22,7 @@ from isoplast.study.store._directory import RunDirectory, State, Status
 _LEAST = 0.5  # seconds of training that are timed, at least one unit of a learner's progress
 _PATIENCE = 20.0  # seconds in which a learner must have done its first optimizer step
 
-Source = Literal["runs", "method", "measured", "nothing"]
+CostSource = Literal["runs", "method", "measured", "nothing"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ class PlannedMethod:
     isometry: tuple[IsometryTime, ...] = ()
     task_seconds: float | None = None
     start_seconds: float = 0.0
-    source: Source = "nothing"
+    source: CostSource = "nothing"
     note: str = ""
 
     @property
@@ -244,7 +243,7 @@ def _measured(run: Run, problems: _Problems) -> dict[str, Any]:
         except IsoplastError:
             raise
         except Exception as error:  # whatever training raises: the run itself would fail with it
-            return {"note": one_line(f"{type(error).__name__}: {error}")}
+            return {"note": reason_of(error)}
     # Before its first task a run reads its data, and measures the untrained network.
     start = problems.seconds(run) + measuring
     return {"task_seconds": task + measuring, "start_seconds": start, "source": "measured"}
