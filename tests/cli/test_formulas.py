@@ -8,8 +8,9 @@ import re
 import pytest
 
 from isoplast import methods
-from isoplast.cli import _formulas, main
-from isoplast.cli._formulas import formulas, readable
+from isoplast.cli import main
+from isoplast.cli.methods import _formulas
+from isoplast.cli.methods._formulas import formulas, readable
 
 COMMAND = re.compile(r"\\([A-Za-z]+)")
 KNOWN = {

@@ -10,8 +10,8 @@ import pytest
 
 from isoplast import methods
 from isoplast.cli import main
-from isoplast.cli._formulas import readable
-from isoplast.cli._methods import markdown_table
+from isoplast.cli.methods._formulas import readable
+from isoplast.cli.methods._methods import markdown_table
 from isoplast.methods import Family
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods"
@@ -66,7 +66,7 @@ def test_every_explanation_fits_a_terminal_but_for_formulas_and_loses_no_word(
 
 @pytest.mark.parametrize("family", get_args(Family))
 def test_the_tables_of_the_documentation_are_those_of_the_metadata(family: Family) -> None:
-    """To renew one: python -c "from isoplast.cli._methods import markdown_table as t; print(t('resets'))"."""
+    """To renew one: print(isoplast.cli.methods._methods.markdown_table("resets"))."""
     table = markdown_table(family)
     page = DOCS / f"{family.replace(' ', '-')}.md"
     assert table in page.read_text(encoding="utf-8"), f"put this table into {page.name}:\n{table}"

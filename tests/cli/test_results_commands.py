@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from isoplast.cli import main
-from isoplast.cli._live_view import sparkline, view
+from isoplast.cli.results._live_view import sparkline, view
 from isoplast.study import Follower, Run, RunDirectory, Study, execute, find_results, run_study
 from isoplast.study.store._lock import DirectoryLock
 
@@ -260,7 +260,7 @@ class TestWatch:
         def interrupt(seconds: float) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("isoplast.cli._watch.time.sleep", interrupt)
+        monkeypatch.setattr("isoplast.cli.results._watch.time.sleep", interrupt)
         with DirectoryLock(runs / "both"):
             assert main(["watch", "runs/both"]) == 0
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from isoplast.cli import main
-from isoplast.cli._display import display
-from isoplast.cli._running import terminable
+from isoplast.cli.studies._display import display
+from isoplast.cli.studies._running import terminable
 from isoplast.study import Outcome, Run, RunDirectory
 
 TINY = ["data.samples=40", "stream.tasks=1", "learner.epochs=1", "net.width=4", "net.depth=1"]

@@ -14,7 +14,8 @@ import pytest
 import synthetic
 
 from isoplast._core.errors import IsoplastError
-from isoplast.cli import _commands, _studies
+from isoplast.cli import _commands
+from isoplast.cli.studies import _studies
 from isoplast.report import write_report
 from isoplast.report.data._method_runs import PROBES
 from isoplast.study import Run, RunDirectory, read_rows

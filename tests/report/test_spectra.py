@@ -13,7 +13,7 @@ import pytest
 import synthetic
 
 from isoplast._core.errors import IsoplastError
-from isoplast.cli._spectra import write_spectra
+from isoplast.cli.studies._spectra import write_spectra
 from isoplast.report.figures._spectra import histograms
 from isoplast.report.pages._spectra import Reading, readings, spectra_page, table
 

@@ -12,7 +12,10 @@ from typing import Annotated, Any
 import tyro
 
 from isoplast._core.errors import IsoplastError
-from isoplast.cli import _inspect, _ls, _methods, _rm, _show, _studies, _tune, _watch
+from isoplast.cli.checkpoints import _inspect
+from isoplast.cli.methods import _methods
+from isoplast.cli.results import _ls, _rm, _show, _watch
+from isoplast.cli.studies import _studies, _tune
 
 _Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from isoplast._core.text import escaped
-from isoplast.cli._display import display
-from isoplast.cli._summary import summary_sentence, summary_table
+from isoplast.cli.studies._display import display
+from isoplast.cli.studies._summary import summary_sentence, summary_table
 from isoplast.study import Display, Executor, Outcome, RunDirectory, Study, load_study, run_study
 
 INTERRUPTED = 130

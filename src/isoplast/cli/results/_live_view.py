@@ -14,8 +14,8 @@ from rich.text import Text
 
 from isoplast._core.text import escaped
 from isoplast.cli._amounts import duration
-from isoplast.cli._states import states_words
 from isoplast.cli._tables import plain_table
+from isoplast.cli.results._states import states_words
 from isoplast.study import FollowedRun, Follower, by_problem, metric
 
 _BARS = "▁▂▃▄▅▆▇█"

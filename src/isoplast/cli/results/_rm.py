@@ -12,7 +12,7 @@ from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.text import escaped
 from isoplast.cli._amounts import size
 from isoplast.cli._arguments import Directory, Flag
-from isoplast.cli._show import results_directory
+from isoplast.cli.results._show import results_directory
 from isoplast.study import RunDirectory, all_runs, disk_use, remove_runs, run_directories
 
 _Method = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]

@@ -14,9 +14,9 @@ from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped
 from isoplast.cli._amounts import ago, duration, size, thousands
 from isoplast.cli._arguments import Directory
-from isoplast.cli._states import failures, states_words
-from isoplast.cli._summary import summary_line
 from isoplast.cli._tables import plain_table
+from isoplast.cli.results._states import failures, states_words
+from isoplast.cli.studies._summary import summary_line
 from isoplast.study import (
     Ranking,
     RunDirectory,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from isoplast._core.text import text_table
-from isoplast.cli._opened import Subject
+from isoplast.cli.checkpoints._opened import Subject
 from isoplast.diagnostics import Inspection, Moment, format_number
 from isoplast.study import strict_json
 

@@ -14,9 +14,9 @@ from rich.text import Text
 from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped
 from isoplast.cli._arguments import Directory
-from isoplast.cli._live_view import result_words, view
-from isoplast.cli._show import results_directory
-from isoplast.cli._states import states_words
+from isoplast.cli.results._live_view import result_words, view
+from isoplast.cli.results._show import results_directory
+from isoplast.cli.results._states import states_words
 from isoplast.study import Follower
 
 _ENDED = ("done", "failed")

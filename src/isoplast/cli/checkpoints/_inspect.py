@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
-from isoplast.cli._inspection_text import as_json, as_text, history
-from isoplast.cli._opened import Opened, Subject, opened
+from isoplast.cli.checkpoints._inspection_text import as_json, as_text, history
+from isoplast.cli.checkpoints._opened import Opened, Subject, opened
 from isoplast.diagnostics import Inspection, Repair, repair_
 from isoplast.diagnostics import inspect as inspect_model
 from isoplast.model import check_target, write_checkpoint

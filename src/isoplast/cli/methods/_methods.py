@@ -8,7 +8,7 @@ import textwrap
 from typing import get_args
 
 from isoplast import methods
-from isoplast.cli._formulas import readable
+from isoplast.cli.methods._formulas import readable
 from isoplast.methods import Family, Method
 
 _WIDTH = 79

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from isoplast._core.errors import IsoplastError
 from isoplast.cli._arguments import ExecutorName, File, FilePath, Flag, Number
-from isoplast.cli._dry_run import show_plan
-from isoplast.cli._running import INTERRUPTED, do_runs, do_study
-from isoplast.cli._studies import report
+from isoplast.cli.studies._dry_run import show_plan
+from isoplast.cli.studies._running import INTERRUPTED, do_runs, do_study
+from isoplast.cli.studies._studies import report
 from isoplast.study import RunDirectory, Study, Tuning, freeze, select, sweep, trials
 
 _Stage = Annotated[

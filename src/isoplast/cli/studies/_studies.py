@@ -14,10 +14,10 @@ from isoplast import data, nn, streams
 from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped, one_line
 from isoplast.cli._arguments import Directory, ExecutorName, FilePath, Flag, Number, Sinks
-from isoplast.cli._dry_run import show_plan
-from isoplast.cli._running import INTERRUPTED, do_study, terminable
-from isoplast.cli._summary import summary_line
 from isoplast.cli._words import merged, parse_words
+from isoplast.cli.studies._dry_run import show_plan
+from isoplast.cli.studies._running import INTERRUPTED, do_study, terminable
+from isoplast.cli.studies._summary import summary_line
 from isoplast.study import (
     Run,
     RunDirectory,
@@ -208,7 +208,7 @@ def spectra(*, out: Path = Path("runs/spectra"), jobs: Number = None, page: File
         page: The document with the table; by default methods-through-isometry.md in that directory. The
             figure is put beside it.
     """
-    from isoplast.cli._spectra import write_spectra
+    from isoplast.cli.studies._spectra import write_spectra
 
     status = do_study(Study.load(find_study("spectra")), out, jobs, threads=1)
     if status != INTERRUPTED:

@@ -1,0 +1,1 @@
+"""Checkpoints: inspected and repaired."""

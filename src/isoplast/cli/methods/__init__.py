@@ -1,0 +1,1 @@
+"""Methods: listed and explained, with readable formulas."""

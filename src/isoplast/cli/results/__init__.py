@@ -1,0 +1,1 @@
+"""Results that are there: listed, shown, removed, followed."""

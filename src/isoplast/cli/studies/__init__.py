@@ -1,0 +1,1 @@
+"""Runs, studies and tunings: done, planned and summed up."""
