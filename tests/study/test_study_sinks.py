@@ -32,8 +32,8 @@ from isoplast.study import (
     Run,
     RunDirectory,
     RunFailed,
+    SentRun,
     Sink,
-    Source,
     Study,
     TensorBoard,
     execute,
@@ -122,7 +122,7 @@ class Memory(Sink):
     fail_at_end: bool = False
 
     @contextlib.contextmanager
-    def open(self, source: Source, folder: Path) -> Iterator[Any]:
+    def open(self, source: SentRun, folder: Path) -> Iterator[Any]:
         assert list(folder.iterdir()) == []
         self.sent.clear()
 

@@ -30,7 +30,7 @@ from isoplast.study.run._learner import LEARNERS, Diverged, Learner, LearnerSpec
 from isoplast.study.run._ppo import PPO
 from isoplast.study.run._provenance import git_words
 from isoplast.study.run._supervised import Supervised
-from isoplast.study.sinks._base import SINKS, Sink, Source
+from isoplast.study.sinks._base import SINKS, SentRun, Sink
 from isoplast.study.sinks._tensorboard import TensorBoard
 from isoplast.study.sinks._wandb import WeightsAndBiases
 from isoplast.study.store._directory import RunDirectory, Status
@@ -81,10 +81,10 @@ __all__ = [
     "RunDirectory",
     "RunFailed",
     "RunLocked",
+    "SentRun",
     "SettingPath",
     "Sink",
     "SlurmExecutor",
-    "Source",
     "Status",
     "Study",
     "Supervised",

@@ -24,7 +24,7 @@ from isoplast.study._spec import Run, whole
 from isoplast.study.run._learner import Diverged, Learner, Recipe
 from isoplast.study.run._provenance import changes, peak_memory, provenance
 from isoplast.study.run._random import random_state, reproducible, restore_random_state, seed_everything
-from isoplast.study.sinks._base import Sink, Source
+from isoplast.study.sinks._base import SentRun, Sink
 from isoplast.study.sinks._sending import Sending, as_parts, opened
 from isoplast.study.store._directory import RunDirectory, State
 from isoplast.study.store._files import read_rows
@@ -265,7 +265,7 @@ class _Attempt:
             index = read_index(path.parent)
             study = index.name if index else path.resolve().parent.name
             rows = read_rows(self.directory.metrics)
-        source = Source(run.id, study, run.label, run.seed, run.to_mapping())
+        source = SentRun(run.id, study, run.label, run.seed, run.to_mapping())
         self._sending = Sending(sinks, source, path, rows, self.say)
         return self._sending
 

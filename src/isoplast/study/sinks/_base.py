@@ -20,7 +20,7 @@ AXIS = "run/tasks"  # the step of a row: how many tasks are finished, 0 for the 
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class SentRun:
     """The run whose numbers are sent.
 
     Args:
@@ -59,7 +59,7 @@ class Sink(ABC):
         check_fields(self, f"sink {self.name}")
 
     @abstractmethod
-    def open(self, source: Source, folder: Path) -> AbstractContextManager[Write]:
+    def open(self, source: SentRun, folder: Path) -> AbstractContextManager[Write]:
         """A context that yields what is called with every row, as (number of finished tasks, numbers).
 
         Every start of a run begins with the first row again, in an empty folder, so nothing is there twice.

@@ -13,7 +13,7 @@ from isoplast._core.errors import IsoplastError, reason_of
 from isoplast._core.sinks import Write
 from isoplast.study._parts import Part, make, part
 from isoplast.study.run._random import random_numbers_kept
-from isoplast.study.sinks._base import Sink, Source, numbers
+from isoplast.study.sinks._base import SentRun, Sink, numbers
 
 
 class Sending:
@@ -30,7 +30,7 @@ class Sending:
     def __init__(
         self,
         sinks: Sequence[Sink],
-        source: Source,
+        source: SentRun,
         directory: Path,
         rows: Sequence[Mapping[str, Any]],
         say: Callable[[str], None],

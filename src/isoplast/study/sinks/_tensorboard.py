@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from isoplast._core.sinks import Record, Write, sink
 from isoplast.study._yaml import dump_yaml
-from isoplast.study.sinks._base import AXIS, SINKS, Sink, Source
+from isoplast.study.sinks._base import AXIS, SINKS, SentRun, Sink
 
 
 @SINKS.register
@@ -29,7 +29,7 @@ class TensorBoard(Sink):
     package: ClassVar[str] = "tensorboard"
 
     @contextmanager
-    def open(self, source: Source, folder: Path) -> Iterator[Write]:
+    def open(self, source: SentRun, folder: Path) -> Iterator[Write]:
         """Write a file of events, whole after every row."""
         from torch.utils.tensorboard import SummaryWriter
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from isoplast._core.sinks import Record, Write, sink
-from isoplast.study.sinks._base import AXIS, SINKS, Sink, Source
+from isoplast.study.sinks._base import AXIS, SINKS, SentRun, Sink
 
 _LONGEST = 128  # characters of the id of a run
 
@@ -40,7 +40,7 @@ class WeightsAndBiases(Sink):
     entity: str | None = None
 
     @contextmanager
-    def open(self, source: Source, folder: Path) -> Iterator[Write]:
+    def open(self, source: SentRun, folder: Path) -> Iterator[Write]:
         """Make a run of it; its exit code is 1 where ours did not come to its end."""
         import wandb
 
