@@ -43,8 +43,8 @@ MUTATIONS = {
     ),
     "the count of steps goes on over a switch": (
         "study/run/_supervised.py",
-        "    def begin(self, task: Task)",
-        "        self._training.steps = self.steps\n\n    def begin(self, task: Task)",
+        "        super()._start(method, network)\n",
+        "        super()._start(method, network)\n        self._training.steps = self.steps\n",
         "tests/study/run/test_supervised.py",
     ),
     "rows are not forced to disk": (
@@ -55,8 +55,8 @@ MUTATIONS = {
     ),
     "rows are not checked": (
         "study/store/_files.py",
-        "if written is None or int(written[1], 16) != zlib.crc32(text):",
-        "if written is None:",
+        'if line[-_TAIL:] != b\', "crc": "%08x"}\' % checksum:',
+        'if line[-_TAIL:-10] != b\', "crc": "\':',
         "tests/study/store/test_rows.py",
     ),
     "the mean of the Jacobian's condition numbers": (
