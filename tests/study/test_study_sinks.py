@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import types
 import zlib
 from collections import Counter
@@ -62,11 +63,26 @@ def tensorboard_values(directory: Path) -> dict[tuple[str, int], list[float]]:
 
 
 def wandb_records(directory: Path) -> list[Any]:
-    """All records of the one offline run: a log of LevelDB's form, blocks of 32 KiB of checked pieces."""
+    """All records of the one offline run that ended.
+
+    `finish` tells the process that writes the file to close it, and waits for no answer: a reader has to.
+    """
+    (file,) = directory.glob("wandb/offline-run-*/*.wandb")
+    give_up = time.monotonic() + 60
+    while True:
+        found = complete_records(file.read_bytes())
+        if any(record.HasField("exit") for record in found):
+            return found
+        assert time.monotonic() < give_up, f"no end of the run among {len(found)} records of {file}"
+        time.sleep(0.02)
+
+
+def complete_records(data: bytes) -> list[Any]:
+    """The whole records of a log of LevelDB's form: blocks of 32 KiB of checked pieces."""
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = directory.glob("wandb/offline-run-*/*.wandb")
-    data = file.read_bytes()
+    if not data:
+        return []
     assert data[:4] == b":W&B"
     found, whole, place = [], b"", 7
     while place + 7 <= len(data):
@@ -75,6 +91,8 @@ def wandb_records(directory: Path) -> list[Any]:
             continue
         checksum, size, kind = struct.unpack_from("<IHB", data, place)
         piece = data[place + 7 : place + 7 + size]
+        if len(piece) < size:
+            break
         assert zlib.crc32(bytes([kind]) + piece) == checksum
         place += 7 + size
         whole = piece if kind in (1, 2) else whole + piece  # 1 whole, 2 first, 3 middle, 4 last
