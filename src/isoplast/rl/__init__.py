@@ -22,6 +22,7 @@ from isoplast.rl._dqn import (
     td_loss,
 )
 from isoplast.rl._episodes import Episodes, Evaluation, evaluate
+from isoplast.rl._graph import GraphedUpdate
 from isoplast.rl._ppo import (
     Batch,
     Losses,
@@ -64,6 +65,7 @@ __all__ = [
     "Environments",
     "Episodes",
     "Evaluation",
+    "GraphedUpdate",
     "Gymnasium",
     "GymnasiumSequence",
     "Losses",
