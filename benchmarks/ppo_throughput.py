@@ -220,7 +220,8 @@ def breakout() -> Any:
             found[: observation.shape[2]] = observation.transpose(2, 0, 1)
             return found
 
-    game = gymnasium.make("MinAtar/Breakout-v0", disable_env_checker=True)
+    # without its sticky actions, which ours does not have
+    game = gymnasium.make("MinAtar/Breakout-v0", sticky_action_prob=0.0, disable_env_checker=True)
     return Padded(gymnasium.wrappers.TimeLimit(game, 1000))
 
 
