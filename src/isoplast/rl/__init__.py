@@ -11,7 +11,7 @@ Example:
 """
 
 from isoplast.rl._actor_critic import ActorCritic, log_std_of
-from isoplast.rl._churn import churn
+from isoplast.rl._churn import churn, q_churn
 from isoplast.rl._dqn import (
     Collected,
     DQNSettings,
@@ -90,6 +90,7 @@ __all__ = [
     "log_probability",
     "log_std_of",
     "ppo_loss",
+    "q_churn",
     "rollout",
     "td_loss",
     "update",

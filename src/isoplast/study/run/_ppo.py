@@ -105,7 +105,6 @@ class PPOLearner(ActingLearner):
     def _clear(self) -> None:
         super()._clear()
         self._reference: Tensor | None = None
-        self._churn: dict[str, float] = {}
 
     def advance(self) -> None:
         """One rollout, and the update on it."""
@@ -134,10 +133,6 @@ class PPOLearner(ActingLearner):
         spread = log_std_of(self.network)
         with preserve_state(self.network) as network, torch.no_grad():
             return network(self._reference), None if spread is None else spread.detach().clone()
-
-    def measure(self, task: EnvironmentTask) -> dict[str, Any]:
-        """What every learner that acts measures, and the churn of the task's last update."""
-        return super().measure(task) | self._churn
 
     def _step(self, closure: Any, inputs: Tensor) -> Tensor:
         return self._training.step(closure, inputs=inputs)
