@@ -97,7 +97,10 @@ CASES = [
         ({}, {"foreach": True}, {"fused": True}, {"capturable": True}, {"capturable": True, "fused": True}),
         ("number", "tensor"),
     )
-    if (lr, settings) != ("tensor", {"foreach": True})  # torch's Adam refuses it
+    # torch's Adam refuses a tensor with foreach, and waits for it in its plain loop; AdamO refuses turns where
+    # a graph is captured.
+    if (lr == "number" or "fused" in settings or "capturable" in settings)
+    and not ("capturable" in settings and every == 3)
 ]
 
 
