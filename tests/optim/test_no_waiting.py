@@ -97,8 +97,8 @@ CASES = [
         ({}, {"foreach": True}, {"fused": True}, {"capturable": True}, {"capturable": True, "fused": True}),
         ("number", "tensor"),
     )
-    # torch's Adam refuses a tensor with foreach, and waits for it in its plain loop; AdamO refuses turns where
-    # a graph is captured.
+    # torch's Adam refuses a tensor with foreach and waits for it in its plain loop; AdamO takes no turns in what
+    # a graph captures.
     if (lr == "number" or "fused" in settings or "capturable" in settings)
     and not ("capturable" in settings and every == 3)
 ]
