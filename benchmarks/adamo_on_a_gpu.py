@@ -4,8 +4,8 @@ One network under bfloat16 autocast; each optimizer has a state of its own and m
 is its turn. A training step is --tokens tokens in micro-batches and then the optimizer; its median is over
 --rounds rounds in random order. The optimizer steps are timed alone as well: over two whole periods of
 "auto", as only a few of its steps move a matrix. "sum" is the median forward and backward plus that mean,
-over AdamW's. Beside the exact mode stands the model: 4 k operations per weight in float32, where training takes 6
-per weight and token.
+over AdamW's. Beside the exact mode stands the model: 4 k operations per weight in float32, where training
+takes 6 per weight and token.
 
 Then the paper's MLP at batch 16, where sending the work takes longer than doing it: step by step, and the
 whole training step replayed as one CUDA graph.

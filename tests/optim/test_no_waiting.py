@@ -97,7 +97,9 @@ CASES = [
         ({}, {"foreach": True}, {"fused": True}, {"capturable": True}, {"capturable": True, "fused": True}),
         ("number", "tensor"),
     )
-    if (lr, settings) != ("tensor", {"foreach": True})  # torch's Adam refuses it
+    # torch's Adam refuses a tensor with foreach, and its plain loop waits for it; a graph captures no turns.
+    if (lr == "number" or "fused" in settings or "capturable" in settings)
+    and not ("capturable" in settings and every == 3)
 ]
 
 

@@ -120,7 +120,7 @@ def _exact_work(group: Group, turns: Turns, found_inf: Tensor | None) -> list[Wo
     turns.amortised = False
     rate = learning_rate(group)
     if not group.get("capturable"):
-        rate = float(rate)
+        rate = turns.rate(rate)
         if rate == 0:
             return []
     elif isinstance(rate, Tensor):
