@@ -13,6 +13,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast.methods import Training, training
 from isoplast.nn import spec
 from isoplast.rl import ActorCritic, GraphedUpdate, Losses, PPOSettings, control, rollout, update
+from isoplast.rl._graph import captured
 from isoplast.streams import problem
 from isoplast.study import Run, execute
 
@@ -59,6 +60,15 @@ def test_a_study_on_the_cpu_says_so(tmp_path: Any) -> None:
     run = Run(stream=problem("shifted-control", tasks=1, steps_per_task=32), learner=learner, net="mlp")
     with pytest.raises(IsoplastError, match="a CUDA graph needs a CUDA device, and the network is on cpu"):
         execute(run, tmp_path)
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="says what a build without CUDA says")
+def test_a_capture_that_fails_says_so_in_one_line() -> None:
+    """Here because torch has no CUDA."""
+    with pytest.raises(
+        IsoplastError, match=r"cannot be captured as a CUDA graph \(.+\): leave the graph out"
+    ):
+        captured(lambda: Losses(*torch.zeros(4, 1)))
 
 
 class Recorded:
@@ -176,3 +186,22 @@ def test_a_graph_is_captured_anew_when_what_it_holds_changes(
 def test_on_a_gpu_a_graph_learns_what_the_update_learns(method: str) -> None:
     """To rounding; a new task in between."""
     same(*both(method, 7, at_a_switch, "cuda"), tolerance=1e-4)
+
+
+@needs_cuda
+def test_what_reads_the_device_cannot_be_captured() -> None:
+    """A layer that decides on the host: one line. The last test here, as a capture has failed."""
+
+    class Reads(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum().item() > 0 else -x
+
+    run = fresh(device="cuda")
+    run.model.actor = torch.nn.Sequential(Reads(), run.model.actor)
+    environments = control("cartpole", SETTINGS.environments, seed=0, device="cuda")
+    found = rollout(run.model, environments, environments.reset(), SETTINGS.rollout)
+    graphed = GraphedUpdate(run, SETTINGS)
+    graphed(found)
+    with pytest.raises(IsoplastError, match="cannot be captured as a CUDA graph") as caught:
+        graphed(found)
+    assert "\n" not in str(caught.value)

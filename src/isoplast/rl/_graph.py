@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoplast._core.errors import IsoplastError
 from isoplast.methods import Training
 from isoplast.rl._ppo import Losses, PPOSettings, Rollout, random_orders, update
 
@@ -72,11 +73,20 @@ def captured(call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
     """What does again all that a call does on the device, and where its results will then be.
 
     The call itself does nothing there.
+
+    Raises:
+        IsoplastError: the host reads a number of the device on the way.
     """
-    graph = torch.cuda.CUDAGraph()
-    # Other threads, such as JAX's, go on with what they do meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        losses = call()
+    try:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, such as JAX's, go on with what they do meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            losses = call()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise IsoplastError(
+            f"PPO's update cannot be captured as a CUDA graph ({reason}): leave the graph out"
+        ) from error
     return graph.replay, losses
 
 
