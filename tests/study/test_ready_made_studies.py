@@ -43,7 +43,8 @@ def shortened(run: Run, data: dict[str, Any] | None) -> Run:
         mapping["stream"]["examples"] = 40
     if "steps_per_task" in mapping["stream"]:
         mapping["stream"]["steps_per_task"] = 32
-        mapping["learner"] |= {"environments": 4, "rollout": 8, "minibatches": 2, "evaluation_episodes": 1}
+        # as many copies in training as in evaluation: JAX compiles a game for every number of them
+        mapping["learner"] |= {"environments": 1, "rollout": 32, "minibatches": 2, "evaluation_episodes": 1}
     mapping["learner"]["epochs"] = 1
     mapping |= {"instruments": False} | ({} if data is None else {"data": data})
     if "switch" in mapping:
