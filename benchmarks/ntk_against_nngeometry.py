@@ -17,6 +17,8 @@ outputs. From there on no float64 result can take less memory than the peer's wh
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import multiprocessing
 import statistics
 import time
@@ -29,6 +31,7 @@ from nngeometry.gram import GramMatrix
 from torch import Tensor, nn
 
 from isoplast.diagnostics.ntk._exact import kernel
+from isoplast.diagnostics.ntk._half import Half
 from isoplast.diagnostics.ntk._plan import plan
 from isoplast.nn import build
 
@@ -55,10 +58,10 @@ def images(samples: int) -> Tensor:
     return torch.randn(samples, 1, 28, 28, generator=torch.Generator().manual_seed(1))
 
 
-def ours(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the kernel by this library, (n C, n C)."""
+def ours(model: nn.Module, inputs: Tensor, limit: int = LIMIT) -> Half:
+    """Return the kernel by this library, half of (n C, n C) in float64."""
     how = plan(model, inputs, dict(model.named_parameters()), "auto")
-    return kernel(model, inputs, how, how.block_size(len(inputs), LIMIT))
+    return kernel(model, inputs, how, how.division(len(inputs), limit))
 
 
 def theirs(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -80,9 +83,9 @@ SIDES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 }
 
 
-def peak() -> int:
-    """Return the peak of this process in bytes; ru_maxrss would begin with that of its parent."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+def resident(kind: str) -> int:
+    """Return the resident memory of this process in bytes: VmRSS that of now, VmHWM its peak."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if kind in line)
     return 1024 * int(line.split()[1])
 
 
@@ -90,10 +93,14 @@ def grown(pipe: Connection, side: str, name: str, samples: int) -> None:
     """Send by how many bytes the process grows."""
     torch.set_num_threads(1)
     model = network(name)
-    SIDES[side](model, images(2))
-    before = peak()
-    SIDES[side](model, images(samples))
-    pipe.send(peak() - before)
+    inputs = images(samples)
+    SIDES[side](model, images(2))  # code and workspaces that stay
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else what it freed would serve the next run without a rise
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+    SIDES[side](model, inputs)
+    pipe.send(resident("VmHWM") - before)
 
 
 def memory(side: str, name: str, samples: int) -> int:

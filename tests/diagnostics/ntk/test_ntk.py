@@ -74,14 +74,18 @@ def test_only_parameters_without_a_formula_are_differentiated_sample_by_sample(n
 def test_blocks_of_samples_give_the_same_matrix(name):
     from isoplast.diagnostics.ntk import _exact as _ntk_exact
     from isoplast.diagnostics.ntk import _plan as _ntk_plan
+    from isoplast.diagnostics.ntk._plan import Division
 
     model, shape = NETWORKS[name]()
     model = model.double()
     inputs = torch.randn(5, *shape, dtype=torch.float64)
     how = _ntk_plan.plan(model.eval(), inputs, dict(model.named_parameters()), "auto")
     expected = brute_force(model, inputs)
-    for size in (1, 2, 5):
-        assert close(_ntk_exact.kernel(model, inputs, how, size), expected)
+    together, apart = [tuple(how.parameters)], [unit.names for unit in how.units]
+    for groups, size, passes in ((together, 5, 5), (together, 1, 1), (apart, 2, 1), (apart, 5, 2)):
+        found = _ntk_exact.kernel(model, inputs, how, Division(groups, size, passes, checked=1)).whole()
+        assert close(found, expected)
+        assert torch.equal(found, found.t())
 
 
 def test_tables_that_are_also_matrices():
