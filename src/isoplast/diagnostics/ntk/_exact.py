@@ -15,7 +15,7 @@ from isoplast.diagnostics.ntk._half import Block, Half
 from isoplast.diagnostics.ntk._layers import recorded, signals, term
 from isoplast.diagnostics.ntk._plan import Division, Plan, in_chunks
 from isoplast.diagnostics.ntk._samples import sample_gradients
-from isoplast.diagnostics.ntk._terms import Explicit, Term, agrees
+from isoplast.diagnostics.ntk._terms import Explicit, Term, agrees, sketch
 from isoplast.model import outputs, sample_count, take_samples
 
 
@@ -128,17 +128,32 @@ def _layered(
     strange = {call.module for call in calls if not call.fits(samples)}
     if strange:  # experts, say, that are given some rows of the samples
         raise Misfit({name for name, uses in how.layered.items() if any(u.module in strange for u in uses)})
+    weights = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values)
+    truth = _truth(values, weights, how, checked)
     seen = signals(calls, values, _units(values), how.outputs)
     found: dict[str, Term] = {}
     for name, uses in how.layered.items():
         one = term(uses, seen)
         if one is not None:
             found[name] = one if isinstance(one, Explicit) else one.compact(block)
-    _check(values, found, how, checked)
+    _check(truth, found, weights.reshape(samples, -1), how)
     return found.items()
 
 
-def _check(values: Tensor, layered: dict[str, Term], how: Plan, checked: int) -> None:
+def _truth(values: Tensor, weights: Tensor, how: Plan, checked: int) -> dict[str, tuple[float, Tensor]]:
+    """Return norms and sketches of the gradients, by autograd, of a combination of all outputs."""
+    found: dict[str, tuple[float, Tensor]] = {}
+    for names in in_chunks({name: how.parameters[name] for name in how.layered}, checked):
+        gradients = Linearised(values, [how.parameters[name] for name in names]).pull(weights)
+        for name, gradient in zip(names, gradients, strict=True):
+            found[name] = float(gradient.norm()), sketch(gradient)
+        del gradients, gradient  # before the next
+    return found
+
+
+def _check(
+    truth: dict[str, tuple[float, Tensor]], layered: dict[str, Term], weights: Tensor, how: Plan
+) -> None:
     """Compare the gradients of a random combination of all outputs with those of autograd.
 
     Two samples cannot show everything: rows that belong to other samples than their place says (routing to
@@ -147,21 +162,12 @@ def _check(values: Tensor, layered: dict[str, Term], how: Plan, checked: int) ->
     Raises:
         Misfit: naming the parameters where they differ.
     """
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(values.shape, generator=generator).to(values)
-    rows = weights.reshape(len(weights), -1)
-    found: dict[str, tuple[float, float]] = {}
-    for names in in_chunks({name: how.parameters[name] for name in how.layered}, checked):
-        truth = Linearised(values, [how.parameters[name] for name in names]).pull(weights)
-        for name, expected in zip(names, truth, strict=True):
-            norm = float(expected.norm())
-            found[name] = norm, layered[name].deviation(rows, expected) if name in layered else norm
-    whole = sum(norm**2 for norm, _ in found.values()) ** 0.5
-    wrong = {
-        name
-        for name, (norm, deviation) in found.items()
-        if not agrees(deviation, norm, whole, values.dtype)
-    }
+    whole = sum(norm**2 for norm, _ in truth.values()) ** 0.5
+    wrong = set()
+    for name, (norm, expected) in truth.items():
+        own = layered[name].sketch(weights, how.parameters[name].shape) if name in layered else 0.0
+        if not agrees(float((own - expected).norm()), norm, whole, weights.dtype):
+            wrong.add(name)
     if wrong:
         raise Misfit(wrong)
 

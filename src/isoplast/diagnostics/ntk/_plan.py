@@ -17,7 +17,7 @@ from isoplast.diagnostics._outputs import check_outputs
 from isoplast.diagnostics.ntk._gram import CHUNK, PIECE
 from isoplast.diagnostics.ntk._half import half_bytes
 from isoplast.diagnostics.ntk._layers import Call, Seen, Use, known_uses, recorded, signals, term
-from isoplast.diagnostics.ntk._terms import Explicit, Term, agrees
+from isoplast.diagnostics.ntk._terms import Explicit, Term, agrees, sketch
 from isoplast.model import outputs, sample_count, take_samples
 
 # Bytes that products take: pieces of both sides and a tile.
@@ -107,8 +107,8 @@ class Plan:
         Raises:
             IsoplastError: if there is none.
         """
-        natural = max(1, min(samples, _PASS // max(1, self._passing(self.units))))
-        passes = sorted({max(1, natural >> shift) for shift in (0, 2, 4, 30)}, reverse=True)
+        natural = max(1, min(samples, _PASS // max(1, self._graph + sum(u.passing for u in self.units))))
+        passes = sorted({max(1, natural >> shift) for shift in (0, 1, 2, 4, 30)}, reverse=True)
         groups = [[unit] for unit in self.units]
         largest = max(unit.held for unit in self.units)
 
@@ -124,9 +124,9 @@ class Plan:
                 "method='lanczos'"
             )
         whole = sum(nbytes(parameter) for parameter in self.parameters.values())
-        for some in self._groupings():
-            for checked in (whole, 1):
-                for count in passes:
+        for count in passes:
+            for some in self._groupings():
+                for checked in (whole, 1):
                     if self._needed(some, samples, samples, count, checked) <= limit:
                         return _division(some, samples, count, checked)
         for count in passes:
@@ -152,8 +152,10 @@ class Plan:
                 last = len(groups)
                 yield groups
 
-    def _passing(self, units: list[Unit]) -> int:
-        return 2 * self.activations + sum(unit.passing for unit in units)
+    @property
+    def _graph(self) -> int:
+        """Bytes of a sample's graph, and of what a pass through it carries."""
+        return 3 * self.activations // 2
 
     def _needed(self, groups: list[list[Unit]], samples: int, size: int, passes: int, checked: int) -> int:
         """Return the bytes that it takes to compute half the matrix."""
@@ -168,7 +170,7 @@ class Plan:
             truth = max(unit.largest for unit in group)
             if checked > 1:
                 truth = sum(nbytes(self.parameters[name]) for unit in group for name in unit.names)
-            step = passes * self._passing(group) + truth
+            step = passes * self._graph + max(truth, passes * sum(unit.passing for unit in group))
             most = max(most, own + max(step, max(unit.work for unit in group)))
         return half_bytes(rows, self.outputs) + 8 * samples**2 + most
 
@@ -298,7 +300,10 @@ def _verified(
                 if name in terms:
                     one = terms[name]
                     off = math.inf if norm else 0.0  # where the layers were not called at all
-                    deviations[name].append((norm, off if one is None else one.deviation(weights, truth)))
+                    if one is not None:
+                        off = float((one.sketch(weights, truth.shape) - sketch(truth)).norm())
+                    deviations[name].append((norm, off))
+            del truth  # before the next
     layered = {
         name: users
         for name, users in known.items()
@@ -354,7 +359,9 @@ def _bytes(name: str, one: Term | None, width: int) -> _Bytes:
     held = {(name, "inputs"): inputs, name if one.call is None else one.call: signals}
     entries = width * one.signals[0, 0].numel()
     work = _WORK if one.positions == 1 else 4 * 8 * max(CHUNK, entries)
-    return _Bytes(held, inputs, work)
+    # Inputs of one position are those of the layer; the others are copied. Signals of one output are compared.
+    forming = signals // width + (inputs if one.positions > 1 else 0)
+    return _Bytes(held, forming, work)
 
 
 def _unit(names: list[str], takes: dict[str, _Bytes], parameters: dict[str, Tensor]) -> Unit:
