@@ -162,16 +162,14 @@ class Plan:
         rows = samples * self.outputs
         most = 0
         for group in groups:
-            held = sum(unit.held for unit in group)
-            if size == samples:
-                own = size * held if passes < size else 0  # else what passes is what is held
-            else:
-                own = 2 * size * held
+            held = (1 if size == samples else 2) * size * sum(unit.held for unit in group)
             truth = max(unit.largest for unit in group)
             if checked > 1:
                 truth = sum(nbytes(self.parameters[name]) for unit in group for name in unit.names)
             step = passes * self._graph + max(truth, passes * sum(unit.passing for unit in group))
-            most = max(most, own + max(step, max(unit.work for unit in group)))
+            if passes < samples:  # else what is differentiated is what is held
+                step += held
+            most = max(most, step, held + max(unit.work for unit in group))
         return half_bytes(rows, self.outputs) + 8 * samples**2 + most
 
 
