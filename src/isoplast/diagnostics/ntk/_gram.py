@@ -53,7 +53,7 @@ def add_gram_(block: Block, left: Sequence[Term], right: Sequence[Term]) -> None
 
 
 def _add_rows_(block: Block, left: list[Tensor], right: list[Tensor]) -> None:
-    """Add the products of all rows of the left with all rows of the right, over all columns of all matrices."""
+    """Add the products of all rows of the left with all of the right, over the columns of all matrices."""
     chunks = list(_chunks([one.shape[1] for one in left], PIECE // _COLUMNS))
     for rows, first, entries in block.strips():
         for chunk in chunks:

@@ -18,7 +18,7 @@ class Half:
     Strips of h rows that begin at the diagonal take 4 N (N + h) bytes, where the whole matrix takes 8 N^2.
 
     Args:
-        blocks: rows of the blocks that the matrix is computed in, in order; strips do not cross their borders.
+        blocks: rows of the blocks that it is computed in, in order; strips do not cross their borders.
         unit: rows that belong together (the outputs of a sample): strips are multiples of it.
         device: of the matrix.
     """
@@ -29,9 +29,7 @@ class Half:
         for block in blocks:
             for start in range(block.start, block.stop, height):
                 rows = min(height, block.stop - start)
-                self._strips[start] = torch.zeros(
-                    rows, self.size - start, dtype=torch.float64, device=device
-                )
+                self._strips[start] = torch.zeros(rows, self.size - start, dtype=torch.float64, device=device)
 
     def strips(self, rows: slice) -> Iterator[tuple[slice, Tensor]]:
         """Yield the strips of some rows: their rows, and their entries from the diagonal on."""

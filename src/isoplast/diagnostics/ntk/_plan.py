@@ -16,7 +16,7 @@ from isoplast.diagnostics._linear import Linearised
 from isoplast.diagnostics._outputs import check_outputs
 from isoplast.diagnostics.ntk._gram import CHUNK, PIECE
 from isoplast.diagnostics.ntk._half import half_bytes
-from isoplast.diagnostics.ntk._layers import Call, Seen, Use, known_uses, recorded, signals, term
+from isoplast.diagnostics.ntk._layers import Call, Use, known_uses, recorded, signals, term
 from isoplast.diagnostics.ntk._terms import Explicit, Term, agrees, sketch
 from isoplast.model import outputs, sample_count, take_samples
 
@@ -278,9 +278,7 @@ def _verified(
     n = len(found)
     strange = {call.module for call in calls if not call.fits(n)}
     seen = signals([call for call in calls if call.module not in strange], found, _one_sample_each(found), n)
-    known = {
-        name: users for name, users in uses.items() if not any(use.module in strange for use in users)
-    }
+    known = {name: users for name, users in uses.items() if not any(use.module in strange for use in users)}
     wholes = [0.0] * n
     deviations: dict[str, list[tuple[float, float]]] = {name: [] for name in known}
     takes: dict[str, _Bytes] = {}
@@ -357,7 +355,7 @@ def _bytes(name: str, one: Term | None, width: int) -> _Bytes:
     held = {(name, "inputs"): inputs, name if one.call is None else one.call: signals}
     entries = width * one.signals[0, 0].numel()
     work = _WORK if one.positions == 1 else 4 * 8 * max(CHUNK, entries)
-    # Inputs of one position are those of the layer; the others are copied. Signals of one output are compared.
+    # Inputs of one position are the layer's own, others are copied. Signals of one output are compared.
     forming = signals // width + (inputs if one.positions > 1 else 0)
     return _Bytes(held, forming, work)
 

@@ -15,7 +15,7 @@ class Explicit:
     gradients: Tensor
 
     def sketch(self, weights: Tensor, shape: torch.Size) -> Tensor:
-        """The sketch of the gradient of the outputs' sum with weights (n, C), by a parameter of that shape."""
+        """The sketch of the gradient of the outputs' sum with weights (n, C); `shape` is the parameter's."""
         return sketch((weights.flatten() @ self.gradients.flatten(0, 1)).view(shape))
 
 
