@@ -7,8 +7,8 @@ in float64 and keep half of the symmetric matrix, which takes as much as a whole
 Memory is how far the resident memory of a process of its own rises above what it holds after a run on 16
 samples (VmHWM over VmRSS, Linux; glibc is told to return what is freed at once, or the figures would be
 those of its fragments). Our limit is 0.99 of what the peer took; there is none where all samples at once do
-not fit into that. Times are CPU seconds on one thread for the matrix, both sides in one process in turns, ours
-within that limit; the ratio is the median over the rounds.
+not fit into that. Times are CPU seconds on one thread for the matrix, both sides in one process in turns,
+ours within that limit; the ratio is the median over the rounds.
 
 The second line is about what follows: how far the peer's eigenvalues are off, relative to the largest, if
 LAPACK finds them in float32 and in float64; and the memory of a process that wants the eigenvalues as well.

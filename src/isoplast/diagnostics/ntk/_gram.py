@@ -133,13 +133,13 @@ def _add_by_positions_(block: Block, left: Outer, right: Outer) -> None:
         for offset, index in enumerate(range(*_over(rows, outputs).indices(len(left.inputs)))):
             own = left.signals[index].double().permute(1, 0, 2).flatten(1)  # (t, a * o)
             inputs = left.inputs[index].double()
-            target = entries[offset * outputs : (offset + 1) * outputs].unflatten(1, (-1, outputs))
+            target = entries[offset * outputs : (offset + 1) * outputs].view(outputs, -1, outputs)
             first = begin // outputs
             skipped = offset if block.diagonal else 0  # below the diagonal
             for start in range(first + skipped, len(right.inputs), pieces):
                 other = right.signals[start : start + pieces].double()  # (j, b, s, o)
                 forward = right.inputs[start : start + pieces].double() @ inputs.t()  # (j, s, t)
-                mixed = (forward @ own).unflatten(2, (outputs, height))  # (j, s, a, o)
+                mixed = (forward @ own).view(len(other), -1, outputs, height)  # (j, s, a, o)
                 part = slice(start - first, start - first + len(other))
                 target[:, part] += torch.einsum("jsao,jbso->ajb", mixed, other)
 

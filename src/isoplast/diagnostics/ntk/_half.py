@@ -71,7 +71,7 @@ class Block:
     @property
     def diagonal(self) -> bool:
         """Whether both are the same block."""
-        return self.rows.start == self.columns.start
+        return int(self.rows.start) == int(self.columns.start)
 
     def strips(self) -> Iterator[tuple[slice, int, Tensor]]:
         """Yield strips: rows and first column, counted from the block's, and the entries themselves.

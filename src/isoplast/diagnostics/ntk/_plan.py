@@ -352,7 +352,7 @@ def _bytes(name: str, one: Term | None, width: int) -> _Bytes:
     gradients = width * one.signals.shape[3] * one.inputs[0, 0].nbytes
     if one.positions > 1 and gradients < inputs + signals:
         return _Bytes({name: gradients}, inputs + signals + gradients, _WORK)
-    held = {(name, "inputs"): inputs, name if one.call is None else one.call: signals}
+    held: dict[object, int] = {(name, "inputs"): inputs, name if one.call is None else one.call: signals}
     entries = width * one.signals[0, 0].numel()
     work = _WORK if one.positions == 1 else 4 * 8 * max(CHUNK, entries)
     # Inputs of one position are the layer's own, others are copied. Signals of one output are compared.

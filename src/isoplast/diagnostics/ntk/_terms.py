@@ -120,7 +120,7 @@ def agrees(deviation: float, norm: float, whole: float, dtype: torch.dtype) -> b
         dtype: of the network.
     """
     eps = torch.finfo(dtype).eps
-    return deviation <= 10 * eps**0.5 * norm + 100 * eps * whole
+    return bool(deviation <= 10 * eps**0.5 * norm + 100 * eps * whole)
 
 
 def merged(terms: list[Term]) -> Term:
