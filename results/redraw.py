@@ -2,6 +2,7 @@
 
     python results/redraw.py pack runs/control_demo     # writes results/control_demo.csv
     python results/redraw.py draw control_demo          # writes docs/figures/control_demo.svg
+    python results/redraw.py draw minatar_small --single minatar_single_small  # games on one scale, by cycle
 
 A table has a row for each run and task: the score, what else was scored, and of the singular values and the
 units what the figures show.
@@ -10,6 +11,7 @@ units what the figures show.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import polars as pl
 from scipy import stats
 
 from isoplast.report import method_runs, score_chart
+from isoplast.statistics import normalised_scores
 from isoplast.study import load_study
 
 HERE = Path(__file__).parent
@@ -64,6 +67,40 @@ def draw(name: str) -> Path:
     return target
 
 
+def draw_cycles(name: str, single: str) -> Path:
+    """Draw the mean normalised return of each cycle of games, and print it by cycle and by game."""
+    frame, alone = (
+        pl.read_csv(HERE / f"{one}.csv").filter(pl.col("task") >= 0).drop(SUMMARIES) for one in (name, single)
+    )
+    scaled = normalised_scores(frame, alone)
+    games = scaled["environment"].n_unique()
+    scaled = scaled.with_columns(pl.col("task") // games * games + games - 1)  # the last one of its cycle
+    keys = ("run_id", "label", "seed", "method_active", "primary", "task")
+    means = scaled.group_by(keys, maintain_order=True).agg(
+        pl.col("score").mean(), pl.lit(0.0).alias("chance"), pl.col("steps").sum()
+    )
+    results = [
+        dataclasses.replace(one, metric=dataclasses.replace(one.metric, label="normalised return"))
+        for one in method_runs(means)
+    ]
+    cycles = range(1, results[0].score.shape[1] + 1)
+    print(f"| method | seeds | {' | '.join(f'cycle {cycle}' for cycle in cycles)} | all |")
+    print(f"|{'---|' * (len(cycles) + 3)}")
+    for result in results:
+        cells = [interval(column) for column in (*result.score.T, result.score.mean(1))]
+        print(f"| {result.label} | {len(result.score)} | {' | '.join(cells)} |")
+    order = [result.label for result in results]
+    by_game = scaled.group_by("label", "environment").agg(pl.col("score").mean())
+    names = sorted(by_game["environment"].unique())
+    print(f"\n| method | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
+    for label in order:
+        found = {row[1]: row[2] for row in by_game.filter(pl.col("label") == label).iter_rows()}
+        print(f"| {label} | {' | '.join(f'{found[game]:.2f}' for game in names)} |")
+    target = FIGURES / f"{name}.svg"
+    target.write_text(score_chart(results, "Return, 1 = training on the one game alone"), encoding="utf-8")
+    return target
+
+
 def interval(values: np.ndarray) -> str:
     """Mean and half the width of its 95 % t interval: accuracies to three digits, returns to none."""
     digits = 3 if abs(values).max() <= 10 else 0
@@ -78,8 +115,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=("pack", "draw"))
     parser.add_argument("which", help="the directory of the runs, or the name of a table")
+    parser.add_argument("--single", help="draw: the table of the runs that train on one environment each")
     arguments = parser.parse_args()
-    print(pack(Path(arguments.which)) if arguments.what == "pack" else draw(arguments.which))
+    if arguments.what == "pack":
+        print(pack(Path(arguments.which)))
+    elif arguments.single:
+        print(draw_cycles(arguments.which, arguments.single))
+    else:
+        print(draw(arguments.which))
 
 
 if __name__ == "__main__":
