@@ -44,7 +44,7 @@ def network(name: str) -> nn.Module:
 def by_layers(model: nn.Module, inputs: Tensor, limit: int) -> Tensor:
     """Return the kernel by this library."""
     how = plan(model, inputs, dict(model.named_parameters()), "auto")
-    return kernel(model, inputs, how, how.block_size(len(inputs), limit))
+    return kernel(model, inputs, how, how.division(len(inputs), limit)).whole()
 
 
 def by_torch_func(model: nn.Module, inputs: Tensor, limit: int) -> Tensor:

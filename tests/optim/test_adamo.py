@@ -248,10 +248,27 @@ def test_bias_decay_is_decoupled_and_for_vectors_alone():
         torch.testing.assert_close(q, p - shift, rtol=0, atol=1e-14)
 
 
+def torch_differentiates_two_steps() -> bool:
+    """Not before torch's AdamW took a copy of the moment that the next step overwrites."""
+    leaf = torch.ones(2, requires_grad=True)
+    p = leaf.clone()
+    optimizer = torch.optim.AdamW([p], differentiable=True)
+    for _ in range(2):
+        p.grad = torch.ones(2) * leaf
+        optimizer.step()
+    try:
+        p.sum().backward()
+    except RuntimeError:  # modified by an operation in place
+        return False
+    return True
+
+
 @pytest.mark.parametrize(("every", "steps"), [(1, 1), (1, 2), (2, 1), (2, 3), ("auto", 2)])
 @pytest.mark.parametrize("bias_decay", [0.0, 0.3])
 def test_differentiable(every, steps, bias_decay):
     """Gradients through steps, with respect to the start and to the task gradients, by finite differences."""
+    if steps > 1 and not torch_differentiates_two_steps():
+        pytest.skip(f"the AdamW of torch {torch.__version__} is not differentiable over two steps")
     shapes = [(4, 3), (2, 3, 2, 1), (3,)]
     grads = [[torch.rand(s, dtype=torch.float64) + 0.5 for s in shapes] for _ in range(steps)]
 

@@ -182,7 +182,17 @@ def test_a_group_that_is_refused_for_its_type_changes_nothing():
     assert optimizer.state_dict() == before
 
 
-@pytest.mark.parametrize("make", [AdamO, lambda m: muon_with_adam(m, np.float64(1e-3)), "attached"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        AdamO,
+        pytest.param(
+            lambda m: muon_with_adam(m, np.float64(1e-3)),
+            marks=pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with torch 2.9"),
+        ),
+        "attached",
+    ],
+)
 def test_numbers_that_a_scheduler_puts_into_the_groups(make):
     """A scheduler of numpy's sets lr, a sweep sets the strength, in the middle of a run."""
     model = net()

@@ -117,6 +117,8 @@ class Attachment:
         self._after_step: Callable[[], None] | None = (
             None  # what waits until the optimizer's own step is over
         )
+        # Before torch 2.7 the groups of AdamW do not say so.
+        self._decoupled = isinstance(self._optimizer, torch.optim.AdamW)
         groups = self._optimizer.param_groups
         if any(getattr(o, "_isoplast_attachment", None) is not None for o in self._chain):
             raise ValueError("this optimizer already has an attachment: remove() it first")
@@ -137,7 +139,7 @@ class Attachment:
         self._schedule.expect(groups)
         for link in self._chain:
             link._isoplast_attachment = self
-        warn_of_decay(groups, roles)
+        warn_of_decay(groups, roles, self._decoupled)
 
     def remove(self) -> None:
         """Detaches: the optimizer and its state are again as if nothing had ever been attached."""
@@ -177,7 +179,7 @@ class Attachment:
     def report(self) -> IsometryReport:
         """What is kept isometric: print it for one line, ``.table()`` for one line per parameter."""
         self._settle_added()
-        return isometry_report(self._optimizer.param_groups, self._schedule.roles)
+        return isometry_report(self._optimizer.param_groups, self._schedule.roles, self._decoupled)
 
     def _resolve(self, group: Group, own: Group) -> None:
         require_learning_rate(group, type(self._optimizer).__name__)
@@ -271,7 +273,7 @@ class Attachment:
 
     def _loaded(self, optimizer: Optimizer) -> None:
         self._schedule = Schedule(self._schedule.roles)  # what is owed stands in the state
-        warn_of_decay(optimizer.param_groups, self._schedule.roles)
+        warn_of_decay(optimizer.param_groups, self._schedule.roles, self._decoupled)
 
     def _saved(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         return self._schedule.saved(plain_state_dict(state_dict), optimizer.param_groups, optimizer.state)

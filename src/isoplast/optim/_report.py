@@ -114,8 +114,16 @@ class IsometryReport:
         return text_table(header[:columns], rows, right=False)
 
 
-def isometry_report(groups: Iterable[Group], roles: Roles = BY_SHAPE) -> IsometryReport:
-    """Reads the settled parameter groups of an optimizer; frozen parameters are not kept."""
+def isometry_report(
+    groups: Iterable[Group], roles: Roles = BY_SHAPE, decoupled: bool = False
+) -> IsometryReport:
+    """Reads the settled parameter groups of an optimizer; frozen parameters are not kept.
+
+    Args:
+        groups: of the optimizer.
+        roles: of its parameters.
+        decoupled: whether its weight decay is decoupled though its groups do not say so.
+    """
     kept: list[KeptMatrix] = []
     total = inside = 0
     for g, group in enumerate(groups):
@@ -129,13 +137,13 @@ def isometry_report(groups: Iterable[Group], roles: Roles = BY_SHAPE) -> Isometr
         for p, layout in roles.matrices(trainable, group):
             count = sum(math.prod(v.shape[:-2]) for v in layout.views(p))
             time = 1.0 / rate if rate > 0 else math.inf
-            target = 1 - _decay(group) / (4 * group["isometry"])
+            target = 1 - _decay(group, decoupled) / (4 * group["isometry"])
             kept.append(KeptMatrix(of[id(p)], tuple(p.shape), count, group["isometry"], time, target))
             inside += p.numel()
     return IsometryReport(tuple(kept), inside, total)
 
 
-def _decay(group: Group) -> float:
+def _decay(group: Group, decoupled: bool) -> float:
     """The weight decay wd of W <- (1 - lr wd) W, where the group says that its optimizer decays like that.
 
     Decoupled decay does. SGD's gradient of (wd/2) |W|^2 does, multiplied by what momentum makes of a
@@ -144,18 +152,19 @@ def _decay(group: Group) -> float:
     decay = float(group.get("weight_decay") or 0.0)
     if "dampening" in group and "momentum" in group:
         return decay * ((1 - group["dampening"]) / (1 - group["momentum"]) if group["momentum"] else 1.0)
-    decoupled = group.get("decoupled_weight_decay") or group.get("weight_decouple") or "ns_steps" in group
+    if group.get("decoupled_weight_decay") or group.get("weight_decouple") or "ns_steps" in group:
+        return decay
     return decay if decoupled else 0.0
 
 
-def warn_of_decay(groups: Iterable[Group], roles: Roles = BY_SHAPE) -> None:
+def warn_of_decay(groups: Iterable[Group], roles: Roles = BY_SHAPE, decoupled: bool = False) -> None:
     """Says once where weight decay moves the target of the squared singular values below 0.5.
 
     An optimizer state of AdamW brings its weight decay along: 0.1 beside isometry 0.01 makes the target
     -1.5, and the singular values go to zero.
     """
     decayed = [group for group in groups if group.get("weight_decay")]
-    low = min(isometry_report(decayed, roles).kept, key=lambda k: k.target, default=None)
+    low = min(isometry_report(decayed, roles, decoupled).kept, key=lambda k: k.target, default=None)
     if low is not None and low.target < 0.5:
         warnings.warn(
             "weight decay moves the target of the squared singular values from 1 to 1 - wd / (4 isometry) = "

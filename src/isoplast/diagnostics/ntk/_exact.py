@@ -1,20 +1,21 @@
-"""The whole kernel matrix, in blocks of samples that fit into memory."""
+"""The whole kernel matrix, by groups of parameters and in blocks of samples that fit into memory."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from isoplast.diagnostics._linear import Linearised
-from isoplast.diagnostics.ntk._gram import add_gram_, mirror_
+from isoplast.diagnostics.ntk._gram import add_gram_
+from isoplast.diagnostics.ntk._half import Block, Half
 from isoplast.diagnostics.ntk._layers import recorded, signals, term
-from isoplast.diagnostics.ntk._plan import Plan
+from isoplast.diagnostics.ntk._plan import Division, Plan, in_chunks
 from isoplast.diagnostics.ntk._samples import sample_gradients
-from isoplast.diagnostics.ntk._terms import Explicit, Term, agree, whole_norm
+from isoplast.diagnostics.ntk._terms import Explicit, Term, agrees, sketch
 from isoplast.model import outputs, sample_count, take_samples
 
 
@@ -36,42 +37,44 @@ def blocks(samples: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, samples))
 
 
-def kernel(network: nn.Module, inputs: Any, how: Plan, size: int) -> Tensor:
-    """Return K (n C, n C) in float64, computed in blocks of `size` samples.
+def kernel(network: nn.Module, inputs: Any, how: Plan, division: Division) -> Half:
+    """Return K (n C, n C) in float64, the half on and above the diagonal.
 
     Args:
         network: in evaluation mode.
         inputs: a batch of n samples.
         how: the plan for this network and these inputs.
-        size: samples per block.
+        division: what is done at a time.
 
     Raises:
         Misfit: for parameters whose layer-wise formula does not hold on all samples.
     """
-    samples = sample_count(inputs)
-    parts = list(blocks(samples, size))
+    parts = list(blocks(sample_count(inputs), division.size))
     rows = [slice(part.start * how.outputs, part.stop * how.outputs) for part in parts]
-    device = next(network.parameters()).device
-    total = torch.zeros(2 * (samples * how.outputs,), dtype=torch.float64, device=device)
-    for i, part in enumerate(parts):
-        left = _terms(network, take_samples(inputs, part), how)
-        add_gram_(total[rows[i], rows[i]], left, left)
-        for j in range(i + 1, len(parts)):
-            add_gram_(total[rows[i], rows[j]], left, _terms(network, take_samples(inputs, parts[j]), how))
-    mirror_(total)
-    return total
+    found = Half(rows, how.outputs, next(network.parameters()).device)
+    for names in division.groups:
+        some = how.only(names)
+        for i, part in enumerate(parts):
+            left = _terms(network, take_samples(inputs, part), some, division)
+            add_gram_(Block(found, rows[i], rows[i]), left, left)
+            for j in range(i + 1, len(parts)):
+                right = _terms(network, take_samples(inputs, parts[j]), some, division)
+                add_gram_(Block(found, rows[i], rows[j]), left, right)
+                del right  # before the next is made
+            del left
+    return found
 
 
-def _terms(network: nn.Module, inputs: Any, how: Plan) -> list[Term]:
+def _terms(network: nn.Module, inputs: Any, how: Plan, division: Division) -> list[Term]:
     """Return the gradients of all parameters on one block, differentiated a pass of samples at a time."""
     samples = sample_count(inputs)
     store = _Store(samples)
-    for rows in blocks(samples, how.pass_size(samples)):
+    for rows in blocks(samples, division.passes):
         part = take_samples(inputs, rows)
         for name, found in sample_gradients(network, part, how.sampled, rows.stop - rows.start).items():
             store.put(name, found, rows)
         if how.layered:
-            for name, one in _layered(network, part, how, samples).items():
+            for name, one in _layered(network, part, how, samples, division.checked):
                 store.put(name, one, rows)
     return store.terms()
 
@@ -115,7 +118,9 @@ class _Store:
         return list(self._terms.values())
 
 
-def _layered(network: nn.Module, inputs: Any, how: Plan, block: int) -> dict[str, Term]:
+def _layered(
+    network: nn.Module, inputs: Any, how: Plan, block: int, checked: int
+) -> Iterable[tuple[str, Term]]:
     """Return the gradients by the layer-wise formula, on some samples of a block of that many."""
     samples = sample_count(inputs)
     with recorded(how.modules) as calls:
@@ -123,17 +128,32 @@ def _layered(network: nn.Module, inputs: Any, how: Plan, block: int) -> dict[str
     strange = {call.module for call in calls if not call.fits(samples)}
     if strange:  # experts, say, that are given some rows of the samples
         raise Misfit({name for name, uses in how.layered.items() if any(u.module in strange for u in uses)})
+    weights = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values)
+    truth = _truth(values, weights, how, checked)
     seen = signals(calls, values, _units(values), how.outputs)
     found: dict[str, Term] = {}
     for name, uses in how.layered.items():
         one = term(uses, seen)
         if one is not None:
             found[name] = one if isinstance(one, Explicit) else one.compact(block)
-    _check(values, found, how)
+    _check(truth, found, weights.reshape(samples, -1), how)
+    return found.items()
+
+
+def _truth(values: Tensor, weights: Tensor, how: Plan, checked: int) -> dict[str, tuple[float, Tensor]]:
+    """Return norms and sketches of the gradients, by autograd, of a combination of all outputs."""
+    found: dict[str, tuple[float, Tensor]] = {}
+    for names in in_chunks({name: how.parameters[name] for name in how.layered}, checked):
+        gradients = Linearised(values, [how.parameters[name] for name in names]).pull(weights)
+        for name, gradient in zip(names, gradients, strict=True):
+            found[name] = float(gradient.norm()), sketch(gradient)
+        del gradients, gradient  # before the next
     return found
 
 
-def _check(values: Tensor, layered: dict[str, Term], how: Plan) -> None:
+def _check(
+    truth: dict[str, tuple[float, Tensor]], layered: dict[str, Term], weights: Tensor, how: Plan
+) -> None:
     """Compare the gradients of a random combination of all outputs with those of autograd.
 
     Two samples cannot show everything: rows that belong to other samples than their place says (routing to
@@ -142,15 +162,11 @@ def _check(values: Tensor, layered: dict[str, Term], how: Plan) -> None:
     Raises:
         Misfit: naming the parameters where they differ.
     """
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(values.shape, generator=generator).to(values)
-    truth = Linearised(values, [how.parameters[name] for name in how.layered]).pull(weights)
-    whole = whole_norm(truth)
-    weights = weights.reshape(len(weights), -1)
+    whole = sum(norm**2 for norm, _ in truth.values()) ** 0.5
     wrong = set()
-    for name, expected in zip(how.layered, truth, strict=True):
-        own = layered[name].combined(weights) if name in layered else torch.zeros_like(expected)
-        if not agree(own, expected, whole):
+    for name, (norm, expected) in truth.items():
+        own = layered[name].sketch(weights, how.parameters[name].shape) if name in layered else 0.0
+        if not agrees(float((own - expected).norm()), norm, whole, weights.dtype):
             wrong.add(name)
     if wrong:
         raise Misfit(wrong)

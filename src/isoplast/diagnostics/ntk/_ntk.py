@@ -13,8 +13,9 @@ from isoplast._core.errors import IsoplastError, unknown
 from isoplast.diagnostics._outputs import are_classes, check_outputs
 from isoplast.diagnostics.ntk._exact import Misfit, kernel
 from isoplast.diagnostics.ntk._free import Products
+from isoplast.diagnostics.ntk._half import Half
 from isoplast.diagnostics.ntk._plan import Plan, plan
-from isoplast.diagnostics.ntk._result import NTK, estimated, exact, nothing
+from isoplast.diagnostics.ntk._result import NTK, SPECTRUM, estimated, exact, nothing
 from isoplast.model import (
     differentiable_kernels,
     non_finite_names,
@@ -139,19 +140,20 @@ def ntk(
             block = max(1, min(samples, memory_limit // max(1, _TWICE * how.activations)))
             product = Products(network, inputs, parameters, block)
             return estimated(product, values, basis, gradient, (steps, probes, seed), facts)
-        how, matrix = _whole(network, inputs, parameters, method, memory_limit)
-    return exact(matrix, basis, gradient, _description(how), facts)
+        how, half = _whole(network, inputs, parameters, method, memory_limit)
+    return exact(half.whole(), basis, gradient, _description(how), facts)
 
 
 def _whole(
     network: nn.Module, inputs: Any, parameters: dict[str, Tensor], method: str, limit: int
-) -> tuple[Plan, Tensor]:
-    """The matrix, with the plan that it was computed by."""
+) -> tuple[Plan, Half]:
+    """Half the matrix, with the plan that it was computed by."""
     without: set[str] = set()
     while True:
         how = plan(network, inputs, parameters, method, without)
+        division = how.division(sample_count(inputs), limit, following=SPECTRUM)
         try:
-            return how, kernel(network, inputs, how, how.block_size(sample_count(inputs), limit))
+            return how, kernel(network, inputs, how, division)
         except Misfit as misfit:
             without |= misfit.names
 

@@ -162,17 +162,22 @@ def nothing(broken: tuple[str, ...], method: str, facts: dict[str, Any]) -> NTK:
     return NTK(matrix, eigenvalues, **nans, errors={}, ritz=None, method=method, non_finite=broken, **facts)
 
 
+# Bytes per entry of the matrix that `exact` takes: the matrix and the copy that LAPACK works in.
+SPECTRUM = 16
+
+
 def exact(
     matrix: Tensor, basis: Tensor | None, gradient: Tensor | None, method: str, facts: dict[str, Any]
 ) -> NTK:
     """The result from the whole matrix; with a basis of the centred outputs, on their space alone."""
-    restricted = matrix
-    if basis is not None:
-        basis = basis.to(matrix)
+    if basis is None:
+        eigenvalues = torch.linalg.eigvalsh(matrix).flip(0)
+    else:
         # On the space of centred outputs: the mean's directions are not counted as zeros.
-        restricted = _by_classes(_by_classes(matrix, basis.t()).t().contiguous(), basis.t())
-        matrix = _by_classes(_by_classes(restricted, basis).t().contiguous(), basis)
-    eigenvalues = torch.linalg.eigvalsh(restricted).flip(0)
+        basis = basis.to(matrix)
+        matrix = _by_classes(matrix, basis.t())
+        eigenvalues = torch.linalg.eigvalsh(matrix).flip(0)
+        matrix = _by_classes(matrix, basis)
     numbers: dict[str, Any] = _spectrum(eigenvalues)
     alignment = math.nan
     if gradient is not None:
@@ -191,8 +196,15 @@ def exact(
 
 
 def _by_classes(matrix: Tensor, basis: Tensor) -> Tensor:
-    """Return (I x basis) matrix, the rows of the matrix grouped by the columns of the basis."""
-    return (basis @ matrix.view(-1, basis.shape[1], matrix.shape[1])).flatten(0, 1)
+    """Return (I x basis) matrix (I x basis)^T: rows and columns grouped by the columns of the basis."""
+    new, old = basis.shape
+    samples = len(matrix) // old
+    found = matrix.new_empty(samples * new, samples * new)
+    for index in range(samples):  # a temporary of all rows would be as large as the matrix
+        rows = basis @ matrix[index * old : (index + 1) * old]
+        grouped = rows.view(new, samples, old) @ basis.t()
+        found[index * new : (index + 1) * new] = grouped.flatten(1)
+    return found
 
 
 def _spectrum(eigenvalues: Tensor) -> dict[str, float]:
