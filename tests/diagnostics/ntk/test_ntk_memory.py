@@ -41,20 +41,20 @@ def test_memory_is_counted() -> None:
     assert peak(lambda: [torch.zeros(1000).sum() for _ in range(3)]) < 4_200
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
 def test_the_kernel_is_computed_within_its_limit(share: float) -> None:
-    """From the least to what all at once takes; the matrix itself is half of one in float64."""
-    model, inputs = small_mlp(), torch.randn(48, 200)
+    """By pairs of blocks of samples, by layers, and all at once."""
+    model, inputs = small_mlp(), torch.randn(24, 200)
     how = plan(model, inputs, dict(model.named_parameters()), "auto")
     together = [list(how.units)]
     apart = [[unit] for unit in how.units]
     whole = sum(4 * parameter.numel() for parameter in model.parameters())
-    least, most = how._needed(apart, 48, 1, 1, 1), how._needed(together, 48, 48, 48, whole)
+    least, most = how._needed(apart, 24, 1, 1, 1), how._needed(together, 24, 24, 24, whole)
     limit = int(least + share * (most - least))
-    division = how.division(48, limit)
+    division = how.division(24, limit)
     kernel(model, inputs, how, division)  # what is kept from the first run on is not counted
-    assert half_bytes(480, 10) < peak(lambda: kernel(model, inputs, how, division)) <= limit
-    assert half_bytes(480, 10) < 0.65 * 8 * 480**2
+    assert half_bytes(240, 10) < peak(lambda: kernel(model, inputs, how, division)) <= limit
+    assert half_bytes(5120, 10) < 0.52 * 8 * 5120**2  # what a whole one takes in float32
 
 
 @pytest.mark.parametrize("centred", [False, True])

@@ -76,7 +76,8 @@ def ntk(
         method: "auto"; "layers" refuses parameters without a formula; "samples" differentiates sample by
             sample; "lanczos" never builds the matrix: extreme eigenvalues, spectral density and traces from
             products with vectors.
-        memory_limit: bytes the computation may add, > 0. Samples are processed in blocks that fit.
+        memory_limit: bytes the computation may add, > 0. Layers, then samples, are processed in groups that
+            fit, the fewer the faster.
         steps: of "lanczos", >= 2: the more, the closer the extreme eigenvalues.
         probes: of "lanczos", >= 1: random vectors for traces; their standard errors need two.
         seed: of the random vectors.
