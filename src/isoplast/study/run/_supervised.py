@@ -152,7 +152,8 @@ class SupervisedLearner(TrainingLearner):
         path = (self.recipe.seed, "order", self._task, self._epoch)
         permutation = order(len(self._inputs), *path).to(self.recipe.device)
         for rows in torch.split(permutation, self.settings.batch_size):
-            inputs, targets = self._inputs[rows], self._targets[rows]
+            # What indexing gives, in less time.
+            inputs, targets = self._inputs.index_select(0, rows), self._targets.index_select(0, rows)
 
             def closure(inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
                 found = self.network(inputs)
