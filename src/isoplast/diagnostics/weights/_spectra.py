@@ -187,7 +187,7 @@ def weight_spectra(
     biases and depthwise kernels do not. A fused q, k, v projection is three matrices, the gates of a
     recurrent layer and stacked experts are one each, a grouped convolution is a block-diagonal one. Isometric
     and parametrised layers show the weight they apply, tied weights appear once. Layers of equal shape share
-    one call of `isoplast.isometry.svdvals`, in float32 (float64 for float64 weights). Weights that are sharded
+    one call of `isometry.svdvals`, in float32 (float64 for float64 weights). Weights that are sharded
     over processes are put together first: call it on all of them.
 
     A state dict gives the same numbers as its module where names and shapes tell what a tensor is. They do
