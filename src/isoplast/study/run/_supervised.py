@@ -208,14 +208,15 @@ class SupervisedLearner(TrainingLearner):
                 found |= {f"online_{name}": value for name, value in self._measured.means(objective).items()}
             unmeasured: dict[str, str] = {}
             self.unmeasured = unmeasured
-            found |= measure_network(
-                network,
-                inputs,
-                self.objective,
-                self.recipe.lr,
-                self.recipe.instruments,
-                unmeasured.__setitem__,
-            )
+            if not self.steps or self.recipe.looks(task.index, self.problem.tasks):
+                found |= measure_network(
+                    network,
+                    inputs,
+                    self.objective,
+                    self.recipe.lr,
+                    self.recipe.instruments,
+                    unmeasured.__setitem__,
+                )
         if not math.isfinite(found["loss"]):
             if self.steps == 0:
                 where, remedy = "before any training", "choose another network or initialisation"
