@@ -3,18 +3,22 @@
 CartPole (the same dynamics: tests/rl/test_control.py compares every step) or, with isoplast[rl] and minatar,
 MinAtar's Breakout. Networks, gains, optimizer, minibatches, discount, truncation and losses are those of our
 settings. For each seed the mean return of the episodes that ended in each tenth of the training; the
-bands are t intervals of the mean over seeds.
+bands are t intervals of the mean over seeds. results/ holds what came out, which --read prints again.
 
     python benchmarks/ppo_learns_like_stable_baselines.py [--game cartpole] [--steps 65536] [--seeds 5]
+    python benchmarks/ppo_learns_like_stable_baselines.py --read results/ppo_breakout.csv
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 from scipy import stats
 from torch import nn
@@ -96,11 +100,35 @@ def theirs(game: str, seed: int, updates: int) -> list[float | None]:
     return episodes.curve(PARTS)
 
 
-def band(curves: list[list[float | None]]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean over the seeds, and half the width of its 95 % interval."""
-    found = np.array(curves, dtype=np.float64)
-    seeds = len(found)
-    return found.mean(0), stats.t.ppf(0.975, seeds - 1) * found.std(0, ddof=1) / seeds**0.5
+AGENTS: dict[str, Callable[[str, int, int], list[float | None]]] = {
+    "isoplast": ours,
+    "Stable-Baselines3": theirs,
+}
+
+
+def measure(game: str, steps: int, seeds: int) -> pl.DataFrame:
+    """The learning curves of both: a row for each agent, seed and tenth."""
+    rows = [
+        {"game": game, "steps": steps, "agent": agent, "seed": seed, "tenth": tenth, "return": value}
+        for agent, learn in AGENTS.items()
+        for seed in range(seeds)
+        for tenth, value in enumerate(learn(game, seed, steps // SETTINGS.samples), 1)
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def band(found: pl.DataFrame, agent: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean over the seeds in each tenth, and half the width of its 95 % interval."""
+    own = found.filter(pl.col("agent") == agent).sort("seed", "tenth")
+    curves = own["return"].to_numpy().reshape(-1, PARTS)
+    seeds = len(curves)
+    return curves.mean(0), stats.t.ppf(0.975, seeds - 1) * curves.std(0, ddof=1) / seeds**0.5
+
+
+def bands_meet(found: pl.DataFrame) -> npt.NDArray[np.bool_]:
+    """Whether the bands of both meet in each tenth."""
+    (mean, half), (their_mean, their_half) = (band(found, agent) for agent in AGENTS)
+    return abs(mean - their_mean) <= half + their_half
 
 
 def main() -> None:
@@ -109,18 +137,23 @@ def main() -> None:
     parser.add_argument("--game", choices=("cartpole", "breakout"), default="cartpole")
     parser.add_argument("--steps", type=int, default=65_536)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--write", type=Path, help="a table of the curves")
+    parser.add_argument("--read", type=Path, help="such a table, instead of training")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    updates = arguments.steps // SETTINGS.samples
-    seeds = range(arguments.seeds)
-    mean, half = band([ours(arguments.game, seed, updates) for seed in seeds])
-    their_mean, their_half = band([theirs(arguments.game, seed, updates) for seed in seeds])
-    print(f"{arguments.game}, {arguments.steps:,} steps, {arguments.seeds} seeds: mean return, 95 % interval")
+    if arguments.read is not None:
+        found = pl.read_csv(arguments.read)
+    else:
+        found = measure(arguments.game, arguments.steps, arguments.seeds)
+    if arguments.write is not None:
+        found.write_csv(arguments.write, float_precision=3)
+    game, steps, seeds = found["game"][0], found["steps"][0], found["seed"].n_unique()
+    print(f"{game}, {steps:,} steps, {seeds} seeds: mean return, 95 % interval")
     print("| tenth | isoplast | Stable-Baselines3 | bands meet |")
     print("|---|---|---|---|")
-    for part in range(PARTS):
-        meet = abs(mean[part] - their_mean[part]) <= half[part] + their_half[part]
-        values = f"{mean[part]:.1f} ± {half[part]:.1f} | {their_mean[part]:.1f} ± {their_half[part]:.1f}"
+    bands = [band(found, agent) for agent in AGENTS]
+    for part, meet in enumerate(bands_meet(found)):
+        values = " | ".join(f"{mean[part]:.1f} ± {half[part]:.1f}" for mean, half in bands)
         print(f"| {part + 1} | {values} | {'yes' if meet else 'no'} |")
 
 

@@ -66,8 +66,10 @@ def draw(name: str) -> Path:
 
 def interval(values: np.ndarray) -> str:
     """Mean and half the width of its 95 % t interval: accuracies to three digits, returns to none."""
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     digits = 3 if abs(values).max() <= 10 else 0
+    if len(values) == 1:
+        return f"{values.mean():.{digits}f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
 
 

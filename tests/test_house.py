@@ -119,6 +119,15 @@ def test_no_two_modules_import_each_other() -> None:
         visit(name, ())
 
 
+def test_nothing_under_the_gpl_is_imported() -> None:
+    """Tests and benchmarks compare with MinAtar's own games; what is installed does without."""
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {one.split(".")[0] for one in found} & {"minatar", "pgx_minatar", "ale_py"}, name
+
+
 def test_no_two_test_files_have_one_name() -> None:
     """pytest imports them by their names alone, and collects one of two."""
     names = [path.name for path in Path(__file__).parent.rglob("*.py")]

@@ -59,6 +59,14 @@ def test_a_fresh_study_is_measured_and_leaves_no_trace(
     assert [path.name for path in Path().iterdir()] == [small]
 
 
+def test_problems_of_one_kind_are_told_apart(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = FILE.replace("tasks: 4, ", "")
+    Path(small).write_text(f"{shared}streams: [{{stream: {{tasks: 2}}}}, {{stream: {{tasks: 3}}}}]\n")
+    assert main(["study", small, "--dry-run", "seeds=[0]"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.count("tasks 2") == words.count("tasks 3") == 3
+
+
 def test_the_trials_of_a_tuning_are_listed(small: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(small).write_text(
         FILE.replace("{label: strong, method: {name: adamo, isometry: 1}, lr: 1e-1}, ", "") + TUNE

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 STACKS = Path(__file__).parents[2] / "examples" / "stacks"
+# Builds of torchvision fit one build of torch each, and few machines have the one.
+WITHOUT_TORCHVISION = Path(__file__).parents[1] / "stacks" / "programs" / "timm_without_torchvision.py"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
 
@@ -22,7 +24,7 @@ EXAMPLES: dict[str, tuple[tuple[str, ...], str]] = {
     "lora": (("peft",), r"refused: isometry was asked for [\s\S]*2 matrices[\s\S]*A: singular values"),
     "optax_training": (("jax", "optax"), r"singular values of the middle layer"),
     "stable_baselines": (("stable_baselines3",), r"5 matrices[\s\S]*256 optimizer steps, 2 changes of task"),
-    "timm_layer_decay": (("timm", "torchvision"), r"matrices[\s\S]*loss 0"),
+    "timm_layer_decay": (("timm",), r"matrices[\s\S]*loss 0"),
     "training_loop": ((), r"trained: accuracy [5-9]\d"),
     "transformers_trainer": (("transformers", "accelerate"), r"12 matrices[\s\S]*in 100 steps"),
 }
@@ -50,7 +52,8 @@ def test_example(name: str) -> None:
     for package in needs:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    text = output_of(str(STACKS / f"{name}.py"))
+    through = [str(WITHOUT_TORCHVISION)] if "timm" in needs else []
+    text = output_of(*through, str(STACKS / f"{name}.py"))
     assert re.search(says, text), text
 
 

@@ -31,6 +31,7 @@ from torch.testing._internal.common_methods_invocations import DecorateInfo
 from torch.testing._internal.common_utils import TestCase
 
 from isoplast import AdamO
+from isoplast.optim._turns import OWED, WAIT
 
 # torch's inputs for AdamW have weight decays of 0.1 and 0.9 beside the default isometry.
 pytestmark = pytest.mark.filterwarnings("ignore:weight decay moves the target")
@@ -442,7 +443,8 @@ class TestAdamOContract(TestCase):
     def test_can_load_older_state_dicts(self, device, dtype, optim_info):
         newer = (*optim_info.not_og_supported_flags, "decoupled_weight_decay")
         for item in cliquey(device, dtype, skip=("differentiable",)):
-            if item.kwargs.get("capturable") or item.kwargs.get("fused"):
+            unlike = item.kwargs.get("foreach") is False and torch.device(device).type == "cuda"
+            if item.kwargs.get("capturable") or item.kwargs.get("fused") or unlike:
                 continue  # settings that an older file does not know cannot come back from it
             params, optimizer = self.trained(device, dtype, item.kwargs)
             old = copy.deepcopy(optimizer.state_dict())
@@ -717,6 +719,14 @@ class TestAdamOContract(TestCase):
                 inside, _ = self.params_after(params, settings)
             self.assertEqual(outside, inside, atol=0, rtol=0)
 
+    def known(self, device, state_dict: dict[str, Any]) -> list[dict[str, Any]]:
+        """The states, but for what a GPU's host would have to wait for: a skipped step is owed there."""
+        waits = () if torch.device(device).type == "cpu" else (OWED, WAIT)
+        return [
+            {key: value for key, value in state.items() if key not in waits}
+            for state in state_dict["state"].values()
+        ]
+
     def scaled_steps(
         self, device, dtype, settings: dict[str, Any], infinite_at: int | None
     ) -> list[Parameter]:
@@ -735,7 +745,7 @@ class TestAdamOContract(TestCase):
             if step == infinite_at:
                 self.assertEqual(list(model.parameters()), before, atol=0, rtol=0)
                 if step > 0:  # a fused optimizer sets its state up, at zero, in the step that it skips
-                    self.assertEqual(optimizer.state_dict()["state"], state["state"])
+                    self.assertEqual(self.known(device, optimizer.state_dict()), self.known(device, state))
         return list(model.parameters())
 
     @co.optims([info], dtypes=[torch.float32])

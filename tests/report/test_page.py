@@ -21,7 +21,10 @@ from isoplast.report import write_report
 from isoplast.report.data._method_runs import PROBES
 from isoplast.study import Run, RunDirectory, read_rows
 
-OF_AGENTS = ("ntk_policy_condition_number", "ntk_value_condition_number", "policy_churn", "value_churn")
+OF_AGENTS = (
+    *("ntk_policy_condition_number", "ntk_value_condition_number"),
+    *("policy_churn", "value_churn", "greedy_churn"),
+)
 
 
 class Elements(HTMLParser):
@@ -139,7 +142,7 @@ def test_policy_and_value_of_agents_have_figures_of_their_own(
     row = synthetic.row
 
     def of_agent(run: Run, task: int, curve: synthetic.Curve) -> dict[str, Any]:
-        trained = {"policy_churn": 0.01, "value_churn": 0.0} if task >= 0 else {}
+        trained = {"policy_churn": 0.01, "value_churn": 0.0, "greedy_churn": 0.0} if task >= 0 else {}
         return row(run, task, curve) | trained | dict.fromkeys(OF_AGENTS[:2], 1e5)
 
     monkeypatch.setattr(synthetic, "row", of_agent)
@@ -147,6 +150,7 @@ def test_policy_and_value_of_agents_have_figures_of_their_own(
     for name in OF_AGENTS:
         assert f'id="figure-{name}"' in text
     assert "Churn: how much the last update of a task changes policy" in text
+    assert "Churn with DQN: on what share of observations of the replay" in text
 
 
 def test_labels_cannot_become_markup(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Churn against the divergences of torch's distributions."""
+"""Churn against the divergences of torch's distributions, and of action values by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from isoplast.rl import churn
+from isoplast.rl import churn, q_churn
 
 
 def test_of_a_discrete_policy_it_is_the_divergence() -> None:
@@ -34,3 +34,12 @@ def test_of_a_gaussian_policy_it_is_the_divergence() -> None:
 def test_without_a_change_there_is_none() -> None:
     outputs = torch.randn(9, 3)
     assert [found.item() for found in churn(outputs, outputs)] == [0.0, 0.0]
+    assert [found.item() for found in q_churn(outputs, outputs)] == [0.0, 0.0]
+
+
+def test_of_action_values_it_is_the_share_of_other_greedy_actions_and_how_far_they_move() -> None:
+    before = torch.tensor([[3.0, 1.0], [0.0, 2.0], [1.0, 0.0], [5.0, 4.0]])
+    after = torch.tensor([[3.0, 5.0], [0.0, 2.0], [1.0, 0.5], [5.0, 4.0]])
+    action, value = q_churn(before, after)
+    assert action.item() == 0.25
+    assert value.item() == pytest.approx(((16 + 0.25) / 8) ** 0.5)

@@ -32,6 +32,18 @@ def test_the_replay_holds_the_newest_transitions() -> None:
     assert torch.equal(found.rewards, found.observations[:, 0])
 
 
+@pytest.mark.parametrize(("filled", "count"), [(4, 3), (10, 4), (10, 100)])
+def test_a_look_at_the_replay_is_spread_over_it_and_draws_nothing(filled: int, count: int) -> None:
+    replay = Replay(10)
+    replay.add(numbered(0, filled))
+    state = torch.get_rng_state()
+    found = replay.spread(count).rewards.tolist()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found == sorted(set(found))
+    assert len(found) == min(count, filled)
+    assert (found[0], found[-1]) == (0, filled - 1)
+
+
 class Table(nn.Module):
     """Values of two actions that are linear in one number."""
 

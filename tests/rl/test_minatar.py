@@ -63,7 +63,7 @@ def test_every_step_is_that_of_the_original(game: str) -> None:
     new speeds only when the player arrives.
     """
     peer = original(game)
-    environments = MinAtar(game, 1, seed=1)
+    environments = MinAtar(game, 8, seed=1)
     environments.reset()
     generator = torch.Generator().manual_seed(0)
     compared, paid, ended = 0, 0.0, 0
@@ -108,18 +108,18 @@ def test_games_are_those_of_their_seed(game: str) -> None:
 @needs_gymnax
 def test_channels_are_put_in_the_order_that_was_asked_for() -> None:
     order = np.random.default_rng(0).permutation(10)
-    plain, mixed = MinAtar("breakout", 4, 0), MinAtar("breakout", 4, 0, order=order)
+    plain, mixed = MinAtar("breakout", 8, 0), MinAtar("breakout", 8, 0, order=order)
     assert torch.equal(mixed.reset(), plain.reset()[:, order])
-    actions = torch.tensor([0, 1, 3, 5])
+    actions = torch.tensor([0, 1, 3, 5, 5, 3, 1, 0])
     assert torch.equal(mixed.step(actions).observation, plain.step(actions).observation[:, order])
 
 
 @needs_gymnax
 def test_a_game_that_reaches_the_limit_is_truncated_not_lost() -> None:
-    environments = MinAtar("freeway", 2, seed=0)  # it ends at its limit alone
+    environments = MinAtar("freeway", 8, seed=0)  # it ends at its limit alone
     assert environments.limit == 2500
     environments.reset()
-    up = torch.full((2,), 2)
+    up = torch.full((8,), 2)
     for _ in range(2499):
         step = environments.step(up)
         assert not bool((step.terminated | step.truncated).any())

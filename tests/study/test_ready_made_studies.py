@@ -13,6 +13,7 @@ from isoplast.study import Run, Study, builtin_studies, execute, find_study
 from isoplast.study.store._files import read_rows
 
 _MOST = 10  # settings of a study: the longest one lists every method, which have tests of their own
+NEEDS = {"minatar": ("jax", "gymnax"), "octax": ("jax", "octax"), "slippery-ant": ("mujoco",)}
 SHAPES = {"mnist": ((1, 28, 28), 10), "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100)}
 
 
@@ -34,12 +35,15 @@ def made_up(name: str, folder: Path) -> dict[str, Any]:
 
 
 def shortened(run: Run, data: dict[str, Any] | None) -> Run:
-    """Two tasks, one pass over a few samples, a narrow network."""
+    """Two tasks, one pass over a few samples or one rollout, a narrow network."""
     mapping = run.to_mapping()
     mapping["net"] |= {key: size for key, size in (("width", 16), ("channels", 4)) if key in mapping["net"]}
     mapping["stream"]["tasks"] = 2
     if "examples" in mapping["stream"]:
         mapping["stream"]["examples"] = 40
+    if "steps_per_task" in mapping["stream"]:
+        mapping["stream"]["steps_per_task"] = 32
+        mapping["learner"] |= {"environments": 4, "rollout": 8, "minibatches": 2, "evaluation_episodes": 1}
     mapping["learner"]["epochs"] = 1
     mapping |= {"instruments": False} | ({} if data is None else {"data": data})
     if "switch" in mapping:
@@ -54,8 +58,9 @@ def test_a_ready_made_study_starts(name: str, tmp_path: Path, monkeypatch: pytes
     study = Study.load(find_study(name))
     assert study.name == name
     assert study.about
-    if study.runs[0].learner.name != "supervised":
-        pytest.skip("environments: tests/rl and the tests of their learners")
+    if study.runs[0].learner.name == "ppo":
+        for package in NEEDS.get(study.runs[0].stream.name, ()):
+            pytest.importorskip(package, reason="needs the extra isoplast[rl]")
     folder = tmp_path / "data"
     folder.mkdir()
     known = {run.data.name: made_up(run.data.name, folder) for run in study.runs if run.data is not None}

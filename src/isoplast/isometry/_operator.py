@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from isoplast.isometry._precision import no_autocast, working
+from isoplast.isometry._precision import no_autocast, scalar, working
 from isoplast.isometry._steps import Strength
 
 _Conv = Callable[..., Tensor]
@@ -83,7 +83,7 @@ def operator_step(kernel: Tensor, strength: Strength, stride: int = 1) -> Tensor
         deviation = _deviation(k, stride)
         # The norm of a block Toeplitz operator is at most its largest absolute row sum.
         bound = deviation.abs().sum(tuple(range(1, deviation.ndim))).amax()
-        c = torch.as_tensor(strength, dtype=k.dtype, device=k.device)
+        c = scalar(strength, k)
         c = torch.where(c < 0.25, c, 0.125)
         c = torch.where(2 * c * bound > 1, 0.125 / bound, c)
         fits = bound.isfinite()  # else the kernel is halved, as isometry_step does

@@ -1,4 +1,4 @@
-"""The precision in which Gram matrices are formed."""
+"""The precision in which Gram matrices are formed, and strengths on their device."""
 
 from __future__ import annotations
 
@@ -22,3 +22,14 @@ def no_autocast(device: torch.device) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def scalar(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a 0-d tensor of the dtype and device of another, without making the host wait.
+
+    A number is filled in on the device: a copy from the host's memory would wait for all that runs there, and
+    could not be captured in a CUDA graph.
+    """
+    if isinstance(value, Tensor):
+        return value.to(like.device, like.dtype, non_blocking=True)
+    return torch.full((), value, dtype=like.dtype, device=like.device)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from isoplast.isometry._gram import gram_deviation, gram_deviation_in_strips, times_small_side
-from isoplast.isometry._precision import no_autocast
+from isoplast.isometry._precision import no_autocast, scalar
 from isoplast.isometry._products import add_product_, rough_square, takes_bfloat16
 
 Strength = float | Tensor
@@ -119,7 +119,7 @@ def _euler_factor_on_host(
 
 def _euler_scale(bound: Tensor, strength: Strength) -> Tensor:
     """-4 c, shape (..., 1, 1), with c shortened where the step would diverge."""
-    c = torch.as_tensor(strength, dtype=bound.dtype, device=bound.device)
+    c = scalar(strength, bound)
     c = torch.where(c < 0.25, c, 0.125)
     # sigma (1 - 4c (sigma^2 - 1)) with 4c = 1 / (2 bound) keeps at least half of every sigma > 1.
     c = torch.where(2 * c * bound > 1, 0.125 / bound, c)
@@ -252,8 +252,7 @@ def _flow_epsilon(bound: Tensor, strength: Strength) -> Tensor:
     At the limit 3 eps u / 4 = 1e4 the largest singular value is divided by 3, as it would be
     without the limit; only the smaller ones move less than they could.
     """
-    total = torch.as_tensor(strength, dtype=bound.dtype, device=bound.device)
-    return torch.minimum(-torch.expm1(-8 * total), _WELL_CONDITIONED / 0.75 / bound)
+    return torch.minimum(-torch.expm1(-8 * scalar(strength, bound)), _WELL_CONDITIONED / 0.75 / bound)
 
 
 def _goes_one_by_one(matrix: Tensor) -> bool:

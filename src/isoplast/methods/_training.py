@@ -18,7 +18,8 @@ from isoplast.methods._protocol import Inputs, Loss, Method, StepContext, TaskCo
 from isoplast.methods._registry import get
 from isoplast.methods._tools._fresh import tensors
 from isoplast.methods._tools._losses import losses
-from isoplast.methods._tools._tensors import with_tensors
+from isoplast.methods._tools._regulariser import Regulariser
+from isoplast.methods._tools._tensors import tensors_in, with_tensors
 from isoplast.model import unwrap
 
 
@@ -187,6 +188,60 @@ class Training:
         self._begin()
         with self.method.evaluated(unwrap(self.model), self.optimizer) as model:
             yield model
+
+    def make_capturable(self) -> None:
+        """Get ready for steps that are captured in a CUDA graph, which must leave everything on the device.
+
+        AdamO then does its isometry step in every step, whatever `isometry_every="auto"` would choose.
+
+        Raises:
+            IsoplastError: the network is not on a CUDA device; the method acts in a step otherwise than by a
+                function of the parameters that is added to the loss; its optimizer cannot be captured.
+        """
+        for part in _parts(self.method):
+            kind = type(part)
+            acts = (kind.step, kind.after_step) != (Method.step, Method.after_step)
+            if acts or (kind.penalty is not Method.penalty and not isinstance(part, Regulariser)):
+                raise IsoplastError(
+                    f"a CUDA graph cannot hold the step of method {part.name}, which the host takes part in: "
+                    "leave the graph out, or choose a method such as adam, adamo or l2init"
+                )
+        groups = self.optimizer.param_groups
+        if not isinstance(self.optimizer, torch.optim.Adam | torch.optim.AdamW):
+            raise IsoplastError(
+                f"a CUDA graph cannot hold the step of method {self.method.name}: its optimizer, "
+                f"{type(self.optimizer).__name__}, has no capturable form; leave the graph out"
+            )
+        for group in groups:
+            every = group.get("isometry_every", 1)
+            if every not in ("auto", 1):
+                raise IsoplastError(
+                    f"isometry_every={every} of method {self.method.name}: a CUDA graph repeats the same "
+                    "work in every step; give 1 or 'auto', or leave the graph out"
+                )
+        elsewhere = next((p.device for p in self.model.parameters() if p.device.type != "cuda"), None)
+        if elsewhere is not None:
+            raise IsoplastError(f"a CUDA graph needs a CUDA device, and the network is on {elsewhere}")
+        self.optimizer.defaults["capturable"] = True
+        for group in groups:
+            group["capturable"] = True
+
+    def bound_to(self) -> tuple[Any, ...]:
+        """What a captured step would be bound to: where its tensors lie, and the optimizer's numbers.
+
+        Where it has changed, the step must be captured anew.
+        """
+        held = [*self.model.parameters(), *self.model.buffers()]
+        held += [*tensors_in(list(self.optimizer.state.values())), *tensors_in(self.method.state)]
+        numbers = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        return (
+            [tensor.data_ptr() for tensor in held],
+            numbers,
+            [module.training for module in self.model.modules()],
+        )
 
     def report(self, steps: int) -> list[str]:
         """Return the lines a user should read before training for that many steps; warnings say so."""

@@ -120,7 +120,7 @@ def _exact_work(group: Group, turns: Turns, found_inf: Tensor | None) -> list[Wo
     turns.amortised = False
     rate = learning_rate(group)
     if not group.get("capturable"):
-        rate = float(rate)
+        rate = turns.rate(rate)
         if rate == 0:
             return []
     elif isinstance(rate, Tensor):
@@ -131,7 +131,7 @@ def _exact_work(group: Group, turns: Turns, found_inf: Tensor | None) -> list[Wo
 
 def _amortised_work(group: Group, turns: Turns, found_inf: Tensor | None) -> list[Work]:
     turns.amortised = True
-    strength = float(learning_rate(group)) * group["isometry"]
+    strength = turns.rate(learning_rate(group)) * group["isometry"]
     # Elsewhere than on a CPU the host does not wait to know: a step that is skipped there counts.
     here = found_inf is not None and found_inf.device.type == "cpu"
     if strength == 0 or (here and bool(found_inf)):
@@ -263,5 +263,6 @@ def _moved(piece: Tensor, layout: Layout, strength: Strength, exact: bool) -> Te
         return isometry_step(piece, strength) if exact else flow_step(piece, strength)
     if not exact:
         # The flow over a total strength C, matched near isometry: at most one Newton-Schulz step.
-        strength = -torch.expm1(-8 * torch.as_tensor(strength)) / 8
+        gain = torch.expm1(-8 * strength) if isinstance(strength, Tensor) else math.expm1(-8 * strength)
+        strength = -gain / 8
     return operator_step(piece, strength, layout.operator)

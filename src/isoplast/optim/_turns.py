@@ -59,6 +59,7 @@ class Turns:
         self._wait = 1  # steps until then
         self._known: tuple[float, int | str] = (0.0, 0)  # a strength and the setting of the period,
         self._units = self._period = 0  # and what they mean
+        self._read: tuple[Tensor, int, float] | None = None  # a learning rate that is a tensor
 
     def fits(self, group: Group, params: Sequence[Tensor]) -> bool:
         """Whether nothing has changed since the last step: 2 microseconds for 200 parameters."""
@@ -77,6 +78,15 @@ class Turns:
         self._wait = max(1, min((entry[WAIT] for entry in entries if WAIT in entry), default=1))
         # The one that owes most has waited longest: the first of them where several acted together.
         self._place = min(range(len(self._paid)), key=self._paid.__getitem__, default=0)
+
+    def rate(self, rate: float | Tensor) -> float:
+        """A learning rate as the host knows it: one on a device is waited for when it has changed, only."""
+        if not isinstance(rate, Tensor):
+            return rate
+        version = -1 if rate.is_inference() else rate._version
+        if self._read is None or self._read[0] is not rate or self._read[1] != version or version < 0:
+            self._read = (rate, version, float(rate))
+        return self._read[2]
 
     def due(self, strength: float, every: int | str) -> Sequence[tuple[Tensor, Layout, float]]:
         """Counts one step, and says which matrices act in it with which strength.

@@ -11,7 +11,7 @@ Example:
 """
 
 from isoplast.rl._actor_critic import ActorCritic, log_std_of
-from isoplast.rl._churn import churn
+from isoplast.rl._churn import churn, q_churn
 from isoplast.rl._dqn import (
     Collected,
     DQNSettings,
@@ -22,6 +22,7 @@ from isoplast.rl._dqn import (
     td_loss,
 )
 from isoplast.rl._episodes import Episodes, Evaluation, evaluate
+from isoplast.rl._graph import GraphedUpdate
 from isoplast.rl._ppo import (
     Batch,
     Losses,
@@ -64,6 +65,7 @@ __all__ = [
     "Environments",
     "Episodes",
     "Evaluation",
+    "GraphedUpdate",
     "Gymnasium",
     "GymnasiumSequence",
     "Losses",
@@ -88,6 +90,7 @@ __all__ = [
     "log_probability",
     "log_std_of",
     "ppo_loss",
+    "q_churn",
     "rollout",
     "td_loss",
     "update",

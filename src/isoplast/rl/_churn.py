@@ -1,4 +1,4 @@
-"""How much an update changes policy and value where it was not trained."""
+"""How much an update changes what an agent does and expects where it was not trained."""
 
 from __future__ import annotations
 
@@ -40,3 +40,29 @@ def churn(
         divergence = (other - wide + moved - 0.5).sum(1)
     value = (after[:, -1].double() - before[:, -1].double()).square().mean().sqrt()
     return divergence.mean(), value
+
+
+def q_churn(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The churn of an update of action values: how many greedy actions change, and how far the values move.
+
+    .. math:: P_s\big(\arg\max_a Q_{before}(s, a) \ne \arg\max_a Q_{after}(s, a)\big), \qquad
+              \sqrt{E_{s, a} (Q_{after}(s, a) - Q_{before}(s, a))^2}
+
+    Args:
+        before, after: values of the actions on the same observations, (n, actions).
+
+    Returns:
+        Both as tensors of shape ().
+
+    Example:
+        >>> import torch
+        >>> before, after = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 2.0], [0.0, 1.0]])
+        >>> action, value = q_churn(before, after)
+        >>> action.item(), value.item()
+        (0.5, 1.0)
+
+    Reference:
+        Tang and Berseth, arXiv:2409.04792 (the churn of the greedy action and of the values).
+    """
+    flips = (before.argmax(1) != after.argmax(1)).double()
+    return flips.mean(), (after.double() - before.double()).square().mean().sqrt()

@@ -129,6 +129,16 @@ class Replay:
         """Transitions drawn with replacement, by torch's global generator."""
         assert self._kept is not None
         rows = torch.randint(self.size, (count,), device=self._kept.actions.device)
+        return self._at(rows)
+
+    def spread(self, count: int) -> Transitions:
+        """Transitions at equal distances from the first place to the last, at most `count`."""
+        assert self._kept is not None
+        device = self._kept.actions.device
+        return self._at(torch.linspace(0, self.size - 1, min(count, self.size), device=device).round().long())
+
+    def _at(self, rows: Tensor) -> Transitions:
+        assert self._kept is not None
         return Transitions(*(part[rows] for part in self._kept))
 
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class PPOSettings:
         policy_gain: singular values of the policy's output layer at the start, > 0; None: as the network
             draws it.
         value_gain: the same for the value.
+        graph: "update" captures the whole update as a CUDA graph, see `GraphedUpdate`; None: nothing.
     """
 
     environments: int = 32
@@ -65,6 +66,7 @@ class PPOSettings:
     shared: bool = False
     policy_gain: float | None = 0.01
     value_gain: float | None = 1.0
+    graph: Literal["update"] | None = None
 
     def __post_init__(self) -> None:
         owner = "PPO"
@@ -218,6 +220,7 @@ def update(
     network: nn.Module,
     found: Rollout,
     settings: PPOSettings,
+    orders: Iterable[Tensor] | None = None,
 ) -> Losses:
     """Learn from a rollout: `epochs` passes over it in `minibatches`.
 
@@ -227,6 +230,7 @@ def update(
         network: what acted in the rollout.
         found: the rollout.
         settings: how to learn.
+        orders: in which order each pass takes the samples, (samples,) int64; None: a random one in each.
 
     Returns:
         The losses before each step, (epochs * minibatches,) each.
@@ -234,8 +238,8 @@ def update(
     samples = as_batch(found, settings)
     size = settings.samples // settings.minibatches
     losses: list[Losses] = []
-    for _ in range(settings.epochs):
-        for rows in torch.split(torch.randperm(settings.samples, device=found.rewards.device), size):
+    for order in random_orders(settings, found.rewards.device) if orders is None else orders:
+        for rows in torch.split(order, size):
             batch = Batch(*(part[rows] for part in samples))
             batch = batch._replace(observations=batch.observations.float())
             seen: list[Losses] = []  # a method may want the loss twice: the first is that of the step
@@ -247,6 +251,11 @@ def update(
             step(closure, batch.observations)
             losses.append(Losses(*(part.detach() for part in seen[0])))
     return Losses(*(torch.stack(parts) for parts in zip(*losses, strict=True)))
+
+
+def random_orders(settings: PPOSettings, device: torch.device) -> Iterator[Tensor]:
+    """The orders of the passes over a rollout, each drawn when its pass begins."""
+    return (torch.randperm(settings.samples, device=device) for _ in range(settings.epochs))
 
 
 def as_batch(found: Rollout, settings: PPOSettings) -> Batch:

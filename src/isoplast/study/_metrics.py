@@ -136,7 +136,16 @@ METRICS: tuple[Metric, ...] = (
         "number",
         "task",
         "churn of the value",
-        "Root mean square of what that update changes in the value.",
+        "Root mean square of what that update changes in the value, with DQN in the values of all actions.",
+        "score",
+    ),
+    Metric(
+        "greedy_churn",
+        "number",
+        "task",
+        "churn of the greedy action",
+        "Share of observations of the replay on which the optimizer steps after the task's last rollout "
+        "change the greedy action.",
         "score",
     ),
     Metric("layers", "text", "matrix", "matrix", "Name of the weight matrix.", "weights"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from same_bits import assert_same_bits
 from test_execute import crash_in_child, kill_at_call
 from test_ppo_learner import Pushes
@@ -15,6 +17,7 @@ from test_ppo_learner import Pushes
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
 from isoplast.study import Run, execute, load_study
+from isoplast.study.run._execute import open_problem, start_learner
 
 
 def tiny(**changes: Any) -> Run:
@@ -40,6 +43,29 @@ def test_killed_on_the_way_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert frame["steps"].to_list() == [0, 12, 12]
     assert frame["plasticity"].null_count() == 0
     assert frame["online_return"][1:].is_finite().all()
+    assert frame["greedy_churn"][0] is None
+    assert (frame["value_churn"][1:] > 0).all()
+
+
+def test_churn_is_of_the_last_steps_on_observations_of_the_replay(tmp_path: Path) -> None:
+    run = tiny(instruments=False, lr=1e-1)
+    problem = open_problem(run)
+    learner = start_learner(run, problem, 0)
+    learner.begin(problem.task(0))
+    for _ in range(learner.units - 1):
+        learner.advance()
+    before = copy.deepcopy(learner.network)
+    learner.advance()
+    seen = learner._replay._kept.observations  # type: ignore[attr-defined]
+    assert len(seen) == 200  # full, and fewer than what is looked at
+    with torch.no_grad():
+        old, new = before.eval()(seen), copy.deepcopy(learner.network).eval()(seen)
+    moved = (old.argmax(1) != new.argmax(1)).double().mean().item()
+    assert moved > 0
+    found = learner.measure(problem.task(0))
+    assert found["greedy_churn"] == moved
+    assert found["value_churn"] == pytest.approx((new - old).square().mean().sqrt().item(), rel=1e-5)
+    assert "policy_churn" not in found
 
 
 @pytest.mark.parametrize("name", [name if name != "nap" else "layernorm+nap" for name in methods.names()])

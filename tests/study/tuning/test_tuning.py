@@ -182,7 +182,8 @@ def test_every_method_is_tuned_on_every_problem_by_itself(tmp_path: Path) -> Non
         tuple(value for value in key if value is not None) for key in table
     }
     frozen = freeze(one, choices, tmp_path / "small.yaml")
-    found = {(run.stream.name, run.label): run for run in frozen.runs}
+    assert {run.label for run in frozen.runs} == {*one.methods}
+    found = {(run.stream.name, run.label.partition(" on ")[0]): run for run in frozen.runs}
     assert len(frozen.runs) == len(one.study.runs) == 12
     lrs = [run.lr for run in found.values()]
     assert sorted(lrs) == [1e-3, 1e-2, 1e-2, 1e-1]

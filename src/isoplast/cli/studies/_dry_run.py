@@ -13,7 +13,7 @@ from rich.text import Text
 from isoplast._core.text import escaped
 from isoplast.cli._amounts import duration, thousands
 from isoplast.cli._tables import plain_table
-from isoplast.study import PlannedMethod, Study, plan_study, usable_cores
+from isoplast.study import PlannedMethod, Study, by_problem, plan_study, usable_cores
 
 
 def show_plan(study: Study, out: Path, jobs: int | None, threads: int, *, local: bool = True) -> int:
@@ -43,7 +43,9 @@ def show_plan(study: Study, out: Path, jobs: int | None, threads: int, *, local:
 
 
 def _table(planned: Sequence[PlannedMethod]) -> Table:
-    several = len({_problem(one) for one in planned}) > 1
+    specs = {str(place): one.runs[0].to_mapping() for place, one in enumerate(planned)}
+    problems = by_problem(specs)
+    named = {int(place): name for name, places in problems.items() for place in places}
     isometric = any(one.isometry for one in planned)
     table = plain_table()
     table.add_column("method", ratio=1, overflow="fold")
@@ -52,8 +54,8 @@ def _table(planned: Sequence[PlannedMethod]) -> Table:
     if isometric:
         table.add_column("isometry time", justify="right")
     table.add_column("expected", justify="right", no_wrap=True)
-    for one in planned:
-        name = one.runs[0].label + (f" on {_problem(one)}" if several else "")
+    for place, one in enumerate(planned):
+        name = one.runs[0].label + (f" on {named[place]}" if len(problems) > 1 else "")
         cells = [escaped(name), _seeds(one), "?" if one.steps is None else thousands(one.steps)]
         if isometric:
             cells.append(_times(one))
@@ -61,11 +63,6 @@ def _table(planned: Sequence[PlannedMethod]) -> Table:
         cells.append("?" if left is None else duration(left) if left else "done")
         table.add_row(*map(Text, cells))
     return table
-
-
-def _problem(one: PlannedMethod) -> str:
-    run = one.runs[0]
-    return run.stream.name if run.data is None else f"{run.stream.name}, {run.data.name}"
 
 
 def _seeds(one: PlannedMethod) -> str:

@@ -34,6 +34,7 @@ PROBES = (
     "ntk_value_condition_number",
     "policy_churn",
     "value_churn",
+    "greedy_churn",
 )
 _LISTS = {
     *(one.name for one in METRICS if one.per != "task"),

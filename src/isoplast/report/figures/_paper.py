@@ -54,6 +54,7 @@ _OF_NETWORK = {
     "ntk_value_condition_number": ("NTK condition number, value alone", True),
     "policy_churn": ("churn of the policy, nats", True),
     "value_churn": ("churn of the value", True),
+    "greedy_churn": ("churn of the greedy action, share", False),
 }
 
 

@@ -71,6 +71,7 @@ _PROBES = {
     "ntk_value_condition_number": "NTK condition number, value alone",
     "policy_churn": "Churn of the policy",
     "value_churn": "Churn of the value",
+    "greedy_churn": "Churn of the greedy action",
 }
 
 
@@ -90,6 +91,11 @@ def _probes(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Sectio
         words += (
             " Churn: how much the last update of a task changes policy (KL divergence, in nats) and value "
             "(root mean square) on observations that it was not trained on."
+        )
+    if "greedy_churn" in measured:
+        words += (
+            " Churn with DQN: on what share of observations of the replay the optimizer steps after a task's "
+            "last rollout change the greedy action, and how far they move the values (root mean square)."
         )
     words += _looks(results, lambda one: list(one.probes.values()))
     places = [_plot(metric, _PROBES[metric], results) for metric in measured]

@@ -28,7 +28,10 @@ class Compiled(NamedTuple):
 
 
 class JaxEnvironments(Environments):
-    """Copies that JAX steps. Observations come without a copy where both compute on the CPU.
+    """Copies that JAX steps: on the device that is asked for, if JAX can compute there, else on the CPU.
+
+    Tensors come from JAX without a copy where both compute on one device. On a GPU the host never waits:
+    `final_observation` is then there in every step, as nobody asked whether an episode was truncated.
 
     Args:
         compiled: the environment.
@@ -41,25 +44,35 @@ class JaxEnvironments(Environments):
     def __init__(
         self, compiled: Compiled, count: int, seed: int, device: torch.device | str, view: Any = None
     ) -> None:
-        self._random = needed("jax", "these environments").random
+        jax = needed("jax", "these environments")
+        self._random, self._from_dlpack = jax.random, jax.dlpack.from_dlpack
         self.count, self.device = check_count(count), torch.device(device)
         self._compiled, self._view = compiled, view
         self.limit = compiled.limit
         self._key = self._random.PRNGKey(seed)
+        place = _place(jax, self.device)
+        self._on_gpu = place is not None and place.platform != "cpu"
+        if place is not None:  # everything else follows the key
+            self._key = jax.device_put(self._key, place)
 
     def reset(self) -> Tensor:
         """Begin a new episode in every copy."""
+        if self._on_gpu:  # what JAX writes next may be memory that torch gave back and still reads
+            torch.cuda.current_stream(self.device).synchronize()
         self._key, key = self._random.split(self._key)
         observation, self._state = self._compiled.reset(self._random.split(key, self.count), self._view)
         return self._tensor(observation)
 
     def step(self, actions: Tensor) -> Step:
         """Do one step in every copy."""
-        # As an array of numpy: one that came by DLPack would be compiled for anew, and stepped more slowly.
-        chosen = actions.to(torch.int32).cpu().numpy()
+        numbers = actions.to(torch.int32)
+        # On the CPU as an array of numpy: one that came by DLPack would be compiled for anew, and stepped
+        # more slowly. On a GPU DLPack makes the streams of both libraries wait for each other; `numbers`
+        # lives until torch's waits for what was made of it.
+        chosen = self._from_dlpack(numbers) if self._on_gpu else numbers.cpu().numpy()
         found = self._compiled.step(self._key, self._state, chosen, self._view)
         self._key, self._state, observation, final, reward, terminated, truncated = found
-        info = {"final_observation": self._tensor(final)} if truncated.any() else {}
+        info = {"final_observation": self._tensor(final)} if self._on_gpu or truncated.any() else {}
         return Step(
             self._tensor(observation),
             self._tensor(reward),
@@ -70,6 +83,16 @@ class JaxEnvironments(Environments):
 
     def _tensor(self, found: Any) -> Tensor:
         return torch.utils.dlpack.from_dlpack(found).to(self.device)
+
+
+def _place(jax: Any, device: torch.device) -> Any:
+    """The device that JAX is to compute on; None: the one it chooses itself, the CPU."""
+    if jax.default_backend() == "cpu":
+        return None
+    if device.type == "cuda":
+        number = torch.cuda.current_device() if device.index is None else device.index
+        return jax.local_devices(backend="cuda")[number]
+    return jax.local_devices(backend="cpu")[0]
 
 
 def compiled(

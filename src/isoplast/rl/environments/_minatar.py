@@ -35,7 +35,7 @@ class MinAtar(JaxEnvironments):
     Needs the extra `isoplast[rl]`.
 
     Args:
-        game: one of `GAMES`; "seaquest" needs gymnax 1.
+        game: one of `GAMES`.
         count: copies, >= 1.
         seed: of all that is random in them.
         device: where observations are wanted.
@@ -75,7 +75,7 @@ def _game(game: str) -> Compiled:
 
     environment, parameters = gymnax.make(GAMES[game], use_minimal_action_set=False)
     limit = int(parameters.max_steps_in_episode)
-    # Its own limit would end games as if they were lost (in gymnax before 1), so ours stands in its place.
+    # `step` keeps the limit, and says that a game is cut off there.
     parameters = parameters.replace(max_steps_in_episode=2**30)
 
     def seen(observations: Any, order: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from isoplast._core.checks import at_least
 from isoplast._core.errors import IsoplastError
+from isoplast.model import preserve_state
 from isoplast.rl import (
     DQNSettings,
     EnvironmentSequence,
@@ -21,10 +22,13 @@ from isoplast.rl import (
     Transitions,
     collect,
     learn,
+    q_churn,
     td_loss,
 )
 from isoplast.study.run._learner import LEARNERS, LearnerSpec, Recipe
 from isoplast.study.run._reinforcement import Acting, ActingLearner, check_memory
+
+_REFERENCE = 1024  # observations of the replay
 
 
 @LEARNERS.register
@@ -104,11 +108,21 @@ class DQNLearner(ActingLearner):
         self._replay.add(found.transitions)
         losses = found.rewards.new_empty(0)
         if self._replay.size >= settings.warm_up:
+            done, last = self.steps - self._before, self._unit == self.units - 1
+            before = self._values() if last else None
             self.network.train()
-            done = self.steps - self._before
             losses = learn(self._step, self.network, self._target, self._replay, settings, done)
+            if before is not None:
+                action, value = q_churn(before, self._values())
+                self._churn = {"greedy_churn": float(action), "value_churn": float(value)}
         seen = found.transitions.observations.reshape(*found.rewards.shape, -1)
         self.keep(found.rewards, found.ended, losses, {"observation": seen})
+
+    def _values(self) -> Tensor:
+        """The values of all actions where the last update is looked at."""
+        with preserve_state(self.network) as network, torch.no_grad():
+            found: Tensor = network(self._replay.spread(_REFERENCE).observations.float())
+        return found
 
     def _step(self, closure: Any, inputs: Tensor) -> Tensor:
         return self._training.step(closure, inputs=inputs)

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from isoplast._core.checks import at_least
+from isoplast.methods import Method
 from isoplast.model import preserve_state
 from isoplast.rl import (
     ActorCritic,
     Batch,
     EnvironmentSequence,
     EnvironmentTask,
+    GraphedUpdate,
     PPOSettings,
     act,
     as_batch,
@@ -96,10 +98,13 @@ class PPOLearner(ActingLearner):
         """Policy and value."""
         return {"policy": range(self.actions.count), "value": [self.actions.count]}
 
+    def _start(self, method: Method, network: nn.Module) -> None:
+        super()._start(method, network)
+        self._graphed = GraphedUpdate(self._training, self.settings) if self.settings.graph else None
+
     def _clear(self) -> None:
         super()._clear()
         self._reference: Tensor | None = None
-        self._churn: dict[str, float] = {}
 
     def advance(self) -> None:
         """One rollout, and the update on it."""
@@ -109,7 +114,10 @@ class PPOLearner(ActingLearner):
         self._observation = found.next_observation
         before = None if self._reference is None else self._on_reference()
         self.network.train()
-        losses = update(self._step, self.network, found, self.settings)
+        if self._graphed is not None:
+            losses = self._graphed(found)
+        else:
+            losses = update(self._step, self.network, found, self.settings)
         if before is not None:
             (old, wide), (new, other) = before, self._on_reference()
             policy, value = churn(old, new, None if wide is None or other is None else (wide, other))
@@ -125,10 +133,6 @@ class PPOLearner(ActingLearner):
         spread = log_std_of(self.network)
         with preserve_state(self.network) as network, torch.no_grad():
             return network(self._reference), None if spread is None else spread.detach().clone()
-
-    def measure(self, task: EnvironmentTask) -> dict[str, Any]:
-        """What every learner that acts measures, and the churn of the task's last update."""
-        return super().measure(task) | self._churn
 
     def _step(self, closure: Any, inputs: Tensor) -> Tensor:
         return self._training.step(closure, inputs=inputs)

@@ -91,6 +91,7 @@ class ActingLearner(TrainingLearner):
         self._returns = Episodes(self.copies, self.recipe.device)
         self._losses: list[Tensor] = []
         self._unit = 0
+        self._churn: dict[str, float] = {}
 
     def begin(self, task: EnvironmentTask) -> bool:
         """Make the task's environments, and tell the method."""
@@ -150,7 +151,7 @@ class ActingLearner(TrainingLearner):
         )
 
     def measure(self, task: EnvironmentTask) -> dict[str, Any]:
-        """Returns of the network and of a random policy on the task, and the instruments."""
+        """Returns of the network and of a random policy on the task, the instruments, and the last churn."""
         recipe = self.recipe
         random = task.make(self.episodes, "evaluation", recipe.device)
         generator = torch.Generator(recipe.device).manual_seed(derive(recipe.seed, "random", task.index))
@@ -188,7 +189,7 @@ class ActingLearner(TrainingLearner):
                 found |= measure_network(
                     network, observations, objective, recipe.lr, names, on_failure, self.parts
                 )
-        return found
+        return found | self._churn
 
     @property
     @abstractmethod

@@ -29,7 +29,8 @@ def freeze(tuning: Tuning, choices: Sequence[Choice], path: Path) -> Study:
     first = [run for run in tuning.study.runs if run.seed == tuning.study.runs[0].seed]
     methods = []
     for run in first:
-        mapping = with_values(run, chosen[tuning.name(run)]).to_mapping()
+        name = tuning.name(run)
+        mapping = with_values(run, chosen[name], label=name).to_mapping()
         methods.append({key: value for key, value in mapping.items() if key not in ("seed", "path")})
     document = {
         "name": path.stem,
