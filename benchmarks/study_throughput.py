@@ -11,11 +11,15 @@ nothing measured. Both go in turns in one process on one thread, three tasks a t
 not count. The processor's time is taken, so that others who use the machine count little; the ratio is
 that of medians.
 
-`--passes` trains longer on each task; with `--fused` the loop uses the fused Adam that ours uses.
+`--passes` trains longer on each task; with `--fused` the loop uses torch's fused Adam, of which ours is a
+leaner form. With `--every N` the instruments look after every N tasks alone: a turn is then 2 N tasks, and
+its time the mean over the last N.
 
-`--workers` also compares, by the clock, eight runs by one worker and by two, which needs two idle cores.
+`--workers` compares, by the clock and by the processor's time of the workers, eight runs by one worker and by
+two. The clock needs two idle cores; without them compare the processor's times, which start-up is part of.
 
-    ISOPLAST_DATA=FOLDER python benchmarks/study_throughput.py [--rounds 5] [--passes N] [--fused] [--workers]
+    ISOPLAST_DATA=FOLDER python benchmarks/study_throughput.py [--rounds 5] [--passes N] [--every N] [--fused]
+    python benchmarks/study_throughput.py --workers --studies
 
 FOLDER holds CIFAR-10; without the variable it is downloaded.
 """
@@ -24,7 +28,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -40,9 +48,9 @@ TASKS = 3
 LIMIT, WORKERS_LIMIT = 1.05, 1.8
 
 
-def first_run(study: str, seed: int, passes: int | None = None, tasks: int = TASKS) -> Run:
+def first_run(study: str, seed: int, passes: int | None = None, tasks: int = TASKS, every: int = 1) -> Run:
     """Adam's run of a ready-made study, so many tasks long."""
-    changes = {"stream": {"tasks": tasks}, "methods": ["adam"], "seeds": [seed]}
+    changes = {"stream": {"tasks": tasks}, "methods": ["adam"], "seeds": [seed], "instruments_every": every}
     changes |= {} if passes is None else {"learner": {"epochs": passes}}
     (run,) = Study.load(find_study(study), changes).runs
     return run
@@ -102,12 +110,15 @@ def compare(study: str, given: argparse.Namespace) -> None:
     times: dict[str, list[float]] = {"ours": [], "bare": []}
     between: list[float] = []
     for seed in range(given.rounds):
-        run = first_run(study, seed, given.passes)
+        every = given.every
+        run = first_run(study, seed, given.passes, max(TASKS, 2 * every), every)
         with tempfile.TemporaryDirectory() as parent:
             whole, after = ours(run, Path(parent))
-        times["ours"] += whole
-        between += after
-        times["bare"] += bare(run, given.fused)
+        # Of seldom looks the second half of the turn has exactly one, at its end.
+        counted = slice(every - 1, None)
+        times["ours"] += together(whole[counted], every)
+        between += together(after[counted], every)
+        times["bare"] += together(bare(run, given.fused)[counted], every)
     quartiles = {name: statistics.quantiles(found, n=4) for name, found in times.items()}
     for name, (low, middle, high) in quartiles.items():
         print(f"{study:20} {name}: {middle:7.3f} s a task (quartiles {low:.3f}, {high:.3f})")
@@ -118,19 +129,42 @@ def compare(study: str, given: argparse.Namespace) -> None:
     print(f"{study:20} ratio {ratio:.3f}, at most {LIMIT}: {'yes' if ratio <= LIMIT else 'NO'}", flush=True)
 
 
-def workers(study: str) -> None:
-    """Print how many times faster two workers do eight runs than one."""
-    seconds = []
+def together(seconds: list[float], every: int) -> list[float]:
+    """The times as they are, or the mean of those with one look of the instruments among them."""
+    return seconds if every == 1 else [statistics.mean(seconds)]
+
+
+def workers(study: str, tasks: int) -> None:
+    """Print how many times faster two workers do eight runs than one, and where the processor's time went."""
+    start = _children()
+    subprocess.run([sys.executable, "-c", "from isoplast.study import worker"], check=True)
+    print(f"{study:20} a worker's imports: {_children() - start:.2f} s of processor")
+    others = os.getloadavg()[0]
+    if others > 0.3:
+        print(f"{study:20} others are at work (load {others:.1f}): the clock says nothing about us")
+    walls, shares = [], []
     for jobs in (1, 2):
-        runs = [first_run(study, seed, tasks=8) for seed in range(8)]
+        runs = [first_run(study, seed, tasks=tasks) for seed in range(8)]
         with tempfile.TemporaryDirectory() as out:
-            start = time.perf_counter()
+            clock, used, own = time.perf_counter(), _children(), time.process_time()
             outcomes = run_study(Study("workers", runs), out, jobs=jobs)
-            seconds.append(time.perf_counter() - start)
+            walls.append(time.perf_counter() - clock)
+            shares.append(_children() - used)
+            own = time.process_time() - own
         assert not any(outcome.failure for outcome in outcomes)
-        print(f"{study:22} {jobs} at a time: {seconds[-1]:.1f} s")
-    ratio = seconds[0] / seconds[1]
-    print(f"{study:22} two workers {ratio:.2f} x, at least {WORKERS_LIMIT}: {ratio >= WORKERS_LIMIT}")
+        print(
+            f"{study:20} {jobs} at a time: {walls[-1]:.1f} s by the clock; processor: workers "
+            f"{shares[-1]:.1f} s ({shares[-1] / walls[-1]:.2f} of the clock), executor {own:.1f} s"
+        )
+    ratio = walls[0] / walls[1]
+    print(f"{study:20} two workers need {shares[1] / shares[0]:.2f} of one's processor time")
+    print(f"{study:20} two workers {ratio:.2f} x, at least {WORKERS_LIMIT}: {ratio >= WORKERS_LIMIT}")
+
+
+def _children() -> float:
+    """The processor's time of all processes that we started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -139,8 +173,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--studies", nargs="+", default=["random_labels_cifar", "demo"])
+    parser.add_argument("--studies", nargs="*", default=["random_labels_cifar", "demo"])
     parser.add_argument("--passes", type=int)
+    parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--fused", action="store_true")
     parser.add_argument("--workers", action="store_true")
     given = parser.parse_args()
@@ -148,7 +183,7 @@ def main() -> None:
     for study in given.studies:
         compare(study, given)
     if given.workers:
-        workers("demo")
+        workers("demo", tasks=24)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,29 @@ from given_matrices import matrices, normal, orthonormal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoplast.isometry import effective_rank, effective_rank_energy, singular_values, spectrum, stable_rank
+from isoplast.isometry import (
+    effective_rank,
+    effective_rank_energy,
+    singular_values,
+    spectrum,
+    stable_rank,
+    svdvals,
+)
 
 
 @given(matrices())
 def test_singular_values_are_numpys(w):
     expected = np.linalg.svd(w.numpy(), compute_uv=False)
     np.testing.assert_allclose(singular_values(w).numpy(), expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (8, 3), (5, 5), (2, 3, 7), (2, 3, 7, 4)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_values_of_a_matrix_are_those_of_its_transpose(shape, dtype):
+    w = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    for one in (w, w.mT):
+        expected = np.linalg.svd(one.numpy(), compute_uv=False)
+        np.testing.assert_allclose(svdvals(one).numpy(), expected, rtol=1e-12)
 
 
 def test_known_answers():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
@@ -213,6 +214,25 @@ def test_one_seed_one_task_and_no_instruments(tmp_path: Path) -> None:
     assert "Adam reaches 0.88 on its one task (1 task, one seed; chance is 0.10)." in words
     assert "Singular values" not in words
     assert "Can it still learn?" not in words
+
+
+def test_the_page_says_how_often_the_instruments_looked(tmp_path: Path, page: str) -> None:
+    synthetic.write_study(tmp_path, ["Adam", "AdamO"], seeds=2, tasks=250)
+    scores = {"task", "method_active", "steps", "seconds", "primary", "accuracy", "chance", "loss"}
+    for metrics in tmp_path.glob("*/metrics.jsonl"):
+        rows = read_rows(metrics)
+        metrics.unlink()
+        RunDirectory(metrics.parent).append(
+            {key: value for key, value in row.items() if key in scores or row["task"] % 4 == 3}
+            for row in rows
+        )
+    seldom = write_report(tmp_path).read_text()
+    assert seldom.count("Measured after 62 of 250 tasks only.") == 3
+    assert "Measured after" not in page
+    (figure,) = re.findall(r'id="figure-plasticity_learned">(.*?)</script>', seldom, re.DOTALL)
+    lines = [trace for trace in json.loads(figure)["data"] if "name" in trace]
+    assert len(lines) == 2
+    assert all(len(base64.b64decode(line["y"]["bdata"])) == 4 * 63 for line in lines)
 
 
 def test_the_page_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -218,3 +218,13 @@ def test_what_is_measured_is_part_of_the_identity() -> None:
     assert Run.from_yaml(some.to_yaml()) == some
     assert Run.from_yaml(Run(instruments=False).to_yaml()).instruments == ()
     assert len({Run().id, some.id, Run(instruments=False).id}) == 3
+
+
+def test_how_often_is_measured_is_part_of_the_identity_and_after_every_task_without_a_word() -> None:
+    seldom = Run(instruments_every=4)
+    assert Run.from_yaml(seldom.to_yaml()) == seldom
+    assert seldom.id != Run().id
+    assert Run(instruments_every=1).id == Run().id
+    assert "instruments_every" not in Run().to_mapping()
+    with pytest.raises(IsoplastError, match="instruments_every is 0"):
+        Run(instruments_every=0)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,16 +39,32 @@ class Digits(Images):
         Raises:
             IsoplastError: scikit-learn is not installed.
         """
-        try:
-            from sklearn.datasets import load_digits  # 0.7 s, for scipy and pandas come with it
-        except ModuleNotFoundError:
-            raise IsoplastError(
-                "data 'digits' needs scikit-learn: install the extra, pip install 'isoplast[bench]'"
-            ) from None
-        images, labels = load_digits(return_X_y=True)
+        images, labels = _table()
         part = slice(None, TRAIN) if split == "train" else slice(TRAIN, None)
         return Raw(
             images[part].reshape(-1, 1, 8, 8).astype(np.uint8),
             labels[part].astype(np.uint8),
             "scikit-learn digits",
         )
+
+
+def _table() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Pixels (n, 64) and labels (n,), from the file in the package.
+
+    Importing scikit-learn, with scipy and pandas, would take every worker of a study a second.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is None:
+        raise IsoplastError(
+            "data 'digits' needs scikit-learn: install the extra, pip install 'isoplast[bench]'"
+        )
+    for folder in package.submodule_search_locations or ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.exists():
+            with gzip.open(file, "rt", encoding="ascii") as lines:
+                table = np.loadtxt(lines, delimiter=",")
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits  # of a version that keeps it elsewhere
+
+    images, labels = load_digits(return_X_y=True)
+    return images, labels

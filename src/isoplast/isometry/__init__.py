@@ -21,6 +21,7 @@ from isoplast.isometry._spectrum import (
     singular_values,
     spectrum,
     stable_rank,
+    svdvals,
 )
 from isoplast.isometry._steps import flow_step, flow_step_, isometry_step, isometry_step_
 from isoplast.isometry._views import (
@@ -60,6 +61,7 @@ __all__ = [
     "singular_values",
     "spectrum",
     "stable_rank",
+    "svdvals",
     "times_small_side",
     "working",
 ]

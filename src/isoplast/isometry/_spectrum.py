@@ -10,6 +10,26 @@ from torch import Tensor
 from isoplast.isometry._precision import no_autocast, working
 
 
+def svdvals(matrix: Tensor) -> Tensor:
+    """What `torch.linalg.svdvals` gives, of matrices that are finite.
+
+    LAPACK takes a wide matrix much longer than its transpose: 512 x 3072 takes 229 ms, 3072 x 512 53 ms.
+
+    Args:
+        matrix: shape (..., m, n), float32, float64 or complex; no entry is infinite or NaN.
+
+    Returns:
+        Shape (..., min(m, n)), descending. Differentiable.
+
+    Example:
+        >>> svdvals(torch.tensor([[0.0, 3.0, 4.0]]))
+        tensor([5.])
+    """
+    wide = matrix.device.type == "cpu" and matrix.shape[-2] < matrix.shape[-1]
+    found: Tensor = torch.linalg.svdvals(matrix.mT if wide else matrix)
+    return found
+
+
 def singular_values(matrix: Tensor) -> Tensor:
     """The singular values, largest first.
 
@@ -27,7 +47,7 @@ def singular_values(matrix: Tensor) -> Tensor:
     with no_autocast(matrix.device):
         w = working(matrix)
         finite = w.isfinite().all(-1).all(-1)[..., None]
-        values = torch.linalg.svdvals(torch.where(finite[..., None], w, 0.0))
+        values = svdvals(torch.where(finite[..., None], w, 0.0))
         return torch.where(finite, values, torch.nan)
 
 

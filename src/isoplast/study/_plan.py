@@ -207,7 +207,7 @@ def _kind(run: Run) -> object:
     """What runs share that are expected to cost the same: all but the numbers that a method is set by."""
     switched = None if run.switch is None else (run.switch.task, run.switch.method.name)
     problem = (run.stream, run.data, run.net, run.learner)
-    return (*problem, run.method.name, switched, run.device, run.instruments, run.path)
+    return (*problem, run.method.name, switched, run.device, run.instruments, run.instruments_every, run.path)
 
 
 def _with_costs(
@@ -240,13 +240,20 @@ def _measured(run: Run, problems: _Problems) -> dict[str, Any]:
         problem = problems.open(run)
         try:
             task, measuring = _time_task(start_learner(run, problem, 0), problem.task(0))
+            seldom = measuring
+            if run.instruments_every > 1:
+                untrained = start_learner(run, problem, 0)
+                begin = time.perf_counter()
+                untrained.measure(untrained.shortened(problem.task(0))[0])
+                measuring = max(seldom, time.perf_counter() - begin)
+                seldom += (measuring - seldom) / run.instruments_every
         except IsoplastError:
             raise
         except Exception as error:  # whatever training raises: the run itself would fail with it
             return {"note": reason_of(error)}
     # Before its first task a run reads its data, and measures the untrained network.
     start = problems.seconds(run) + measuring
-    return {"task_seconds": task + measuring, "start_seconds": start, "source": "measured"}
+    return {"task_seconds": task + seldom, "start_seconds": start, "source": "measured"}
 
 
 def _time_task(learner: Learner, whole: Any) -> tuple[float, float]:

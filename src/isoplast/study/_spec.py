@@ -62,6 +62,8 @@ class Run:
         device: where to train, "cpu" or "cuda", as torch writes it.
         instruments: what is measured at the boundaries between tasks, some of
             `isoplast.study.INSTRUMENTS`; True: all; False: the scores alone.
+        instruments_every: after every how many tasks they measure, >= 1: of 4, the untrained network and the
+            network after the tasks 3, 7, 11, ... and after the last one. The scores are there for every task.
         switch: a change of method half-way.
         label: what people call this setting; no part of its identity. Empty: made from the method.
         path: folders in which modules are found that the parts are named from; no part of its identity.
@@ -84,6 +86,7 @@ class Run:
     seed: int = 0
     device: str = "cpu"
     instruments: tuple[str, ...] = INSTRUMENTS
+    instruments_every: int = 1
     switch: Switch | None = None
     label: str = dataclasses.field(default="", compare=False)
     path: tuple[str, ...] = dataclasses.field(default=(), compare=False)
@@ -97,6 +100,7 @@ class Run:
         _set(self, learner=part("learner", _named(self.learner, problem.learner)))
         _set(self, seed=whole("seed", self.seed, 0), lr=_rate(self.lr), device=_device(self.device))
         _set(self, instruments=_instruments(self.instruments))
+        _set(self, instruments_every=whole("instruments_every", self.instruments_every, 1))
         if self.switch is not None and self.switch.task >= problem.tasks:
             raise IsoplastError(
                 f"switch at task {self.switch.task} of {problem.tasks}: it must come before the last task "
@@ -145,6 +149,8 @@ class Run:
                 mapping[field.name] = list(value) if isinstance(value, tuple) else value
         if self.instruments == INSTRUMENTS:
             del mapping["instruments"]
+        if self.instruments_every == 1:
+            del mapping["instruments_every"]
         return mapping | ({"instruments": False} if not self.instruments else {})
 
     @classmethod

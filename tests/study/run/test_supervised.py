@@ -16,7 +16,7 @@ from isoplast.data import Dataset
 from isoplast.methods import MethodInfo, StepContext
 from isoplast.nn import NetSpec
 from isoplast.streams import STREAMS, Stream, Task, TaskSequence
-from isoplast.study import Run, Supervised, Switch, execute, load_study
+from isoplast.study import Run, Supervised, Switch, execute, load_study, read_rows
 from isoplast.study.run._execute import open_problem, start_learner
 
 MakeRun = Callable[..., Run]
@@ -162,3 +162,23 @@ def test_training_held_out_and_online_scores_are_told_apart(
 def test_wrong_settings_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(IsoplastError, match=message):
         Supervised(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("every", "looks"), [(1, [-1, 0, 1, 2, 3]), (2, [-1, 1, 3]), (3, [-1, 2, 3]), (9, [-1, 3])]
+)
+def test_instruments_look_every_so_many_tasks_and_before_the_first_and_after_the_last(
+    tiny: MakeRun, tmp_path: Path, every: int, looks: list[int]
+) -> None:
+    run = tiny(tasks=4, instruments=["weights"], instruments_every=every)
+    rows = read_rows(execute(run, tmp_path).metrics)
+    assert [row["task"] for row in rows if "sigma_max" in row] == looks
+    assert all("accuracy" in row for row in rows)
+
+
+def test_seldom_looks_change_no_bit_of_the_training(tiny: MakeRun, tmp_path: Path) -> None:
+    kept = []
+    for every in (1, 3):
+        rows = read_rows(execute(tiny(tasks=3, instruments_every=every), tmp_path).metrics)
+        kept.append([(row["accuracy"], row["loss"]) for row in rows] + [rows[-1]["sigma_quantiles"]])
+    assert kept[0] == kept[1]

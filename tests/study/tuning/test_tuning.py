@@ -48,7 +48,7 @@ def test_every_method_is_tried_on_the_axes_it_has() -> None:
     assert grid == {
         (("lr", lr), ("isometry", strength)) for lr in (1e-3, 1e-2, 1e-1) for strength in (1e-2, 1e-1)
     }
-    assert one.tasks == 4
+    assert one.tasks("AdamO") == 4
     run = one.run("AdamO", {"lr": 1e-2, "isometry": 1e-1}, 100)
     assert (run.lr, dict(run.method.settings)["isometry"], run.tasks, run.seed) == (1e-2, 1e-1, 4, 100)
     assert run.instruments == ()
@@ -162,6 +162,54 @@ def test_the_frozen_study_has_the_chosen_settings_and_all_else_as_it_was(tmp_pat
         assert settings == old
     text = (tmp_path / "small.yaml").read_text()
     assert "Tuned on 4 of 8 tasks, seeds 100, 101" in text
+
+
+def test_every_method_is_tuned_on_every_problem_by_itself(tmp_path: Path) -> None:
+    names = "{stream: {name: random-labels, tasks: 8}}, {stream: {name: pixel-permutation, tasks: 6}}"
+    one = Tuning.parse(FILE.replace("tasks: 8, ", "") + f"streams: [{names}]\n")
+    first, second = one.problems
+    assert [one.tasks(method) for method in one.problems[first]] == [4, 4]
+    assert [one.tasks(method) for method in one.problems[second]] == [3, 3]
+    table = {
+        (f"Adam on {first}", 1e-2, None): lambda seed, task: 0.8,
+        (f"AdamO on {first}", 1e-1, 1e-2): lambda seed, task: 0.9,
+        (f"Adam on {second}", 1e-3, None): lambda seed, task: 0.7,
+        (f"AdamO on {second}", 1e-2, 1e-1): lambda seed, task: 0.6,
+    }
+    synthetic_sweep.write(one, tmp_path / "sweep", table, otherwise=0.1)
+    choices = select(one, tmp_path / "sweep")
+    assert {(choice.method, *choice.values.values()) for choice in choices} == {
+        tuple(value for value in key if value is not None) for key in table
+    }
+    frozen = freeze(one, choices, tmp_path / "small.yaml")
+    assert {run.label for run in frozen.runs} == {*one.methods}
+    found = {(run.stream.name, run.label.partition(" on ")[0]): run for run in frozen.runs}
+    assert len(frozen.runs) == len(one.study.runs) == 12
+    lrs = [run.lr for run in found.values()]
+    assert sorted(lrs) == [1e-3, 1e-2, 1e-2, 1e-1]
+    assert found["pixel-permutation", "Adam"].lr == 1e-3
+    assert found["pixel-permutation", "AdamO"].tasks == 6
+    assert dict(found["pixel-permutation", "AdamO"].method.settings)["isometry"] == 1e-1
+    assert dict(found["random-labels", "AdamO"].method.settings)["isometry"] == 1e-2
+    assert "Tuned on 4 of 8, 3 of 6 tasks" in (tmp_path / "small.yaml").read_text()
+
+
+def test_each_problem_is_tuned_in_the_direction_of_its_own_metric(tmp_path: Path) -> None:
+    text = """
+    name: two
+    run: {stream: {tasks: 2}, epochs: 4, net: {name: mlp, width: 8}}
+    streams:
+      - {stream: random-labels, data: {name: digits, samples: 64}}
+      - {stream: {name: sine, examples: 64}}
+    methods: [adam]
+    seeds: [0]
+    tune: {space: {lr: [1e-9, 1e-2]}, seeds: [100], fraction: 1}
+    """
+    one = Tuning.parse(text)
+    sweep(one, tmp_path, executor="inline")
+    choices = select(one, tmp_path)
+    assert len(choices) == 2
+    assert [choice.values["lr"] for choice in choices] == [1e-2, 1e-2]
 
 
 def test_words_between_quotes_stay_words() -> None:

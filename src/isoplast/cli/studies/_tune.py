@@ -83,10 +83,14 @@ def _plan(tuning: Tuning, out: Path, jobs: int | None, threads: int, local: bool
     known = trials(tuning)
     if known is not None:
         return show_plan(known, out, jobs, threads, local=local)
-    methods, seeds = len(tuning.methods), len(tuning.seeds)
+    searches, seeds, trials_ = len(tuning.methods), len(tuning.seeds), tuning.trials or 0
+    tasks = sum(tuning.tasks(method) for method in tuning.methods) * seeds * trials_
+    problems = len(tuning.problems)
+    where = f"{searches} methods" if problems == 1 else f"{searches} pairs of a method and a problem"
     print(
-        f"sampler {tuning.sampler} finds out on the way what to try: at most {tuning.trials} trials x "
-        f"{seeds} seeds x {methods} methods, each of {tuning.tasks} tasks; nothing is started"
+        f"sampler {tuning.sampler} finds out on the way what to try, so this is a bound and no plan: at most "
+        f"{trials_ * seeds * searches} runs ({trials_} trials x {seeds} seeds x {where}), {tasks} tasks; a "
+        "setting that is tried again costs nothing. Nothing is started"
     )
     return 0
 

@@ -15,7 +15,7 @@ from isoplast._core.text import text_table
 from isoplast.diagnostics._lanczos import orthogonalized
 from isoplast.diagnostics._linear import Linearised, NotTwice
 from isoplast.diagnostics._result import Result, format_number
-from isoplast.isometry import effective_rank, effective_rank_energy
+from isoplast.isometry import effective_rank, effective_rank_energy, svdvals
 from isoplast.model import usable
 
 Map = Callable[[Tensor], Tensor]
@@ -204,7 +204,7 @@ def _sound(outputs: Tensor) -> Tensor:
 def _svdvals(outputs: Tensor, matrices: Tensor) -> Tensor:
     """Return singular values in float64; NaN for samples where anything is not finite."""
     sound = matrices.isfinite().flatten(1).all(1) & _sound(outputs)
-    values = torch.linalg.svdvals(torch.where(sound[:, None, None], matrices, 0.0).double())
+    values = svdvals(torch.where(sound[:, None, None], matrices, 0.0).double())
     return torch.where(sound[:, None], values, torch.nan)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast.diagnostics._lanczos import lanczos
+from isoplast.isometry import svdvals
 from isoplast.model import preserve_state
 
 Pair = tuple[int, int]
@@ -164,7 +165,7 @@ def conv_singular_values(
         inputs = geometry.input_shape
         outputs = (geometry.kernel.shape[0], *geometry.output_size)
         if min(_count(inputs), _count(outputs)) <= dense_limit:
-            return ConvSpectrum(torch.linalg.svdvals(_dense(geometry)), complete=True, error=0.0)
+            return ConvSpectrum(svdvals(_dense(geometry)), complete=True, error=0.0)
         return _lanczos(geometry, steps)
 
 
@@ -218,7 +219,7 @@ def _fourier(geometry: _Geometry) -> Tensor:
     transform = transform.unflatten(0, (geometry.groups, out // geometry.groups))
     # (group, out, in, alias1, freq1, alias2, freq2) -> (freq1, freq2, group, out, in * alias1 * alias2)
     blocks = transform.permute(4, 6, 0, 1, 2, 3, 5).flatten(4) / (s1 * s2) ** 0.5
-    values: Tensor = torch.linalg.svdvals(blocks).flatten().sort(descending=True).values
+    values: Tensor = svdvals(blocks).flatten().sort(descending=True).values
     return values
 
 

@@ -16,7 +16,14 @@ from isoplast._core.text import text_table
 from isoplast.diagnostics._result import Layers, Result, format_number, wrapped
 from isoplast.diagnostics.health._notes import weight_findings
 from isoplast.diagnostics.weights._convolutions import conv_singular_values
-from isoplast.isometry import effective_rank, effective_rank_energy, singular_values, stable_rank, working
+from isoplast.isometry import (
+    effective_rank,
+    effective_rank_energy,
+    singular_values,
+    stable_rank,
+    svdvals,
+    working,
+)
 from isoplast.model import Matrix, matrices_of_module, matrices_of_state, outputs, preserve_state
 
 # Elements stacked at most for one call of svdvals: 256 MB in float32.
@@ -180,7 +187,7 @@ def weight_spectra(
     biases and depthwise kernels do not. A fused q, k, v projection is three matrices, the gates of a
     recurrent layer and stacked experts are one each, a grouped convolution is a block-diagonal one. Isometric
     and parametrised layers show the weight they apply, tied weights appear once. Layers of equal shape share
-    one call of ``torch.linalg.svdvals``, in float32 (float64 for float64 weights). Weights that are sharded
+    one call of `isometry.svdvals`, in float32 (float64 for float64 weights). Weights that are sharded
     over processes are put together first: call it on all of them.
 
     A state dict gives the same numbers as its module where names and shapes tell what a tensor is. They do
@@ -282,7 +289,7 @@ def _of_group(group: list[Matrix], initial: dict[str, Tensor]) -> dict[str, Laye
     # In float64 the norm of float32 numbers is finite if and only if they are: no pass is spent on asking.
     norms = torch.linalg.vector_norm(stack.flatten(1), dim=1, dtype=torch.float64).cpu()
     finite = bool(norms.isfinite().all())
-    values = torch.linalg.svdvals(stack) if finite else singular_values(stack)
+    values = svdvals(stack) if finite else singular_values(stack)
     # The values of a block-diagonal matrix are those of its blocks.
     values = values.flatten(1).sort(-1, descending=True).values.cpu()
     return {

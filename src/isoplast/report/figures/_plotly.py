@@ -204,9 +204,10 @@ def _curve(
 ) -> list[dict[str, Any]]:
     """The mean over seeds of `values` (seeds, tasks), over a band where there is more than one seed.
 
-    Of every `stride` tasks the first is drawn, and the last of all.
+    Of every `stride` tasks the first that has a value is drawn, and the last of all.
     """
-    places = np.unique([*range(0, len(tasks), stride), len(tasks) - 1])
+    there = np.flatnonzero(np.isfinite(values).any(axis=0))
+    places = np.unique([*there[:: -(-len(there) * stride // len(tasks)) or 1], *there[-1:]]).astype(int)
     mean, low, high = over_seeds(values[:, places])
     known = np.isfinite(mean)
     x = _smallest(tasks[places][known] + 1)

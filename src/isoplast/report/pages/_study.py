@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from markupsafe import Markup
 
 from isoplast.report.data._headline import headline
-from isoplast.report.data._method_runs import MethodRuns, band_words
+from isoplast.report.data._method_runs import Array, MethodRuns, band_words
 from isoplast.report.data._source import Source
 from isoplast.report.figures import _plotly as figures
 from isoplast.report.figures._charts import scale_of_scores, score_chart
@@ -96,6 +97,7 @@ def _probes(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Sectio
             " Churn with DQN: on what share of observations of the replay the optimizer steps after a task's "
             "last rollout change the greedy action, and how far they move the values (root mean square)."
         )
+    words += _looks(results, lambda one: list(one.probes.values()))
     places = [_plot(metric, _PROBES[metric], results) for metric in measured]
     return html.Section("probes", "Can it still learn?", words, places)
 
@@ -113,6 +115,7 @@ def _singular_values(results: Sequence[MethodRuns], drawn: dict[str, str]) -> ht
         "whose singular values are all 1 preserves lengths: isometry. Along a singular value near 0 nothing "
         "gets through, neither signal nor gradient."
     )
+    words += _looks(results, lambda one: _largest(one, "sigma_max"))
     every = f"all {len(layers)} matrices"
     title = "Singular values of the weights"
     return html.Section("singular", title, words, places, layers=layers, picked="Matrix", every=every)
@@ -130,9 +133,27 @@ def _units(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Section
         "The share of hidden units: mean over the hidden layers, or of one layer. Dead: zero on every input "
         "of the task. Dormant: mean activity at most a tenth of its layer's average (arXiv:2302.12902)."
     )
+    words += _looks(results, lambda one: _largest(one, "dead"))
     every = f"all {len(layers)} hidden layers"
     title = "Dead and dormant units"
     return html.Section("units", title, words, places, layers=layers, picked="Layer", every=every)
+
+
+def _largest(result: MethodRuns, metric: str) -> list[Array]:
+    """The largest over the layers, (seeds, T); nothing where it was not measured."""
+    found = result.per_layer.get(metric)
+    return [] if found is None or not found.shape[2] else [found.max(axis=2)]
+
+
+def _looks(results: Sequence[MethodRuns], values: Callable[[MethodRuns], list[Array]]) -> str:
+    """After how many tasks the instruments looked, where that was not after every one."""
+    counts = set()
+    for result in results:
+        trained = np.flatnonzero(result.trained)
+        for array in values(result)[:1]:
+            looked = int(np.isfinite(array[:, trained]).any(axis=0).sum())
+            counts |= {f"{looked} of {len(trained)}"} if looked < len(trained) else set()
+    return f" Measured after {', '.join(sorted(counts))} tasks only." if counts else ""
 
 
 def _plot(metric: str, title: str, results: Sequence[MethodRuns]) -> html.Plot:

@@ -143,6 +143,7 @@ def start_learner(run: Run, problem: OpenProblem, task: int) -> Learner:
         seed=run.seed,
         device=torch.device(run.device),
         instruments=run.instruments,
+        every=run.instruments_every,
     )
     found: Learner = make("learner", run.learner).start(problem, recipe, task)
     return found

@@ -36,6 +36,7 @@ class Recipe:
         seed: seed of the data order and of everything else that is derived.
         device: where to train.
         instruments: what is measured at the boundaries between tasks.
+        every: after every how many tasks.
     """
 
     net: NetSpec
@@ -45,6 +46,11 @@ class Recipe:
     seed: int
     device: torch.device
     instruments: tuple[str, ...]
+    every: int = 1
+
+    def looks(self, task: int, tasks: int) -> bool:
+        """Whether the instruments measure after this of so many tasks; the last one is among them."""
+        return (task + 1) % self.every == 0 or task == tasks - 1
 
 
 class Learner(ABC):

@@ -185,9 +185,10 @@ class ActingLearner(TrainingLearner):
             self.unmeasured = unmeasured
             on_failure = unmeasured.__setitem__
             names = recipe.instruments
-            found |= measure_network(
-                network, observations, objective, recipe.lr, names, on_failure, self.parts
-            )
+            if not self.steps or recipe.looks(task.index, self.problem.tasks):
+                found |= measure_network(
+                    network, observations, objective, recipe.lr, names, on_failure, self.parts
+                )
         return found | self._churn
 
     @property

@@ -152,7 +152,8 @@ class SupervisedLearner(TrainingLearner):
         path = (self.recipe.seed, "order", self._task, self._epoch)
         permutation = order(len(self._inputs), *path).to(self.recipe.device)
         for rows in torch.split(permutation, self.settings.batch_size):
-            inputs, targets = self._inputs[rows], self._targets[rows]
+            # What indexing gives, in less time.
+            inputs, targets = self._inputs.index_select(0, rows), self._targets.index_select(0, rows)
 
             def closure(inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
                 found = self.network(inputs)
@@ -207,14 +208,15 @@ class SupervisedLearner(TrainingLearner):
                 found |= {f"online_{name}": value for name, value in self._measured.means(objective).items()}
             unmeasured: dict[str, str] = {}
             self.unmeasured = unmeasured
-            found |= measure_network(
-                network,
-                inputs,
-                self.objective,
-                self.recipe.lr,
-                self.recipe.instruments,
-                unmeasured.__setitem__,
-            )
+            if not self.steps or self.recipe.looks(task.index, self.problem.tasks):
+                found |= measure_network(
+                    network,
+                    inputs,
+                    self.objective,
+                    self.recipe.lr,
+                    self.recipe.instruments,
+                    unmeasured.__setitem__,
+                )
         if not math.isfinite(found["loss"]):
             if self.steps == 0:
                 where, remedy = "before any training", "choose another network or initialisation"

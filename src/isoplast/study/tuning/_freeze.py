@@ -29,7 +29,8 @@ def freeze(tuning: Tuning, choices: Sequence[Choice], path: Path) -> Study:
     first = [run for run in tuning.study.runs if run.seed == tuning.study.runs[0].seed]
     methods = []
     for run in first:
-        mapping = with_values(run, chosen[run.label]).to_mapping()
+        name = tuning.name(run)
+        mapping = with_values(run, chosen[name], label=name).to_mapping()
         methods.append({key: value for key, value in mapping.items() if key not in ("seed", "path")})
     document = {
         "name": path.stem,
@@ -48,11 +49,11 @@ def freeze(tuning: Tuning, choices: Sequence[Choice], path: Path) -> Study:
 
 def _head(tuning: Tuning, choices: Sequence[Choice]) -> list[str]:
     """What was tried, and how sure the choices are."""
-    longest = max(run.tasks for run in tuning.study.runs)
+    spans = {f"{tuning.tasks(name)} of {run.tasks}": None for name, run in tuning.methods.items()}
     counted = "all tasks" if tuning.last is None else f"the last {tuning.last} tasks"
     lines = [
         f"Frozen: the settings of {tuning.study.name} that tuning chose.",
-        f"Tuned on {tuning.tasks} of {longest} tasks, seeds {', '.join(map(str, tuning.seeds))}, sampler "
+        f"Tuned on {', '.join(spans)} tasks, seeds {', '.join(map(str, tuning.seeds))}, sampler "
         f"{tuning.sampler}; the best mean score of {counted}.",
         *map(str, choices),
     ]

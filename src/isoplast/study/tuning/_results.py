@@ -26,13 +26,13 @@ class Results:
         scores: of every trial by its label, those of the tasks that count, shape (seeds, tasks); failures are
             filled in.
         failed: the trials of which a run failed.
-        sign: 1 where more of the primary metric is better, -1 where less is.
+        signs: by method, 1 where more of the primary metric is better, -1 where less is.
         settings: the settings of every trial by its label, by method.
     """
 
     scores: Mapping[str, npt.NDArray[np.float64]]
     failed: frozenset[str]
-    sign: float
+    signs: Mapping[str, float]
     settings: Mapping[str, Mapping[str, Values]]
 
     @classmethod
@@ -50,19 +50,26 @@ class Results:
         if open_:
             raise IsoplastError(f"{open_} of {len(states)} trials in {out} are not done: run the sweep first")
         frame = load_study(out)
-        primary = frame["primary"].drop_nulls()
-        if not len(primary):
-            raise IsoplastError(f"all trials in {out} failed: isoplast show {out} gives the reasons")
-        higher = metric(primary[0]).higher_is_better is not False
-        found = method_scores(frame, higher_is_better=higher, runs=runs)
-        last = tuning.last or 0
         specs = [RunDirectory(out / run).read_settings() for run in runs["run_id"]]
-        return cls(
-            {label: scores.values[:, -last:] for label, scores in found.items() if len(scores.seeds)},
-            frozenset(runs.filter(runs["state"] == "failed")["label"]),
-            1.0 if higher else -1.0,
-            {method: _settings(tuning, method, specs) for method in tuning.methods},
-        )
+        settings = {method: _settings(tuning, method, specs) for method in tuning.methods}
+        last = tuning.last or 0
+        counted: dict[str, npt.NDArray[np.float64]] = {}
+        signs: dict[str, float] = {}
+        for problem, methods in tuning.problems.items():
+            labels = [label for method in methods for label in settings[method]]
+            own = frame.filter(frame["label"].is_in(labels))
+            primary = own["primary"].drop_nulls()
+            if not len(primary):
+                where = f" on {problem}" if problem else ""
+                raise IsoplastError(
+                    f"all trials{where} in {out} failed: isoplast show {out} gives the reasons"
+                )
+            higher = metric(primary[0]).higher_is_better is not False
+            found = method_scores(own, higher_is_better=higher, runs=runs.filter(runs["label"].is_in(labels)))
+            counted |= {label: one.values[:, -last:] for label, one in found.items() if len(one.seeds)}
+            signs |= dict.fromkeys(methods, 1.0 if higher else -1.0)
+        failed = frozenset(runs.filter(runs["state"] == "failed")["label"])
+        return cls(counted, failed, signs, settings)
 
 
 def _settings(tuning: Tuning, method: str, specs: list[dict[str, Any]]) -> dict[str, Values]:

@@ -80,7 +80,8 @@ def _choice(tuning: Tuning, method: str, results: Results) -> Choice:
     labels = [label for label in settings if label in results.scores]
     if not labels:
         raise IsoplastError(f"no trial of method {method!r} has a result: run the sweep first")
-    values = results.sign * np.stack([results.scores[label] for label in labels])  # trials, seeds, tasks
+    sign = results.signs[method]
+    values = sign * np.stack([results.scores[label] for label in labels])  # trials, seeds, tasks
     means = values.mean(axis=(1, 2))
     best = int(means.argmax())
     draw = np.random.default_rng(0)
@@ -99,7 +100,7 @@ def _choice(tuning: Tuning, method: str, results: Results) -> Choice:
     return Choice(
         method,
         chosen,
-        float(results.sign * means[best]),
+        float(sign * means[best]),
         float(wins[best]),
         tuple(near),
         tuple(edges),

@@ -48,7 +48,7 @@ def sweep(
         results = Results.load(tuning, out)
         for method, search in searches.items():
             found = results.scores.get(tuning.label(method, asked[method][-1]))
-            search.tell(-math.inf if found is None else results.sign * float(found.mean()))
+            search.tell(-math.inf if found is None else results.signs[method] * float(found.mean()))
     return outcomes
 
 

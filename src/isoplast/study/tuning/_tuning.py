@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import zlib
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from isoplast._core.errors import IsoplastError, unknown
+from isoplast.study._compare import by_problem
 from isoplast.study._spec import Run, whole
 from isoplast.study._study import Study
 from isoplast.study._yaml import parse_yaml
@@ -25,6 +27,8 @@ _MOST = 10_000  # trials of a method
 @dataclasses.dataclass(frozen=True)
 class Tuning:
     """What is tuned, how, and the study that is evaluated afterwards.
+
+    Where the study has several problems, every method is tuned on each of them by itself.
 
     Args:
         study: the evaluation: every method with the settings that stay as they are.
@@ -127,12 +131,34 @@ class Tuning:
             raise IsoplastError(f"tuning {path} cannot be read: {reason}") from None
         return cls.parse(text, str(path), folder=path.resolve().parent)
 
-    @property
+    @functools.cached_property
     def methods(self) -> dict[str, Run]:
-        """A run of every method, by its label, in the order of the study."""
+        """A run of every method on every problem by name, in the order of the study.
+
+        The name is the method's label, and the problem's words after it where the study has several.
+        """
         found: dict[str, Run] = {}
         for run in self.study.runs:
-            found.setdefault(run.label, run)
+            found.setdefault(self.name(run), run)
+        return found
+
+    @functools.cached_property
+    def _problems(self) -> dict[str, str]:
+        """The problem of every run, in words; "" where the study has one."""
+        found = by_problem({run.id: run.to_mapping() for run in self.study.runs})
+        return {run: name if len(found) > 1 else "" for name, members in found.items() for run in members}
+
+    def name(self, run: Run) -> str:
+        """What a run of the study is tuned as: `methods` has these names."""
+        problem = self._problems[run.id]
+        return f"{run.label} on {problem}" if problem else run.label
+
+    @property
+    def problems(self) -> dict[str, list[str]]:
+        """The names of what is tuned on each problem, by the problem's words."""
+        found: dict[str, list[str]] = {}
+        for name, run in self.methods.items():
+            found.setdefault(self._problems[run.id], []).append(name)
         return found
 
     @property
@@ -140,10 +166,9 @@ class Tuning:
         """Whether what is tried depends on the results before."""
         return self.sampler == "tpe"
 
-    @property
-    def tasks(self) -> int:
+    def tasks(self, method: str) -> int:
         """Tasks of a trial: the share of those of the evaluation, rounded up."""
-        return math.ceil(self.fraction * max(run.tasks for run in self.study.runs) - 1e-9)
+        return math.ceil(self.fraction * self.methods[method].tasks - 1e-9)
 
     def axes(self, method: str) -> list[Axis]:
         """Those axes of the space that a method has."""
@@ -184,7 +209,7 @@ class Tuning:
         """One run of a trial."""
         base = self.methods[method]
         changes = {"label": self.label(method, values), "seed": seed, "instruments": False}
-        return with_values(base, values, tasks=min(self.tasks, base.tasks), **changes)
+        return with_values(base, values, tasks=self.tasks(method), **changes)
 
     @staticmethod
     def label(method: str, values: Values) -> str:
