@@ -15,13 +15,13 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from isoplast._core.errors import IsoplastError
 from isoplast._core.settings import Settings, check_fields, settings_of
-from isoplast.optim import LeanAdam
 
 Inputs: TypeAlias = Any
 """What a model takes: a tensor, a tuple of positional or a mapping of keyword arguments."""
@@ -158,7 +158,7 @@ class Method:
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
         """Return a fresh optimizer for all trainable parameters of the prepared model; by default Adam."""
-        return LeanAdam(model.parameters(), lr=lr, fused=True)
+        return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
 
     def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Look at the network as it will be trained: remember initial values, register hooks.

@@ -4,7 +4,6 @@ from isoplast.model import Decision
 from isoplast.optim._adamo import AdamO
 from isoplast.optim._attach import Attachment, attach
 from isoplast.optim._groups import DEFAULT_ISOMETRY, GROUP_DEFAULTS
-from isoplast.optim._lean import LeanAdam, LeanAdamW
 from isoplast.optim._muon import AdjustLR, muon_with_adam
 from isoplast.optim._param_groups import ParamGroups, param_groups
 from isoplast.optim._project import isometry_penalty, orthogonalize_
@@ -20,8 +19,6 @@ __all__ = [
     "Decision",
     "IsometryReport",
     "KeptMatrix",
-    "LeanAdam",
-    "LeanAdamW",
     "ParamGroups",
     "ReferenceAdamO",
     "attach",

@@ -349,7 +349,7 @@ def test_orthogonal_initialisation_is_what_it_says_and_then_adam(net: str) -> No
         )
     torch.testing.assert_close(torch.linalg.svdvals(model.head.weight.detach()), torch.full((3,), 0.5))
     optimizer = methods.get("orthogonal-init").optimizer(model, 1e-2)
-    assert isinstance(optimizer, torch.optim.Adam)
+    assert type(optimizer) is torch.optim.Adam
     assert optimizer.defaults == methods.get("adam").optimizer(model, 1e-2).defaults
 
 

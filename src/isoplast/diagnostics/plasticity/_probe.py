@@ -27,7 +27,6 @@ from isoplast.model import (
     take_samples,
     usable,
 )
-from isoplast.optim import LeanAdam
 
 Loss = Callable[[Tensor, Any], Tensor]
 Task = Callable[[int], tuple[Any, Any, Loss]]
@@ -159,7 +158,7 @@ class Probe:
         for parameter in parameters:  # of the copy: Adam takes no sparse gradients
             parameter.register_post_accumulate_grad_hook(_densify)  # type: ignore[no-untyped-call]
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-        return LeanAdam(parameters, lr=self._lr, fused=fused)
+        return torch.optim.Adam(parameters, lr=self._lr, fused=fused)
 
     def describe(self, state: str) -> str:
         if self._optimizer is None:

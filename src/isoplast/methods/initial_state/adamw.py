@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, moments
-from isoplast.optim import LeanAdamW
 
 
 @register
@@ -48,8 +48,8 @@ class AdamW(Method):
         at_least(self, 0.0, "weight_decay")
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
-        """Return fused AdamW on all parameters."""
-        return LeanAdamW(
+        """Return `torch.optim.AdamW` on all parameters."""
+        return torch.optim.AdamW(
             model.parameters(),
             lr=lr,
             betas=self.betas,

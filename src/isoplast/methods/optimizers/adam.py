@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import moments
-from isoplast.optim import LeanAdam
 
 
 @register
@@ -40,5 +40,5 @@ class Adam(Method):
         moments(self, self.betas, self.eps)
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
-        """Return fused Adam on all parameters."""
-        return LeanAdam(model.parameters(), lr=lr, betas=self.betas, eps=self.eps, fused=True)
+        """Return `torch.optim.Adam` on all parameters."""
+        return torch.optim.Adam(model.parameters(), lr=lr, betas=self.betas, eps=self.eps, fused=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from isoplast.methods._protocol import Method, MethodInfo
 from isoplast.methods._registry import register
 from isoplast.methods._tools._checks import at_least, fraction
-from isoplast.optim import LeanAdam
 
 
 @register
@@ -49,6 +49,6 @@ class EqualBetas(Method):
         at_least(self, 0, "eps")
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
-        """Return fused Adam on all parameters."""
+        """Return `torch.optim.Adam` on all parameters."""
         betas = (self.beta, self.beta)
-        return LeanAdam(model.parameters(), lr=lr, betas=betas, eps=self.eps, fused=True)
+        return torch.optim.Adam(model.parameters(), lr=lr, betas=betas, eps=self.eps, fused=True)
