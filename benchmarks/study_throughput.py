@@ -11,8 +11,8 @@ nothing measured. Both go in turns in one process on one thread, three tasks a t
 not count. The processor's time is taken, so that others who use the machine count little; the ratio is
 that of medians.
 
-`--passes` trains longer on each task; with `--fused` the loop uses torch's fused Adam, of which ours is a
-leaner form. With `--every N` the instruments look after every N tasks alone: a turn is then 2 N tasks, and
+`--passes` trains longer on each task; with `--fused` the loop uses the fused Adam that
+ours uses. With `--every N` the instruments look after every N tasks alone: a turn is then 2 N tasks, and
 its time the mean over the last N.
 
 `--workers` compares, by the clock and by the processor's time of the workers, eight runs by one worker and by
