@@ -31,7 +31,12 @@ COLUMNS = (
     *("plasticity", "ntk_condition_number", "ntk_participation_rank", "jacobian_condition_number"),
 )
 
-SUMMARIES = ("largest_sigma", "smallest_sigma", "dead_units", "dormant_units")
+SUMMARIES = {
+    "sigma_max": pl.col("sigma_max").list.max().alias("largest_sigma"),
+    "sigma_min": pl.col("sigma_min").list.min().alias("smallest_sigma"),
+    "dead": pl.col("dead").list.mean().alias("dead_units"),
+    "dormant": pl.col("dormant").list.mean().alias("dormant_units"),
+}
 
 
 def pack(directory: Path) -> Path:
@@ -43,19 +48,23 @@ def pack(directory: Path) -> Path:
     )
     found = found.select(
         *(name for name in COLUMNS if name in frame.columns),
-        pl.col("sigma_max").list.max().alias(SUMMARIES[0]),
-        pl.col("sigma_min").list.min().alias(SUMMARIES[1]),
-        pl.col("dead").list.mean().alias(SUMMARIES[2]),
-        pl.col("dormant").list.mean().alias(SUMMARIES[3]),
+        *(summary for name, summary in SUMMARIES.items() if name in frame.columns),
     )
     target = HERE / f"{directory.name}.csv"
     found.write_csv(target, float_precision=4)
     return target
 
 
+def table(name: str) -> pl.DataFrame:
+    """A table, without what is no metric of a study."""
+    return pl.read_csv(HERE / f"{name}.csv").drop(
+        *("largest_sigma", "smallest_sigma", "dead_units", "dormant_units"), strict=False
+    )
+
+
 def draw(name: str) -> Path:
     """Draw the score after each task, and print means with 95 % intervals over the seeds."""
-    results = method_runs(pl.read_csv(HERE / f"{name}.csv").drop(SUMMARIES))
+    results = method_runs(table(name))
     print(f"| method | seeds | {results[0].metric.label}, mean over tasks | first task | last task |")
     print("|---|---|---|---|---|")
     for result in results:
@@ -69,9 +78,7 @@ def draw(name: str) -> Path:
 
 def draw_cycles(name: str, single: str) -> Path:
     """Draw the mean normalised return of each cycle of games, and print it by cycle and by game."""
-    frame, alone = (
-        pl.read_csv(HERE / f"{one}.csv").filter(pl.col("task") >= 0).drop(SUMMARIES) for one in (name, single)
-    )
+    frame, alone = (table(one).filter(pl.col("task") >= 0) for one in (name, single))
     scaled = normalised_scores(frame, alone)
     games = scaled["environment"].n_unique()
     scaled = scaled.with_columns(pl.col("task") // games * games + games - 1)  # the last one of its cycle
