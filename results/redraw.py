@@ -3,6 +3,8 @@
     python results/redraw.py pack runs/control_demo     # writes results/control_demo.csv
     python results/redraw.py draw control_demo          # writes docs/figures/control_demo.svg
     python results/redraw.py draw minatar_small --single minatar_single_small  # games on one scale, by cycle
+    python results/redraw.py trials runs/NAME-tuning    # writes results/NAME_trials.csv
+    python results/redraw.py trials NAME                # prints the mean scores of all trials of a tuning
 
 A table has a row for each run and task: the score, what else was scored, and of the singular values and the
 units what the figures show.
@@ -53,6 +55,33 @@ def pack(directory: Path) -> Path:
     target = HERE / f"{directory.name}.csv"
     found.write_csv(target, float_precision=4)
     return target
+
+
+def pack_trials(directory: Path) -> Path:
+    """Write the mean score of every trial of a tuning, seed by seed."""
+    frame = load_study(directory / "sweep").filter(pl.col("task") >= 0)
+    strengths = [name for name in ("isometry", "adamo.isometry") if name in frame.columns]
+    found = (
+        frame.with_columns(pl.coalesce(strengths).alias("isometry"))
+        .group_by("method", "lr", "isometry", "seed")
+        .agg(pl.len().alias("tasks"), pl.col("score").mean())
+        .sort("method", "lr", "isometry", "seed")
+    )
+    target = HERE / f"{directory.name.removesuffix('-tuning')}_trials.csv"
+    found.write_csv(target, float_precision=6)
+    return target
+
+
+def show_trials(name: str) -> None:
+    """Print the mean score of every trial over its seeds: a row for each strength, a column for each rate."""
+    frame = pl.read_csv(HERE / f"{name}_trials.csv")
+    rates = sorted(frame["lr"].unique())
+    print(f"| method | isometry | {' | '.join(f'lr {rate:g}' for rate in rates)} |")
+    print(f"|{'---|' * (len(rates) + 2)}")
+    for (method, strength), rows in frame.group_by("method", "isometry", maintain_order=True):
+        means = {rate: rows.filter(pl.col("lr") == rate)["score"] for rate in rates}
+        cells = [f"{found.mean():.3f}" if len(found) else "" for found in means.values()]
+        print(f"| {method} | {'' if strength is None else f'{strength:g}'} | {' | '.join(cells)} |")
 
 
 def table(name: str) -> pl.DataFrame:
@@ -120,12 +149,17 @@ def interval(values: np.ndarray) -> str:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("pack", "draw"))
+    parser.add_argument("what", choices=("pack", "draw", "trials"))
     parser.add_argument("which", help="the directory of the runs, or the name of a table")
     parser.add_argument("--single", help="draw: the table of the runs that train on one environment each")
     arguments = parser.parse_args()
     if arguments.what == "pack":
         print(pack(Path(arguments.which)))
+    elif arguments.what == "trials":
+        if Path(arguments.which).is_dir():
+            print(pack_trials(Path(arguments.which)))
+        else:
+            show_trials(arguments.which)
     elif arguments.single:
         print(draw_cycles(arguments.which, arguments.single))
     else:
