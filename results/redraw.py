@@ -34,10 +34,10 @@ COLUMNS = (
 )
 
 SUMMARIES = {
-    "sigma_max": pl.col("sigma_max").list.max().alias("largest_sigma"),
-    "sigma_min": pl.col("sigma_min").list.min().alias("smallest_sigma"),
-    "dead": pl.col("dead").list.mean().alias("dead_units"),
-    "dormant": pl.col("dormant").list.mean().alias("dormant_units"),
+    "largest_sigma": pl.col("sigma_max").list.max(),
+    "smallest_sigma": pl.col("sigma_min").list.min(),
+    "dead_units": pl.col("dead").list.mean(),
+    "dormant_units": pl.col("dormant").list.mean(),
 }
 
 
@@ -50,7 +50,7 @@ def pack(directory: Path) -> Path:
     )
     found = found.select(
         *(name for name in COLUMNS if name in frame.columns),
-        *(summary for name, summary in SUMMARIES.items() if name in frame.columns),
+        *(one.alias(name) for name, one in SUMMARIES.items() if one.meta.root_names()[0] in frame.columns),
     )
     target = HERE / f"{directory.name}.csv"
     found.write_csv(target, float_precision=4)
@@ -86,9 +86,7 @@ def show_trials(name: str) -> None:
 
 def table(name: str) -> pl.DataFrame:
     """A table, without what is no metric of a study."""
-    return pl.read_csv(HERE / f"{name}.csv").drop(
-        *("largest_sigma", "smallest_sigma", "dead_units", "dormant_units"), strict=False
-    )
+    return pl.read_csv(HERE / f"{name}.csv").drop(*SUMMARIES, strict=False)
 
 
 def draw(name: str) -> Path:
