@@ -48,9 +48,9 @@ class Recipe:
     instruments: tuple[str, ...]
     every: int = 1
 
-    def looks(self, task: int, tasks: int) -> bool:
-        """Whether the instruments measure after this of so many tasks; the last one is among them."""
-        return (task + 1) % self.every == 0 or task == tasks - 1
+    def looks(self, task: int, tasks: int, steps: int) -> bool:
+        """Whether the instruments measure after this of so many tasks; before any step and at the end always."""
+        return not steps or (task + 1) % self.every == 0 or task == tasks - 1
 
 
 class Learner(ABC):

@@ -185,7 +185,7 @@ class ActingLearner(TrainingLearner):
             self.unmeasured = unmeasured
             on_failure = unmeasured.__setitem__
             names = recipe.instruments
-            if not self.steps or recipe.looks(task.index, self.problem.tasks):
+            if recipe.looks(task.index, self.problem.tasks, self.steps):
                 found |= measure_network(
                     network, observations, objective, recipe.lr, names, on_failure, self.parts
                 )

@@ -208,7 +208,7 @@ class SupervisedLearner(TrainingLearner):
                 found |= {f"online_{name}": value for name, value in self._measured.means(objective).items()}
             unmeasured: dict[str, str] = {}
             self.unmeasured = unmeasured
-            if not self.steps or self.recipe.looks(task.index, self.problem.tasks):
+            if self.recipe.looks(task.index, self.problem.tasks, self.steps):
                 found |= measure_network(
                     network,
                     inputs,
