@@ -49,7 +49,7 @@ class Recipe:
     every: int = 1
 
     def looks(self, task: int, tasks: int, steps: int) -> bool:
-        """Whether the instruments measure after this of so many tasks; before any step and at the end always."""
+        """Whether the instruments measure after this of so many tasks; before any step they always do."""
         return not steps or (task + 1) % self.every == 0 or task == tasks - 1
 
 
