@@ -98,6 +98,18 @@ def test_no_connection_says_what_to_do(cache: Path, site: Path) -> None:
     assert kept(cache) == []
 
 
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_second_try_fails_as_the_first_did(cache: Path, site: Path, name: str) -> None:
+    (site / "train-images-idx3-ubyte.gz").unlink()
+    messages = []
+    for _ in range(2):
+        with pytest.raises(IsoplastError) as error:
+            load_data(name)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("cannot download file://")
+
+
 def test_an_interruption_leaves_nothing_behind(
     cache: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,8 +162,8 @@ _download.download(sys.argv[1], Path(sys.argv[2]), 3_000_000, lambda data: None)
 """
 
 
-def test_what_a_killed_download_left_aside_is_removed(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "cache" / "target"
+def test_what_a_killed_download_left_aside_is_removed(cache: Path, site: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", cache / "cifar-10-binary.tar.gz"
     source.write_bytes(bytes(3_000_000))
     words = [sys.executable, "-c", KILLED, source.as_uri(), str(target)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
@@ -160,9 +172,13 @@ def test_what_a_killed_download_left_aside_is_removed(tmp_path: Path) -> None:
         process.kill()
     (left,) = kept(target.parent)
     assert left.endswith(".part")
-    (target.parent / "target2.1234.part").touch()  # of another file, which may be downloading now
+    other = ".cifar-10-binary.tar.gz2.1234.part"  # of another file, which may be downloading now
+    (cache / other).touch()
+    with pytest.raises(IsoplastError, match="cannot download"):  # and not: of no known edition
+        load_data("cifar10")
+    assert kept(cache) == [other]
     download(source.as_uri(), target, 3_000_000, lambda data: None)
-    assert kept(target.parent) == ["target", "target2.1234.part"]
+    assert kept(cache) == [other, "cifar-10-binary.tar.gz"]
 
 
 def test_an_answer_that_does_not_end_is_not_kept(tmp_path: Path) -> None:

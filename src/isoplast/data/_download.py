@@ -75,7 +75,7 @@ def download(url: str, target: Path, limit: int, verify: Callable[[bytes], objec
                 data = target.read_bytes()
                 verify(data)
                 return data
-            for left in target.parent.glob(f"{target.name}.*.part"):
+            for left in target.parent.glob(f".{target.name}.*.part"):
                 left.unlink()
             return _fetch_aside(url, target, limit, verify)
     except (OSError, http.client.HTTPException) as error:
@@ -88,7 +88,7 @@ def download(url: str, target: Path, limit: int, verify: Callable[[bytes], objec
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Only for one process at a time; the system lets go of the lock however that process ends."""
-    lock = filelock.FileLock(target.with_name(f"{target.name}.lock"))
+    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -101,7 +101,7 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def _fetch_aside(url: str, target: Path, limit: int, verify: Callable[[bytes], object]) -> bytes:
-    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         with part.open("xb") as out:
             data = _fetch(url, target, limit, out)
