@@ -2,9 +2,12 @@
 
     python results/redraw.py pack runs/control_demo     # writes results/control_demo.csv
     python results/redraw.py draw control_demo          # writes docs/figures/control_demo.svg
+    python results/redraw.py instruments NAME           # writes docs/figures/NAME_instruments.svg
+    python results/redraw.py compare NAME --last 10     # prints the last ten tasks' means, paired by seed
     python results/redraw.py draw minatar_small --single minatar_single_small  # games on one scale, by cycle
     python results/redraw.py trials runs/NAME-tuning    # writes results/NAME_trials.csv
-    python results/redraw.py trials NAME                # prints the mean scores of all trials of a tuning
+    python results/redraw.py trials NAME                # prints the mean scores of all trials of a tuning,
+                                                        # and writes docs/figures/NAME_trials.svg
 
 A table has a row for each run and task: the score, what else was scored, and of the singular values and the
 units what the figures show.
@@ -14,15 +17,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
-from isoplast.report import method_runs, score_chart
-from isoplast.statistics import normalised_scores
-from isoplast.study import load_study
+from isoplast.report import instruments_chart, method_runs, score_chart, sweep_chart
+from isoplast.statistics import last, method_table, normalised_scores
+from isoplast.study import load_study, metric
 
 HERE = Path(__file__).parent
 FIGURES = HERE.parent / "docs" / "figures"
@@ -30,14 +35,22 @@ COLUMNS = (
     *("run_id", "label", "seed", "task", "method_active", "primary", "score", "chance", "steps"),
     "environment",
     *("return", "online_return", "episode_length", "accuracy", "loss", "online_loss"),
-    *("plasticity", "ntk_condition_number", "ntk_participation_rank", "jacobian_condition_number"),
+    *(
+        "plasticity",
+        "plasticity_learned",
+        "ntk_condition_number",
+        "ntk_participation_rank",
+        "jacobian_condition_number",
+    ),
 )
 
-SUMMARIES = {
-    "largest_sigma": pl.col("sigma_max").list.max(),
-    "smallest_sigma": pl.col("sigma_min").list.min(),
-    "dead_units": pl.col("dead").list.mean(),
-    "dormant_units": pl.col("dormant").list.mean(),
+# Of the layers of a network: the name in a table, of what it is made, and how.
+SUMMARIES: dict[str, tuple[str, Callable[[pl.Expr], pl.Expr]]] = {
+    "largest_sigma": ("sigma_max", lambda layers: layers.list.max()),
+    "smallest_sigma": ("sigma_min", lambda layers: layers.list.min()),
+    "weight_rank": ("effective_rank", lambda layers: layers.list.mean()),
+    "dead_units": ("dead", lambda layers: layers.list.mean()),
+    "dormant_units": ("dormant", lambda layers: layers.list.mean()),
 }
 
 
@@ -50,7 +63,7 @@ def pack(directory: Path) -> Path:
     )
     found = found.select(
         *(name for name in COLUMNS if name in frame.columns),
-        *(one.alias(name) for name, one in SUMMARIES.items() if one.meta.root_names()[0] in frame.columns),
+        *(make(pl.col(of)).alias(name) for name, (of, make) in SUMMARIES.items() if of in frame.columns),
     )
     target = HERE / f"{directory.name}.csv"
     found.write_csv(target, float_precision=4)
@@ -85,8 +98,13 @@ def show_trials(name: str) -> None:
 
 
 def table(name: str) -> pl.DataFrame:
-    """A table, without what is no metric of a study."""
-    return pl.read_csv(HERE / f"{name}.csv").drop(*SUMMARIES, strict=False)
+    """A table as the frame of a study, in which what is said of all layers is said of a single one."""
+    frame = pl.read_csv(HERE / f"{name}.csv")
+    known = {name: of for name, (of, _) in SUMMARIES.items() if name in frame.columns}
+    return frame.with_columns(
+        *(pl.concat_list(name).alias(of) for name, of in known.items()),
+        *(pl.lit(["all"]).alias(kind) for kind in ("layers", "units")),
+    ).drop(known)
 
 
 def draw(name: str) -> Path:
@@ -101,6 +119,39 @@ def draw(name: str) -> Path:
     target = FIGURES / f"{name}.svg"
     target.write_text(score_chart(results), encoding="utf-8")
     return target
+
+
+def draw_instruments(name: str) -> Path:
+    """Draw what the instruments read after each task, and print their means over the seeds at the last."""
+    results = method_runs(table(name))
+    read = {
+        **{key: (lambda one, key=key: one.per_layer[key][:, -1, 0]) for key in results[0].per_layer},
+        **{key: (lambda one, key=key: one.probes[key][:, -1]) for key in results[0].probes},
+    }
+    print(f"| method | {' | '.join(metric(key).label for key in read)} |\n|{'---|' * (len(read) + 1)}")
+    for one in results:
+        print(f"| {one.label} | {' | '.join(f'{find(one).mean():.3g}' for find in read.values())} |")
+    target = FIGURES / f"{name}_instruments.svg"
+    target.write_text(instruments_chart(results), encoding="utf-8")
+    return target
+
+
+def compare(name: str, tasks: int, baseline: str) -> None:
+    """Print the mean of the last tasks, and its gain over one method, paired by seed."""
+    frame = table(name).filter(pl.col("task") >= 0)
+    found = method_table(
+        frame,
+        higher_is_better=metric(frame["primary"][0]).higher_is_better is not False,
+        statistic=functools.partial(last, k=tasks),
+        baseline=baseline,
+    )
+    print(f"| method | seeds | last {tasks} tasks | gain over {baseline} | effect size | p (Holm) |")
+    print("|---|---|---|---|---|---|")
+    for row in found.iter_rows(named=True):
+        score = "{score:.3f} [{score_low:.3f}, {score_high:.3f}]".format(**row)
+        gain = "{gain:.3f} [{gain_low:.3f}, {gain_high:.3f}] | {effect_size:.1f} | {p_adjusted:.2g}"
+        told = gain.format(**row) if row["gain"] is not None else " | | "
+        print(f"| {row['method']} | {row['seeds']} | {score} | {told} |")
 
 
 def draw_cycles(name: str, single: str) -> Path:
@@ -135,6 +186,26 @@ def draw_cycles(name: str, single: str) -> Path:
     return target
 
 
+def draw_trials(name: str) -> Path:
+    """Draw the mean score of AdamO's trials against its strength, a line per rate, and the best of Adam."""
+    trials = pl.read_csv(HERE / f"{name}_trials.csv").filter(pl.col("method").is_in(["adam", "adamo"]))
+    best = trials.filter(pl.col("method") == "adam").group_by("lr").agg(pl.col("score").mean())
+    rate = best.sort("score")["lr"][-1]
+    frame = trials.filter((pl.col("method") == "adamo") | (pl.col("lr") == rate)).with_columns(
+        pl.concat_str("method", "lr", "isometry", "seed", ignore_nulls=True, separator=" ").alias("run_id"),
+        pl.when(pl.col("method") == "adam")
+        .then(pl.lit(f"Adam, lr {rate:g}"))
+        .otherwise(pl.lit("AdamO"))
+        .alias("label"),
+        pl.col("method").alias("method_active"),
+        pl.lit("online_accuracy").alias("primary"),
+        pl.lit(0).alias("task"),
+    )
+    target = FIGURES / f"{name}_trials.svg"
+    target.write_text(sweep_chart(method_runs(frame.drop("tasks"))), encoding="utf-8")
+    return target
+
+
 def interval(values: np.ndarray) -> str:
     """Mean and half the width of its 95 % t interval: accuracies to three digits, returns to none."""
     digits = 3 if abs(values).max() <= 10 else 0
@@ -147,8 +218,12 @@ def interval(values: np.ndarray) -> str:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("pack", "draw", "trials"))
+    parser.add_argument("what", choices=("pack", "draw", "instruments", "compare", "trials"))
     parser.add_argument("which", help="the directory of the runs, or the name of a table")
+    parser.add_argument("--last", type=int, default=1, help="compare: how many tasks count")
+    parser.add_argument(
+        "--baseline", default="Adam", help="compare: the method that the others are compared with"
+    )
     parser.add_argument("--single", help="draw: the table of the runs that train on one environment each")
     arguments = parser.parse_args()
     if arguments.what == "pack":
@@ -158,6 +233,11 @@ def main() -> None:
             print(pack_trials(Path(arguments.which)))
         else:
             show_trials(arguments.which)
+            print(draw_trials(arguments.which))
+    elif arguments.what == "instruments":
+        print(draw_instruments(arguments.which))
+    elif arguments.what == "compare":
+        compare(arguments.which, arguments.last, arguments.baseline)
     elif arguments.single:
         print(draw_cycles(arguments.which, arguments.single))
     else:

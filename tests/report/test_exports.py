@@ -6,12 +6,13 @@ import csv
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic
 
 from isoplast._core.errors import IsoplastError
 from isoplast.cli import main
-from isoplast.report import method_runs, write_figures, write_report
+from isoplast.report import instruments_chart, method_runs, write_figures, write_report
 from isoplast.report.figures._paper import paper_figures
 from isoplast.report.pages._tables import escape
 from isoplast.study import load_study
@@ -107,8 +108,30 @@ def test_the_curves_go_through_the_means(study: Path) -> None:
         assert list(y) == pytest.approx(one.score[:, one.trained].mean(axis=0))
     (axes,) = figures["sigma_max"].axes
     curves = {str(line.get_label()): line for line in axes.get_lines()}
-    largest = results[0].per_layer["sigma_max"].max(axis=2).mean(axis=0)
+    largest = np.exp(np.log(results[0].per_layer["sigma_max"].max(axis=2)).mean(axis=0))  # on a log axis
     assert list(curves[results[0].label].get_ydata()) == pytest.approx(largest)
+
+
+def test_all_instruments_in_one_figure_show_what_each_alone_shows(study: Path) -> None:
+    figures = dict(paper_figures(method_runs(load_study(study))))
+    panels = {str(axes.get_gid()): axes for axes in figures["instruments"].axes}
+    assert set(panels) == set(figures) - {"score", "profile", "instruments"}
+    for name, panel in panels.items():
+        (alone,) = figures[name].axes
+        assert panel.get_yscale() == alone.get_yscale()
+        for line, other in zip(panel.get_lines(), alone.get_lines(), strict=True):
+            assert str(line.get_label()) == str(other.get_label())
+            assert line.get_xydata().tolist() == other.get_xydata().tolist()
+
+
+def test_no_instruments_no_figure_of_them(tmp_path: Path) -> None:
+    synthetic.write_run(tmp_path, synthetic.specification("Adam", 0, 2), synthetic.staying)
+    frame = load_study(tmp_path)
+    bare = frame.select("run_id", "label", "seed", "task", "method_active", "score", "primary")
+    results = method_runs(bare)
+    assert [name for name, _ in paper_figures(results)] == ["score", "profile"]
+    with pytest.raises(IsoplastError, match="no instrument was read"):
+        instruments_chart(results)
 
 
 def test_infinite_values_are_drawn_and_named(study: Path) -> None:

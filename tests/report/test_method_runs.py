@@ -63,6 +63,16 @@ def test_the_band_is_the_range_of_few_seeds_and_the_deviation_of_many() -> None:
     np.testing.assert_allclose(mean - low, many.std(axis=0, ddof=1))
 
 
+@pytest.mark.parametrize("seeds", [3, 8])
+def test_on_a_log_axis_the_band_is_of_the_logarithms(seeds: int) -> None:
+    powers = np.random.default_rng(0).normal(scale=4.0, size=(seeds, 2))  # mean - deviation is below 0
+    powers[0, 1] = -np.inf
+    found = over_seeds(10.0**powers, log=True)
+    powers[0, 1] = -10.0  # of what is 0 as of the smallest that is drawn
+    for values, wanted in zip(found, over_seeds(powers), strict=True):
+        np.testing.assert_allclose(np.log10(values), wanted)
+
+
 @pytest.mark.parametrize(
     ("seeds", "words"),
     [

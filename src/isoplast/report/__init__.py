@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +15,13 @@ from isoplast.report.data._method_runs import MethodRuns, method_runs
 from isoplast.report.data._numbers import Scores, scores
 from isoplast.report.data._source import read_source
 from isoplast.report.figures._charts import score_chart, sweep_chart
-from isoplast.report.figures._paper import FORMATS, paper_figures, score_figure, written
+from isoplast.report.figures._paper import (
+    FORMATS,
+    instruments_figure,
+    paper_figures,
+    score_figure,
+    written,
+)
 from isoplast.report.figures._spectra import histograms
 from isoplast.report.pages._inspection import inspection_page
 from isoplast.report.pages._spectra import readings, spectra_page
@@ -29,6 +35,7 @@ __all__ = [
     "headline",
     "histograms",
     "inspection_page",
+    "instruments_chart",
     "method_runs",
     "readings",
     "score_chart",
@@ -79,8 +86,9 @@ def write_report(study_dir: Path, out: Path | None = None) -> Path:
 def write_figures(study_dir: Path, out: Path) -> list[Path]:
     """Write every figure of a study as .svg and .pdf, its tables as .csv and .tex, into a folder.
 
-    `score`, `profile`, `sensitivity` and one figure for each instrument; `methods`: the ranked table, with
-    intervals and comparisons paired by seed; `scores.csv`: a row for each run and task.
+    `score`, `profile`, `sensitivity`, one figure for each instrument and `instruments` with all of them;
+    `methods`: the ranked table, with intervals and comparisons paired by seed; `scores.csv`: a row for each
+    run and task.
 
     Args:
         study_dir: the directory that a study, or a single run, wrote.
@@ -109,6 +117,21 @@ def write_figures(study_dir: Path, out: Path) -> list[Path]:
     for path, contents in files:
         write_whole(_with_folder(path), contents)
     return [path for path, _ in files]
+
+
+def instruments_chart(results: Sequence[MethodRuns]) -> str:
+    """Every instrument that was read after each task, a panel each, as SVG text.
+
+    Args:
+        results: the methods of a study.
+
+    Raises:
+        IsoplastError: no instrument was read.
+
+    Example:
+        >>> Path("instruments.svg").write_text(instruments_chart(method_runs(load_study("runs/demo"))))
+    """
+    return written(instruments_figure(results), "svg").decode()
 
 
 def _contents(kind: str, study_dir: Path, frame: pl.DataFrame, found: list[MethodRuns]) -> bytes:

@@ -21,6 +21,8 @@ from isoplast.report.figures._palette import Style, style
 from isoplast.study import METRICS, Metric, metric, varying
 
 Array = npt.NDArray[np.float64]
+SMALLEST_DRAWN = 1e-10
+"""Singular values below this are rounding noise of a float32 decomposition; log axes end here."""
 
 _PER_MATRIX = ("sigma_min", "sigma_mean", "sigma_max", "condition_number", "effective_rank", "gram_deviation")
 _PER_ACTIVATION = ("dead", "dormant")
@@ -203,15 +205,23 @@ def _first_names(group: pl.DataFrame, kind: str) -> tuple[str, ...]:
     return tuple(known[0]) if len(known) else ()
 
 
-def over_seeds(values: Array) -> tuple[Array, Array, Array]:
+def over_seeds(values: Array, *, log: bool = False) -> tuple[Array, Array, Array]:
     """Mean, lower and upper edge of the band over the first axis, ignoring what is missing.
 
     The band is the range for up to four seeds, where a standard deviation says little, and one standard
     deviation either way from five on.
 
+    Args:
+        values: shape (seeds, ...).
+        log: whether for a log axis: mean and deviation are of the logarithms, those of values below
+            `SMALLEST_DRAWN` as of it.
+
     Returns:
         Three arrays of the shape of one seed; NaN where no seed has a value.
     """
+    if log:
+        mean, low, high = over_seeds(np.log(np.maximum(values, SMALLEST_DRAWN)))
+        return np.exp(mean), np.exp(low), np.exp(high)
     known = np.isfinite(values)
     count = known.sum(axis=0)
     filled = np.where(known, values, 0.0)

@@ -13,11 +13,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from isoplast.diagnostics import Activity, Moment, WeightSpectra
+from isoplast.report.data._method_runs import SMALLEST_DRAWN
 from isoplast.report.figures._axes import share_scale
 from isoplast.report.figures._palette import style
 from isoplast.report.figures._plotly import (
     ALL,
-    SMALLEST_DRAWN,
     blank_figure,
     reference,
     set_log_axis,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from isoplast._core.errors import IsoplastError
 from isoplast.report.data._isometry import isometry
 from isoplast.report.data._method_runs import Array, MethodRuns, over_seeds
 from isoplast.report.figures._charts import swept_lines
@@ -35,6 +37,7 @@ _SETTINGS = {
 }
 _BAND = 5  # seeds from which on the band of a profile says anything
 _WIDTH, _HEIGHT = 5.5, 3.2  # inches: the text of a usual conference template is 5.5 wide
+_PANEL = 3.5, 1.9  # inches of one of several panels, two in a row
 _PER_LAYER: dict[str, tuple[str, Callable[..., Any], bool]] = {
     "sigma_max": ("largest singular value", np.nanmax, True),
     "sigma_min": ("smallest singular value", np.nanmin, True),
@@ -62,8 +65,8 @@ def paper_figures(results: Sequence[MethodRuns]) -> Iterator[tuple[str, Figure]]
     """Every figure that the results allow, each with the name of its file.
 
     `score`: after each task. `profile`: the share of all scores that are better than each (a performance
-    profile, of the runs that are complete). `sensitivity`: against
-    the strength of isometry, where the study sweeps it. The others: the instruments, per task; of the
+    profile, of the runs that are complete). `sensitivity`: against the strength of isometry, where the study
+    sweeps it. `instruments`: all of them, a panel each. The others: each instrument alone, per task; of the
     weights the extreme or the mean over matrices, of units the mean over layers.
 
     Args:
@@ -73,12 +76,43 @@ def paper_figures(results: Sequence[MethodRuns]) -> Iterator[tuple[str, Figure]]
     yield "profile", _profile(results)
     if len({one.strength for one in map(isometry, results) if one is not None}) > 1:
         yield "sensitivity", _sensitivity(results)
-    for name, (label, reduce, log) in _PER_LAYER.items():
-        if any(name in one.per_layer for one in results):
-            yield name, _curves(results, name, label, log, functools.partial(_over_layers, name, reduce))
-    for name, (label, log) in _OF_NETWORK.items():
-        if any(name in one.probes for one in results):
-            yield name, _curves(results, name, label, log, functools.partial(_of_network, name))
+    measured = _measured(results)
+    if len(measured) > 1:
+        yield "instruments", instruments_figure(results)
+    for one in measured:
+        figure, axes = _blank(one.name, one.label)
+        _draw_instrument(axes, results, one)
+        yield one.name, _finished(figure, axes, len(results))
+
+
+def instruments_figure(results: Sequence[MethodRuns]) -> Figure:
+    """Every instrument that was read, a panel each.
+
+    Raises:
+        IsoplastError: none was.
+    """
+    from matplotlib.figure import Figure
+
+    measured = _measured(results)
+    if not measured:
+        raise IsoplastError("no instrument was read in this study: give it some, such as [weights, ntk]")
+    rows = -(-len(measured) // 2)
+    with _style():
+        figure = Figure(figsize=(2 * _PANEL[0], rows * _PANEL[1]), layout="constrained")
+        panels = figure.subplots(rows, 2, sharex=True, squeeze=False).ravel()
+        for axes, one in zip(panels, measured, strict=False):
+            axes.set_title(one.label, size=9)
+            axes.set_gid(one.name)
+            _draw_instrument(axes, results, one)
+        for axes in panels[len(measured) :]:
+            axes.remove()
+        for axes in panels[len(measured) - 2 : len(measured)]:
+            axes.set_xlabel("tasks trained on")
+            axes.xaxis.set_tick_params(labelbottom=True)
+        lines, labels = panels[0].get_legend_handles_labels()
+        figure.set_figheight(rows * _PANEL[1] + 0.2 * -(-len(labels) // 3))
+        figure.legend(lines, labels, loc="outside lower center", ncols=3, fontsize=8)
+    return figure
 
 
 def score_figure(results: Sequence[MethodRuns]) -> Figure:
@@ -128,18 +162,35 @@ def _over_layers(name: str, reduce: Callable[..., Any], one: MethodRuns) -> Arra
     return reduced
 
 
-def _curves(
-    results: Sequence[MethodRuns],
-    name: str,
-    label: str,
-    log: bool,
-    values: Callable[[MethodRuns], Array | None],
-) -> Figure:
-    figure, axes = _blank(name, label)
-    found = {one.label: values(one) for one in results}
+@dataclasses.dataclass(frozen=True)
+class _Instrument:
+    """One curve per method: what it is called, and how it is read from the runs of a method."""
+
+    name: str
+    label: str
+    log: bool
+    values: Callable[[MethodRuns], Array | None]
+
+
+def _measured(results: Sequence[MethodRuns]) -> list[_Instrument]:
+    """The instruments that were read in any run."""
+    found = [
+        _Instrument(name, label, log, functools.partial(_over_layers, name, reduce))
+        for name, (label, reduce, log) in _PER_LAYER.items()
+        if any(name in one.per_layer for one in results)
+    ]
+    return found + [
+        _Instrument(name, label, log, functools.partial(_of_network, name))
+        for name, (label, log) in _OF_NETWORK.items()
+        if any(name in one.probes for one in results)
+    ]
+
+
+def _draw_instrument(axes: Axes, results: Sequence[MethodRuns], instrument: _Instrument) -> None:
+    found = {one.label: instrument.values(one) for one in results}
     every = np.concatenate([one.ravel() for one in found.values() if one is not None])
     top = 10.0 * max(every[np.isfinite(every)], default=1.0)  # where infinite values are drawn
-    if log:
+    if instrument.log:
         axes.set_yscale("log")
         if np.isposinf(every).any():
             axes.axhline(top, color="0.4", linestyle=":", linewidth=0.8)
@@ -149,16 +200,20 @@ def _curves(
     finite = {
         label: None if one is None else np.where(np.isposinf(one), top, one) for label, one in found.items()
     }
-    _draw(axes, results, lambda one: finite[one.label])
-    return _finished(figure, axes, len(results))
+    _draw(axes, results, lambda one: finite[one.label], log=instrument.log)
 
 
-def _draw(axes: Axes, results: Sequence[MethodRuns], values: Callable[[MethodRuns], Array | None]) -> None:
+def _draw(
+    axes: Axes,
+    results: Sequence[MethodRuns],
+    values: Callable[[MethodRuns], Array | None],
+    log: bool = False,
+) -> None:
     for one in results:
         found = values(one)
         if found is None:
             continue
-        mean, low, high = over_seeds(found)
+        mean, low, high = over_seeds(found, log=log)
         known = np.isfinite(mean)
         if not known.any():
             continue

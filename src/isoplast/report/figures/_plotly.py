@@ -16,15 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from isoplast.report.data._method_runs import Array, MethodRuns, over_seeds
+from isoplast.report.data._method_runs import SMALLEST_DRAWN, Array, MethodRuns, over_seeds
 from isoplast.report.figures._axes import Scale, share_scale
 from isoplast.report.figures._charts import scale_of_scores
 from isoplast.report.figures._palette import SHADES
 
 ALL = "all"
 _LIGHT = SHADES["light"]
-# Singular values below this are rounding noise of a float32 decomposition; the log axis ends here.
-SMALLEST_DRAWN = 1e-10
+_LINEAR = ("plasticity_learned",)  # probes that are drawn on a linear axis
 _HEIGHT = {"tall": 400, "short": 300}
 # Of an instrument at most about so many tasks are drawn: a screen shows no more, and a page of 60 methods has
 # thousands of curves.
@@ -58,7 +57,7 @@ def singular_value_figure(results: Sequence[MethodRuns], metric: str) -> go.Figu
     for view, index, result, values in _views(results, metric):
         picked = _reduce(worst, values) if view == ALL else values[:, :, 0]
         picked = np.maximum(picked, SMALLEST_DRAWN)
-        traces += _curve(index, result, result.tasks, picked, ".3~g", view, _stride(results))
+        traces += _curve(index, result, result.tasks, picked, ".3~g", view, _stride(results), log=True)
         drawn += picked[np.isfinite(picked)].tolist()
     figure.add_traces(traces)
     set_log_axis(figure, min(drawn), max(drawn))
@@ -93,14 +92,14 @@ def probe_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
     drawn = every[np.isfinite(every)].tolist() or [1.0]
     infinite = bool(np.isposinf(every).any())
     top = 10.0 ** (math.floor(math.log10(max(*drawn, SMALLEST_DRAWN))) + 2) if infinite else max(drawn)
-    traces = []
+    log, traces = metric not in _LINEAR, []
     for index, result in enumerate(results):
         if metric in result.probes:
             values = np.where(np.isposinf(result.probes[metric]), top, result.probes[metric])
-            digits = ".3f" if metric == "plasticity_learned" else ".3~g"
-            traces += _curve(index, result, result.tasks, values, digits, stride=_stride(results))
+            digits, stride = ".3~g" if log else ".3f", _stride(results)
+            traces += _curve(index, result, result.tasks, values, digits, stride=stride, log=log)
     figure.add_traces(traces)
-    if metric == "plasticity_learned":
+    if not log:
         figure.update_yaxes(range=[min(-0.02, *drawn) * 1.05, max(0.2, *drawn) * 1.05], tickformat=".2f")
     else:
         set_log_axis(figure, max(min(drawn), SMALLEST_DRAWN), max(top, SMALLEST_DRAWN))
@@ -127,12 +126,14 @@ def last_values(results: Sequence[MethodRuns], metric: str) -> str:
         if metric in result.probes:
             values = result.probes[metric]
             last = values[:, ~np.isnan(values).all(axis=0)][:, -1]
-            end = float(np.mean(last[~np.isnan(last)]))  # infinite where one of the seeds is
+            last = last[~np.isnan(last)]
+            mean = over_seeds(last, log=metric not in _LINEAR)[0]
+            end = float(mean) if np.isfinite(last).all() else math.inf
             said.append(f"{result.label}: {'infinite' if math.isinf(end) else f'{end:.3g}'}")
     how = {"sigma_max": np.nanmax, "sigma_min": np.nanmin}.get(metric, np.nanmean)
     for view, _, result, values in _views(results, metric):
         if view == ALL:
-            mean, _, _ = over_seeds(_reduce(how, values))
+            mean, _, _ = over_seeds(_reduce(how, values), log=metric in ("sigma_max", "sigma_min"))
             known = mean[np.isfinite(mean)]
             said += [f"{result.label}: {known[-1]:.3g}"] if len(known) else []
     return f"After the last task, {'; '.join(said)}." if said else ""
@@ -201,6 +202,7 @@ def _curve(
     digits: str,
     view: str = ALL,
     stride: int = 1,
+    log: bool = False,
 ) -> list[dict[str, Any]]:
     """The mean over seeds of `values` (seeds, tasks), over a band where there is more than one seed.
 
@@ -208,7 +210,7 @@ def _curve(
     """
     there = np.flatnonzero(np.isfinite(values).any(axis=0))
     places = np.unique([*there[:: -(-len(there) * stride // len(tasks)) or 1], *there[-1:]]).astype(int)
-    mean, low, high = over_seeds(values[:, places])
+    mean, low, high = over_seeds(values[:, places], log=log)
     known = np.isfinite(mean)
     x = _smallest(tasks[places][known] + 1)
     shared = {"type": "scatter", "meta": {"curve": index, "view": view}, "visible": view == ALL}
@@ -229,8 +231,6 @@ def _curve(
     }
     if len(result.seeds) == 1 or view != ALL:
         return [line]
-    # On a log axis a lower edge of mean - sd <= 0 has no place; the axis' floor stands in for it.
-    low = np.maximum(low, SMALLEST_DRAWN)
     band = {
         **shared,
         "x": np.concatenate([x, x[::-1]]),

@@ -85,7 +85,8 @@ def _probes(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Sectio
         "Measured on a copy of the network after each task. Probe: what share of the loss of an uninformed "
         "guess a short training on new random labels removes. Empirical NTK (centred logits): the "
         "participation rank says along how many directions learning is equally fast, the condition number "
-        "how slow the worst one is. Jacobian: largest over smallest singular value from input to logits."
+        "how slow the worst one is. Jacobian: largest over smallest singular value from input to logits. On "
+        "log scales mean and band are of the logarithms."
     )
     if "policy_churn" in measured:
         words += (
@@ -111,9 +112,9 @@ def _singular_values(results: Sequence[MethodRuns], drawn: dict[str, str]) -> ht
         drawn[metric] = figures.singular_value_figure(results, metric).to_json()
         places.append(_plot(metric, f"{title} singular value", results))
     words = (
-        "The largest and the smallest over all weight matrices, or of one matrix, on a log scale. A matrix "
-        "whose singular values are all 1 preserves lengths: isometry. Along a singular value near 0 nothing "
-        "gets through, neither signal nor gradient."
+        "The largest and the smallest over all weight matrices, or of one matrix, on a log scale, with mean "
+        "and band of the logarithms. A matrix whose singular values are all 1 preserves lengths: isometry. "
+        "Along a singular value near 0 nothing gets through, neither signal nor gradient."
     )
     words += _looks(results, lambda one: _largest(one, "sigma_max"))
     every = f"all {len(layers)} matrices"
