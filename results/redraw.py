@@ -27,7 +27,7 @@ from scipy import stats
 
 from isoplast.report import instruments_chart, method_runs, score_chart, sweep_chart
 from isoplast.statistics import last, method_table, normalised_scores
-from isoplast.study import load_study, metric
+from isoplast.study import load_runs, load_study, metric
 
 HERE = Path(__file__).parent
 FIGURES = HERE.parent / "docs" / "figures"
@@ -55,7 +55,10 @@ SUMMARIES: dict[str, tuple[str, Callable[[pl.Expr], pl.Expr]]] = {
 
 
 def pack(directory: Path) -> Path:
-    """Write the table of a study's runs."""
+    """Write the table of a study's runs: of all of them, as tasks that are not there count as chance later."""
+    unfinished = load_runs(directory).filter(~pl.col("state").is_in(["done", "failed"]))
+    if len(unfinished):
+        raise SystemExit(f"{directory} has {len(unfinished)} unfinished runs: isoplast study does the rest")
     frame = load_study(directory)
     labels = {run: one.label for one in method_runs(frame) for run in one.runs}  # distinct ones
     found = frame.with_columns(

@@ -76,6 +76,7 @@ def test_the_demo_is_what_it_says() -> None:
     ("name", "runs"),
     [
         *(("demo", 8), ("random_labels_cifar", 9), ("lambda_sweep_digits", 24), ("lambda_sweep_cifar", 12)),
+        ("lambda_sweep_small", 105),
         *(("control_demo", 12), ("minatar", 48), ("minatar_small", 15), ("minatar_single_small", 12)),
         *(("slippery_ant", 25), ("slippery_ant_small", 9), ("octax", 12)),
     ],
