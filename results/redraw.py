@@ -5,9 +5,9 @@
     python results/redraw.py instruments NAME           # writes docs/figures/NAME_instruments.svg
     python results/redraw.py compare NAME --last 10     # prints the last ten tasks' means, paired by seed
     python results/redraw.py draw minatar_small --single minatar_single_small  # games on one scale, by cycle
-    python results/redraw.py trials runs/NAME-tuning    # writes results/NAME_trials.csv
-    python results/redraw.py trials NAME                # prints the mean scores of all trials of a tuning,
-                                                        # and writes docs/figures/NAME_trials.svg
+    python results/redraw.py trials runs/NAME-tuning    # writes results/NAME_trials.csv; runs/NAME of a sweep
+    python results/redraw.py trials NAME                # prints the mean scores of all trials, and writes
+                                                        # docs/figures/NAME_trials.svg
 
 A table has a row for each run and task: the score, what else was scored, and of the singular values and the
 units what the figures show.
@@ -55,10 +55,8 @@ SUMMARIES: dict[str, tuple[str, Callable[[pl.Expr], pl.Expr]]] = {
 
 
 def pack(directory: Path) -> Path:
-    """Write the table of a study's runs: of all of them, as tasks that are not there count as chance later."""
-    unfinished = load_runs(directory).filter(~pl.col("state").is_in(["done", "failed"]))
-    if len(unfinished):
-        raise SystemExit(f"{directory} has {len(unfinished)} unfinished runs: isoplast study does the rest")
+    """Write the table of a study's runs: of all, as a task that is not there counts as chance later."""
+    refuse_unfinished(directory)
     frame = load_study(directory)
     labels = {run: one.label for one in method_runs(frame) for run in one.runs}  # distinct ones
     found = frame.with_columns(
@@ -73,14 +71,28 @@ def pack(directory: Path) -> Path:
     return target
 
 
+def refuse_unfinished(directory: Path) -> None:
+    """A run that is done or has failed is a result; the others are none yet."""
+    unfinished = load_runs(directory).filter(~pl.col("state").is_in(["done", "failed"]))
+    if len(unfinished):
+        raise SystemExit(f"{directory} has {len(unfinished)} unfinished runs: isoplast study does the rest")
+
+
 def pack_trials(directory: Path) -> Path:
-    """Write the mean score of every trial of a tuning, seed by seed."""
-    frame = load_study(directory / "sweep").filter(pl.col("task") >= 0)
+    """Write the scores of every trial of a tuning, or of every run of a study that sweeps, seed by seed."""
+    swept = directory / "sweep" if (directory / "sweep").is_dir() else directory
+    refuse_unfinished(swept)
+    frame = load_study(swept).filter(pl.col("task") >= 0)
     strengths = [name for name in ("isometry", "adamo.isometry") if name in frame.columns]
     found = (
         frame.with_columns(pl.coalesce(strengths).alias("isometry"))
         .group_by("method", "lr", "isometry", "seed")
-        .agg(pl.len().alias("tasks"), pl.col("score").mean())
+        .agg(
+            pl.first("primary"),
+            pl.len().alias("tasks"),
+            pl.mean("score"),
+            pl.last("score").alias("last_task"),
+        )
         .sort("method", "lr", "isometry", "seed")
     )
     target = HERE / f"{directory.name.removesuffix('-tuning')}_trials.csv"
@@ -89,15 +101,16 @@ def pack_trials(directory: Path) -> Path:
 
 
 def show_trials(name: str) -> None:
-    """Print the mean score of every trial over its seeds: a row for each strength, a column for each rate."""
+    """Print the mean scores of trials over their seeds: a row for each strength, a column for each rate."""
     frame = pl.read_csv(HERE / f"{name}_trials.csv")
     rates = sorted(frame["lr"].unique())
-    print(f"| method | isometry | {' | '.join(f'lr {rate:g}' for rate in rates)} |")
-    print(f"|{'---|' * (len(rates) + 2)}")
-    for (method, strength), rows in frame.group_by("method", "isometry", maintain_order=True):
-        means = {rate: rows.filter(pl.col("lr") == rate)["score"] for rate in rates}
-        cells = [f"{found.mean():.3f}" if len(found) else "" for found in means.values()]
-        print(f"| {method} | {'' if strength is None else f'{strength:g}'} | {' | '.join(cells)} |")
+    for column, what in (("score", "mean over tasks"), ("last_task", "last task")):
+        print(f"\n| method, {what} | isometry | {' | '.join(f'lr {rate:g}' for rate in rates)} |")
+        print(f"|{'---|' * (len(rates) + 2)}")
+        for (method, strength), rows in frame.group_by("method", "isometry", maintain_order=True):
+            means = {rate: rows.filter(pl.col("lr") == rate)[column] for rate in rates}
+            cells = [f"{found.mean():.3f}" if len(found) else "" for found in means.values()]
+            print(f"| {method} | {'' if strength is None else f'{strength:g}'} | {' | '.join(cells)} |")
 
 
 def table(name: str) -> pl.DataFrame:
@@ -201,11 +214,10 @@ def draw_trials(name: str) -> Path:
         .otherwise(pl.lit("AdamO"))
         .alias("label"),
         pl.col("method").alias("method_active"),
-        pl.lit("online_accuracy").alias("primary"),
         pl.lit(0).alias("task"),
     )
     target = FIGURES / f"{name}_trials.svg"
-    target.write_text(sweep_chart(method_runs(frame.drop("tasks"))), encoding="utf-8")
+    target.write_text(sweep_chart(method_runs(frame.drop("tasks", "last_task"))), encoding="utf-8")
     return target
 
 
