@@ -18,7 +18,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast.cli import _commands
 from isoplast.cli.studies import _studies
 from isoplast.report import write_report
-from isoplast.report.data._method_runs import PROBES
+from isoplast.report.data._instruments import PROBES
 from isoplast.study import Run, RunDirectory, read_rows
 
 OF_AGENTS = (
@@ -136,6 +136,12 @@ def test_figures_are_json_that_a_browser_can_read(page: str) -> None:
     assert len(figures["figure-score"]["data"]) == 8
 
 
+def figure(text: str, name: str) -> str:
+    found = re.search(rf'<script type="application/json" id="figure-{name}">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
 def test_policy_and_value_of_agents_have_figures_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +157,9 @@ def test_policy_and_value_of_agents_have_figures_of_their_own(
         assert f'id="figure-{name}"' in text
     assert "Churn: how much the last update of a task changes policy" in text
     assert "Churn with DQN: on what share of observations of the replay" in text
+    axis = {name: json.loads(figure(text, name))["layout"]["yaxis"].get("type") for name in OF_AGENTS}
+    assert axis.pop("greedy_churn") is None  # a share, on a linear axis
+    assert set(axis.values()) == {"log"}
 
 
 def test_labels_cannot_become_markup(tmp_path: Path) -> None:

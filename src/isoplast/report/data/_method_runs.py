@@ -17,6 +17,7 @@ import polars as pl
 
 from isoplast import methods
 from isoplast._core.errors import IsoplastError
+from isoplast.report.data._instruments import INSTRUMENTS, PER_ACTIVATION, PER_MATRIX, PROBES
 from isoplast.report.figures._palette import Style, style
 from isoplast.study import METRICS, Metric, metric, varying
 
@@ -24,23 +25,9 @@ Array = npt.NDArray[np.float64]
 SMALLEST_DRAWN = 1e-10
 """Singular values below this are rounding noise of a float32 decomposition; log axes end here."""
 
-_PER_MATRIX = ("sigma_min", "sigma_mean", "sigma_max", "condition_number", "effective_rank", "gram_deviation")
-_PER_ACTIVATION = ("dead", "dormant")
-# Of the whole network, from the probes at task boundaries.
-PROBES = (
-    "plasticity_learned",
-    "ntk_condition_number",
-    "ntk_participation_rank",
-    "jacobian_condition_number",
-    "ntk_policy_condition_number",
-    "ntk_value_condition_number",
-    "policy_churn",
-    "value_churn",
-    "greedy_churn",
-)
 _LISTS = {
     *(one.name for one in METRICS if one.per != "task"),
-    *(*_PER_MATRIX, *_PER_ACTIVATION),
+    *(*PER_MATRIX, *PER_ACTIVATION),
 }
 _SCALARS = {
     *("score", *(one.name for one in METRICS if one.per == "task")),
@@ -109,7 +96,7 @@ class MethodRuns:
 
     def names(self, metric: str) -> tuple[str, ...]:
         """The layers that a per-layer metric speaks of."""
-        return self.units if metric in _PER_ACTIVATION else self.layers
+        return self.units if metric in PER_ACTIVATION else self.layers
 
 
 def method_runs(frame: pl.DataFrame) -> list[MethodRuns]:
@@ -162,7 +149,7 @@ def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) 
         return values
 
     def lists(column: str) -> Array:
-        known = names["units" if column in _PER_ACTIVATION else "layers"]
+        known = names["units" if column in PER_ACTIVATION else "layers"]
         values = np.full((len(seeds), len(tasks), len(known)), np.nan)
         whole = (group[column].list.len() == len(known)).fill_null(False)
         found = group[column].filter(whole).explode().cast(pl.Float64).fill_null(np.nan).to_numpy()
@@ -186,7 +173,7 @@ def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) 
         chance=chance[0] if chance else float("nan"),
         layers=names["layers"],
         units=names["units"],
-        per_layer={name: lists(name) for name in (*_PER_MATRIX, *_PER_ACTIVATION) if name in group.columns},
+        per_layer={name: lists(name) for name in (*PER_MATRIX, *PER_ACTIVATION) if name in group.columns},
         probes={name: values for name in PROBES if not np.isnan(values := scalars(name)).all()},
         methods=tuple(titles[by_task[task]] for task in tasks.tolist()),
         settings={name: group[name][0] for name in spec},
@@ -203,6 +190,16 @@ def _first_names(group: pl.DataFrame, kind: str) -> tuple[str, ...]:
         return ()
     known = group[kind].drop_nulls()
     return tuple(known[0]) if len(known) else ()
+
+
+def over_layers(metric: str, values: Array) -> Array:
+    """The values (seeds, T, layers) as one of all layers, (seeds, T); NaN where no layer has a value."""
+    reduce = INSTRUMENTS[metric].over_layers
+    assert reduce is not None
+    found: Array = np.full(values.shape[:2], np.nan)
+    known = ~np.isnan(values).all(axis=2)  # of the others numpy would warn
+    found[known] = reduce(values[known], axis=1)
+    return found
 
 
 def over_seeds(values: Array, *, log: bool = False) -> tuple[Array, Array, Array]:

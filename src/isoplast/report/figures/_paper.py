@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -12,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from isoplast._core.errors import IsoplastError
+from isoplast.report.data._instruments import INSTRUMENTS
 from isoplast.report.data._isometry import isometry
-from isoplast.report.data._method_runs import Array, MethodRuns, over_seeds
+from isoplast.report.data._method_runs import Array, MethodRuns, over_layers, over_seeds
 from isoplast.report.figures._charts import swept_lines
 from isoplast.statistics import performance_profile
 
@@ -38,27 +37,6 @@ _SETTINGS = {
 _BAND = 5  # seeds from which on the band of a profile says anything
 _WIDTH, _HEIGHT = 5.5, 3.2  # inches: the text of a usual conference template is 5.5 wide
 _PANEL = 3.5, 1.9  # inches of one of several panels, two in a row
-_PER_LAYER: dict[str, tuple[str, Callable[..., Any], bool]] = {
-    "sigma_max": ("largest singular value", np.nanmax, True),
-    "sigma_min": ("smallest singular value", np.nanmin, True),
-    "sigma_mean": ("mean singular value", np.nanmean, False),
-    "condition_number": ("condition number of the weights", np.nanmax, True),
-    "effective_rank": ("effective rank of the weights", np.nanmean, False),
-    "gram_deviation": ("deviation from isometry", np.nanmean, True),
-    "dead": ("dead units", np.nanmean, False),
-    "dormant": ("dormant units", np.nanmean, False),
-}
-_OF_NETWORK = {
-    "plasticity_learned": ("plasticity probe", False),
-    "ntk_participation_rank": ("NTK participation rank", True),
-    "ntk_condition_number": ("NTK condition number", True),
-    "jacobian_condition_number": ("Jacobian condition number", True),
-    "ntk_policy_condition_number": ("NTK condition number, policy alone", True),
-    "ntk_value_condition_number": ("NTK condition number, value alone", True),
-    "policy_churn": ("churn of the policy, nats", True),
-    "value_churn": ("churn of the value", True),
-    "greedy_churn": ("churn of the greedy action, share", False),
-}
 
 
 def paper_figures(results: Sequence[MethodRuns]) -> Iterator[tuple[str, Figure]]:
@@ -80,9 +58,9 @@ def paper_figures(results: Sequence[MethodRuns]) -> Iterator[tuple[str, Figure]]
     if len(measured) > 1:
         yield "instruments", instruments_figure(results)
     for one in measured:
-        figure, axes = _blank(one.name, one.label)
+        figure, axes = _blank(one, INSTRUMENTS[one].label)
         _draw_instrument(axes, results, one)
-        yield one.name, _finished(figure, axes, len(results))
+        yield one, _finished(figure, axes, len(results))
 
 
 def instruments_figure(results: Sequence[MethodRuns]) -> Figure:
@@ -101,8 +79,8 @@ def instruments_figure(results: Sequence[MethodRuns]) -> Figure:
         figure = Figure(figsize=(2 * _PANEL[0], rows * _PANEL[1]), layout="constrained")
         panels = figure.subplots(rows, 2, sharex=True, squeeze=False).ravel()
         for axes, one in zip(panels, measured, strict=False):
-            axes.set_title(one.label, size=9)
-            axes.set_gid(one.name)
+            axes.set_title(INSTRUMENTS[one].label, size=9)
+            axes.set_gid(one)
             _draw_instrument(axes, results, one)
         for axes in panels[len(measured) :]:
             axes.remove()
@@ -148,49 +126,25 @@ def written(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _of_network(name: str, one: MethodRuns) -> Array | None:
-    return one.probes.get(name)
+def _values(name: str, one: MethodRuns) -> Array | None:
+    """What an instrument read, (seeds, T); None where it did not."""
+    layers = one.per_layer.get(name)
+    if layers is None:
+        return one.probes.get(name)
+    return over_layers(name, layers) if layers.shape[2] else None
 
 
-def _over_layers(name: str, reduce: Callable[..., Any], one: MethodRuns) -> Array | None:
-    values = one.per_layer.get(name)
-    if values is None or not values.shape[2]:
-        return None
-    known = ~np.isnan(values).all(axis=2)
-    reduced: Array = np.full(known.shape, np.nan)
-    reduced[known] = reduce(values[known], axis=-1)
-    return reduced
-
-
-@dataclasses.dataclass(frozen=True)
-class _Instrument:
-    """One curve per method: what it is called, and how it is read from the runs of a method."""
-
-    name: str
-    label: str
-    log: bool
-    values: Callable[[MethodRuns], Array | None]
-
-
-def _measured(results: Sequence[MethodRuns]) -> list[_Instrument]:
+def _measured(results: Sequence[MethodRuns]) -> list[str]:
     """The instruments that were read in any run."""
-    found = [
-        _Instrument(name, label, log, functools.partial(_over_layers, name, reduce))
-        for name, (label, reduce, log) in _PER_LAYER.items()
-        if any(name in one.per_layer for one in results)
-    ]
-    return found + [
-        _Instrument(name, label, log, functools.partial(_of_network, name))
-        for name, (label, log) in _OF_NETWORK.items()
-        if any(name in one.probes for one in results)
-    ]
+    return [name for name in INSTRUMENTS if any(name in {**one.per_layer, **one.probes} for one in results)]
 
 
-def _draw_instrument(axes: Axes, results: Sequence[MethodRuns], instrument: _Instrument) -> None:
-    found = {one.label: instrument.values(one) for one in results}
+def _draw_instrument(axes: Axes, results: Sequence[MethodRuns], instrument: str) -> None:
+    found = {one.label: _values(instrument, one) for one in results}
     every = np.concatenate([one.ravel() for one in found.values() if one is not None])
     top = 10.0 * max(every[np.isfinite(every)], default=1.0)  # where infinite values are drawn
-    if instrument.log:
+    log = INSTRUMENTS[instrument].log
+    if log:
         axes.set_yscale("log")
         if np.isposinf(every).any():
             axes.axhline(top, color="0.4", linestyle=":", linewidth=0.8)
@@ -200,7 +154,7 @@ def _draw_instrument(axes: Axes, results: Sequence[MethodRuns], instrument: _Ins
     finite = {
         label: None if one is None else np.where(np.isposinf(one), top, one) for label, one in found.items()
     }
-    _draw(axes, results, lambda one: finite[one.label], log=instrument.log)
+    _draw(axes, results, lambda one: finite[one.label], log=log)
 
 
 def _draw(

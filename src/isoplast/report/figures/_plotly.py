@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from isoplast.report.data._method_runs import SMALLEST_DRAWN, Array, MethodRuns, over_seeds
+from isoplast.report.data._instruments import INSTRUMENTS
+from isoplast.report.data._method_runs import SMALLEST_DRAWN, Array, MethodRuns, over_layers, over_seeds
 from isoplast.report.figures._axes import Scale, share_scale
 from isoplast.report.figures._charts import scale_of_scores
 from isoplast.report.figures._palette import SHADES
 
 ALL = "all"
 _LIGHT = SHADES["light"]
-_LINEAR = ("plasticity_learned",)  # probes that are drawn on a linear axis
 _HEIGHT = {"tall": 400, "short": 300}
 # Of an instrument at most about so many tasks are drawn: a screen shows no more, and a page of 60 methods has
 # thousands of curves.
@@ -51,11 +51,10 @@ def score_figure(results: Sequence[MethodRuns]) -> go.Figure:
 
 def singular_value_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
     """Largest (`sigma_max`) or smallest (`sigma_min`) singular value, log scale; a view per layer."""
-    worst = np.nanmax if metric == "sigma_max" else np.nanmin
     figure = blank_figure("short")
     drawn, traces = [1.0], []
     for view, index, result, values in _views(results, metric):
-        picked = _reduce(worst, values) if view == ALL else values[:, :, 0]
+        picked = over_layers(metric, values) if view == ALL else values[:, :, 0]
         picked = np.maximum(picked, SMALLEST_DRAWN)
         traces += _curve(index, result, result.tasks, picked, ".3~g", view, _stride(results), log=True)
         drawn += picked[np.isfinite(picked)].tolist()
@@ -72,7 +71,7 @@ def unit_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
     figure = blank_figure("short")
     highest, traces = 0.0, []
     for view, index, result, values in _views(results, metric):
-        picked = _reduce(np.nanmean, values) if view == ALL else values[:, :, 0]
+        picked = over_layers(metric, values) if view == ALL else values[:, :, 0]
         traces += _curve(index, result, result.tasks, picked, ".1%", view, _stride(results))
         highest = max(highest, float(np.nanmax(picked, initial=0.0)))
     figure.add_traces(traces)
@@ -83,7 +82,7 @@ def unit_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
 
 
 def probe_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
-    """A measure of the whole network per task: the plasticity probe on a linear, others on a log scale.
+    """A measure of the whole network per task, on a linear or a log scale.
 
     An infinite condition number is drawn on a line of its own, above the largest finite one.
     """
@@ -92,7 +91,7 @@ def probe_figure(results: Sequence[MethodRuns], metric: str) -> go.Figure:
     drawn = every[np.isfinite(every)].tolist() or [1.0]
     infinite = bool(np.isposinf(every).any())
     top = 10.0 ** (math.floor(math.log10(max(*drawn, SMALLEST_DRAWN))) + 2) if infinite else max(drawn)
-    log, traces = metric not in _LINEAR, []
+    log, traces = INSTRUMENTS[metric].log, []
     for index, result in enumerate(results):
         if metric in result.probes:
             values = np.where(np.isposinf(result.probes[metric]), top, result.probes[metric])
@@ -127,13 +126,12 @@ def last_values(results: Sequence[MethodRuns], metric: str) -> str:
             values = result.probes[metric]
             last = values[:, ~np.isnan(values).all(axis=0)][:, -1]
             last = last[~np.isnan(last)]
-            mean = over_seeds(last, log=metric not in _LINEAR)[0]
+            mean = over_seeds(last, log=INSTRUMENTS[metric].log)[0]
             end = float(mean) if np.isfinite(last).all() else math.inf
             said.append(f"{result.label}: {'infinite' if math.isinf(end) else f'{end:.3g}'}")
-    how = {"sigma_max": np.nanmax, "sigma_min": np.nanmin}.get(metric, np.nanmean)
     for view, _, result, values in _views(results, metric):
         if view == ALL:
-            mean, _, _ = over_seeds(_reduce(how, values), log=metric in ("sigma_max", "sigma_min"))
+            mean, _, _ = over_seeds(over_layers(metric, values), log=INSTRUMENTS[metric].log)
             known = mean[np.isfinite(mean)]
             said += [f"{result.label}: {known[-1]:.3g}"] if len(known) else []
     return f"After the last task, {'; '.join(said)}." if said else ""
@@ -152,14 +150,6 @@ def _views(results: Sequence[MethodRuns], metric: str) -> list[tuple[str, int, M
                 at = result.names(metric).index(name)
                 found.append((name, index, result, values[:, :, at : at + 1]))
     return found
-
-
-def _reduce(how: np.ufunc | object, values: Array) -> Array:
-    """`how` over the layers; NaN where no layer has a value (numpy would warn)."""
-    result = np.full(values.shape[:2], np.nan)
-    known = np.isfinite(values).any(axis=2)
-    result[known] = how(values[known], axis=1)  # type: ignore[operator]
-    return result
 
 
 def blank_figure(size: str) -> go.Figure:

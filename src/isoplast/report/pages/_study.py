@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from isoplast.report.data._headline import headline
+from isoplast.report.data._instruments import PROBES
 from isoplast.report.data._method_runs import Array, MethodRuns, band_words
 from isoplast.report.data._source import Source
 from isoplast.report.figures import _plotly as figures
@@ -62,21 +63,8 @@ def _score_note(results: Sequence[MethodRuns]) -> str:
     return " ".join(words)
 
 
-_PROBES = {
-    "plasticity_learned": "Plasticity probe",
-    "ntk_participation_rank": "NTK participation rank",
-    "ntk_condition_number": "NTK condition number",
-    "jacobian_condition_number": "Jacobian condition number",
-    "ntk_policy_condition_number": "NTK condition number, policy alone",
-    "ntk_value_condition_number": "NTK condition number, value alone",
-    "policy_churn": "Churn of the policy",
-    "value_churn": "Churn of the value",
-    "greedy_churn": "Churn of the greedy action",
-}
-
-
 def _probes(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Section | None:
-    measured = [metric for metric in _PROBES if any(metric in result.probes for result in results)]
+    measured = [metric for metric in PROBES if any(metric in result.probes for result in results)]
     if not measured:
         return None
     for metric in measured:
@@ -99,8 +87,12 @@ def _probes(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Sectio
             "last rollout change the greedy action, and how far they move the values (root mean square)."
         )
     words += _looks(results, lambda one: list(one.probes.values()))
-    places = [_plot(metric, _PROBES[metric], results) for metric in measured]
+    places = [_plot(metric, _heading(PROBES[metric].label), results) for metric in measured]
     return html.Section("probes", "Can it still learn?", words, places)
+
+
+def _heading(label: str) -> str:
+    return label[0].upper() + label[1:]
 
 
 def _singular_values(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Section | None:
