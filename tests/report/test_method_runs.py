@@ -10,8 +10,11 @@ import pytest
 import synthetic
 
 from isoplast._core.errors import IsoplastError
-from isoplast.report.data._method_runs import Switch, band_words, method_runs, over_seeds
-from isoplast.study import load_study
+from isoplast.report import score_chart, write_report
+from isoplast.report.data._headline import headline
+from isoplast.report.data._method_runs import Switch, band_words, fine_print, method_runs, over_seeds
+from isoplast.report.data._numbers import scores
+from isoplast.study import load_runs, load_study
 
 
 def test_one_method_per_setting_in_the_order_of_the_study(tmp_path: Path) -> None:
@@ -44,12 +47,44 @@ def test_settings_that_share_a_label_are_told_apart(tmp_path: Path) -> None:
 def test_what_a_seed_did_not_reach_is_missing_and_the_mean_goes_on_without_it(tmp_path: Path) -> None:
     whole, torn = (synthetic.specification("AdamO", seed, tasks=4) for seed in (0, 1))
     synthetic.write_run(tmp_path, whole, synthetic.staying)
-    synthetic.write_run(tmp_path, torn, synthetic.staying, state="failed", done=2)
-    (result,) = method_runs(load_study(tmp_path))
+    synthetic.write_run(tmp_path, torn, synthetic.staying, state="running", done=2)
+    (result,) = method_runs(load_study(tmp_path), load_runs(tmp_path))
+    assert result.failed == ()
     assert np.isnan(result.score[1]).tolist() == [False, False, False, True, True]
     mean, low, high = over_seeds(result.score)
     assert mean[1:] == pytest.approx([0.885, 0.915, 0.88, 0.91])
     assert low[3:].tolist() == high[3:].tolist() == mean[3:].tolist()
+
+
+def test_a_failed_run_counts_as_chance_in_all_that_is_said_of_its_method(tmp_path: Path) -> None:
+    """It may have failed after two tasks, or before its first row; none of its tasks is left out."""
+    for seed in range(3):
+        run = synthetic.specification("AdamO", seed, tasks=4)
+        synthetic.write_run(tmp_path, run, lambda task: 0.9, state="done" if seed else "failed", done=4)
+    late, early = (synthetic.specification("AdamO", seed, tasks=4) for seed in (3, 4))
+    synthetic.write_run(tmp_path, late, lambda task: 0.05, state="failed", done=2)
+    synthetic.write_run(tmp_path, early, lambda task: 0.9, state="failed", done=0)
+    (tmp_path / early.id / "metrics.jsonl").write_text("")
+    (result,) = method_runs(load_study(tmp_path), load_runs(tmp_path))
+    assert (result.seeds, result.failed) == ((0, 1, 2, 3, 4), (0, 3, 4))
+    assert result.score[3, 1:] == pytest.approx([0.08, 0.08, 0.08, 0.08])  # its own worst, below chance
+    assert result.score[4, 1:] == pytest.approx([0.1, 0.1, 0.1, 0.1])
+    assert scores(result).last.mean == pytest.approx((0.90 + 0.91 + 0.92 + 0.08 + 0.1) / 5)
+    said = "handwritten digits (scikit-learn), exploratory: 5 seeds, 3 failed runs count as chance"
+    assert fine_print([result]) == said
+    assert said in score_chart([result])
+    assert "3 failed runs count as chance" in headline([result])
+    (page,) = {write_report(tmp_path).read_text(encoding="utf-8")}
+    assert page.count(said.removeprefix("handwritten")) >= 2
+
+
+def test_a_method_of_which_all_runs_failed_is_drawn_to_the_end(tmp_path: Path) -> None:
+    for label, state, done in (("AdamO", "done", 4), ("Adam", "failed", 1)):
+        run = synthetic.specification(label, 0, tasks=4)
+        synthetic.write_run(tmp_path, run, lambda task: 0.9, state=state, done=done)
+    found = {one.label: one for one in method_runs(load_study(tmp_path), load_runs(tmp_path))}
+    assert found["Adam"].score[0, 1:] == pytest.approx([0.9, 0.1, 0.1, 0.1])
+    assert "Adam falls from 0.90 to 0.10 within 2 tasks" in headline(list(found.values()))
 
 
 def test_the_band_is_the_range_of_few_seeds_and_the_deviation_of_many() -> None:

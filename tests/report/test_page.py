@@ -220,7 +220,7 @@ def test_one_seed_one_task_and_no_instruments(tmp_path: Path) -> None:
     metrics.unlink()
     RunDirectory(metrics.parent).append(bare)
     words = Elements(write_report(tmp_path).read_text()).words
-    assert "Adam reaches 0.88 on its one task (1 task, one seed; chance is 0.10)." in words
+    assert "Adam reaches 0.88 on its one task (1 task, one seed, exploratory; chance is 0.10)." in words
     assert "Singular values" not in words
     assert "Can it still learn?" not in words
 

@@ -11,7 +11,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
 from isoplast.report.data._headline import headline
 from isoplast.report.data._isometry import isometry
-from isoplast.report.data._method_runs import MethodRuns, method_runs
+from isoplast.report.data._method_runs import MethodRuns, fine_print, method_runs
 from isoplast.report.data._numbers import Scores, scores
 from isoplast.report.data._source import read_source
 from isoplast.report.figures._charts import score_chart, sweep_chart
@@ -27,11 +27,12 @@ from isoplast.report.pages._inspection import inspection_page
 from isoplast.report.pages._spectra import readings, spectra_page
 from isoplast.report.pages._study import render
 from isoplast.report.pages._tables import as_csv, as_latex, ranked, ranking_csv
-from isoplast.study import Ranking, load_study
+from isoplast.study import Ranking, load_runs, load_study
 
 __all__ = [
     "MethodRuns",
     "Scores",
+    "fine_print",
     "headline",
     "histograms",
     "inspection_page",
@@ -78,7 +79,7 @@ def write_report(study_dir: Path, out: Path | None = None) -> Path:
     if target.suffix.lower() not in kinds:
         raise IsoplastError(f"a report is written as {', '.join(kinds)}, not as {target.name!r}: choose one")
     frame = load_study(study_dir)
-    found = method_runs(frame)
+    found = method_runs(frame, load_runs(study_dir))
     write_whole(_with_folder(target), _contents(target.suffix.lower(), study_dir, frame, found))
     return target
 
@@ -107,7 +108,7 @@ def write_figures(study_dir: Path, out: Path) -> list[Path]:
     if out.exists() and not out.is_dir():
         raise IsoplastError(f"{out} is a file: name a folder for the figures")
     frame = load_study(study_dir)
-    found = method_runs(frame)
+    found = method_runs(frame, load_runs(study_dir))
     files: list[tuple[Path, bytes]] = []
     for name, figure in paper_figures(found):
         files += [(out / f"{name}.{kind}", written(figure, kind)) for kind in ("svg", "pdf")]

@@ -15,7 +15,7 @@ from rich.text import Text
 from isoplast._core.text import escaped
 from isoplast.cli.studies._display import display
 from isoplast.cli.studies._summary import summary_sentence, summary_table
-from isoplast.study import Display, Executor, Outcome, RunDirectory, Study, load_study, run_study
+from isoplast.study import Display, Executor, Outcome, RunDirectory, Study, load_runs, load_study, run_study
 
 INTERRUPTED = 130
 
@@ -84,8 +84,9 @@ def _show(console: Console, out: Path, outcomes: Sequence[Outcome], sinks: Seque
     if len(frame.filter(frame["task"] >= 0)):
         from isoplast.report import write_report  # brings plotly, which a single run need not wait for
 
-        console.print(summary_table(frame))
-        console.print(Text(summary_sentence(frame)))
+        runs = load_runs(out)
+        console.print(summary_table(frame, runs))
+        console.print(Text(summary_sentence(frame, runs)))
         console.print(Text(escaped(f"report: {write_report(out)}")), soft_wrap=True)
     failed = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failed:

@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     from isoplast.report import MethodRuns
 
 
-def summary_table(frame: pl.DataFrame) -> Table:
+def summary_table(frame: pl.DataFrame, runs: pl.DataFrame) -> Table:
     """First, worst and last task of every method, as means over seeds, for a terminal.
 
     Args:
         frame: what `load_study` returns, with at least one finished task.
+        runs: what `load_runs` returns.
     """
-    from isoplast.report import method_runs, scores
+    from isoplast.report import fine_print, method_runs, scores
 
-    found = method_runs(frame)
+    found = method_runs(frame, runs)
     several = len({_problem(result) for result in found}) > 1
     labels = dict.fromkeys(result.metric.label for result in found)
-    table = Table(title=f"{', '.join(labels).capitalize()}, mean over seeds", title_justify="left")
+    title = ", ".join(filter(None, (*labels, "mean over seeds", fine_print(found))))
+    table = Table(title=escaped(f"{title[0].upper()}{title[1:]}"), title_justify="left")
     table.add_column("method")
     if several:
         table.add_column("stream")
@@ -41,11 +43,11 @@ def summary_table(frame: pl.DataFrame) -> Table:
     return table
 
 
-def summary_sentence(frame: pl.DataFrame) -> str:
+def summary_sentence(frame: pl.DataFrame, runs: pl.DataFrame) -> str:
     """What became of the methods, in the sentence that heads the report."""
     from isoplast.report import headline, method_runs
 
-    return escaped(headline(method_runs(frame)))
+    return escaped(headline(method_runs(frame, runs)))
 
 
 def summary_line(frame: pl.DataFrame) -> str:

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isoplast.report.data._method_runs import Array, MethodRuns, over_seeds
+from isoplast.report.data._method_runs import Array, MethodRuns, exploratory, failures, over_seeds
 from isoplast.report.data._numbers import scores
 
 # Of the margin, at most a tenth left at the end: "falls"; at least four fifths left at all times: "stays".
 _LOST, _KEPT = 0.1, 0.8
 # A margin below 0.05 on the first task is no learning that could be lost.
 _LEARNED = 0.05
+# Scores such as returns are on one scale where the largest chance of a task is at most so many times the
+# smallest.
+_SAME = 1.5
 # So many methods are told one by one, in a sentence of at most three lines on a desk; more are counted by
 # what became of them.
 _TOLD, _LONGEST = 5, 330
@@ -29,6 +32,7 @@ _FATES = {
     "rises": "rose from near chance",
     "unlearned": "never learned",
     "switched": "changed the method on the way",
+    "uneven": "had tasks on scales of their own",
     "single": "ran one task",
 }
 
@@ -41,7 +45,7 @@ def headline(results: Sequence[MethodRuns]) -> str:
 
     Example:
         "Adam falls from 0.91 to 0.14 within 10 tasks; AdamO stays at 0.85 or above (24 tasks, mean over 2
-        seeds; chance is 0.10)."
+        seeds, exploratory; chance is 0.10)."
     """
     one_by_one = "; ".join(f"{result.label} {_told(result)}" for result in results)
     scope = _scope(results)
@@ -57,10 +61,12 @@ def fate(result: MethodRuns) -> str:
         return "single"
     if result.switches:
         return "switched"
+    if not _on_one_scale(result):
+        return "uneven"
     left = _margins(result)
-    margin, enough = left[0], _LEARNED * _unit(result)
-    if margin < enough:
-        return "rises" if left[-1] >= enough else "unlearned"
+    margin = left[0]
+    if margin < _LEARNED:
+        return "rises" if left[-1] >= _LEARNED else "unlearned"
     if left[-1] <= _LOST * margin:
         return "collapses"
     if left.min() >= _KEPT * margin:
@@ -69,13 +75,17 @@ def fate(result: MethodRuns) -> str:
 
 
 def _margins(result: MethodRuns) -> Array:
-    """How much better than chance the scores of the curve are, whichever direction is better."""
-    return result.sign * (scores(result).curve - (0.0 if math.isnan(result.chance) else result.chance))
+    """How much better than the chance of its task each score of the curve is; of errors the share of it."""
+    reached = scores(result)
+    margins: Array = result.sign * (reached.curve - np.nan_to_num(reached.chance))
+    return margins / np.abs(reached.chance) if result.sign < 0 and np.all(reached.chance) else margins
 
 
-def _unit(result: MethodRuns) -> float:
-    """What a margin is measured by: 1 for shares, chance itself for errors."""
-    return abs(result.chance) if result.sign < 0 and not math.isnan(result.chance) else 1.0
+def _on_one_scale(result: MethodRuns) -> bool:
+    """Whether what one task gives above chance can be set beside what another gives: not of other games."""
+    known = np.abs(scores(result).chance)
+    shares = result.sign < 0 or result.metric.name.endswith("accuracy")
+    return shares or not np.nanmax(known, initial=0.0) > _SAME * np.nanmin(known, initial=np.inf)
 
 
 def _told(result: MethodRuns) -> str:
@@ -86,6 +96,7 @@ def _told(result: MethodRuns) -> str:
     falls, dips = ("rises", "climbs") if result.sign < 0 else ("falls", "dips")
     return {
         "single": lambda: f"reaches {first:.2f} on its one task",
+        "uneven": lambda: f"reaches {reached.mean.mean:.2f} in the mean",
         "switched": lambda: _rescue(result),
         "unlearned": lambda: f"never gets past {curve[left.argmax()]:.2f}",
         "rises": lambda: f"gets from {first:.2f} to {last:.2f}",
@@ -126,7 +137,9 @@ def _by_fate(results: Sequence[MethodRuns]) -> str:
         if name in fates:
             margin = "" if said else f" of their {results[0].metric.label} above chance"
             said.append(f"{fates.count(name)} {words.format(margin=margin)}")
-    return f"Over {_tasks(results)}, of {len(results)} methods {', '.join(said)}"
+    notes = "; ".join([*(["exploratory"] if exploratory(results) else []), *failures(results)])
+    words = f"Over {_tasks(results)}, of {len(results)} methods {', '.join(said)}"
+    return f"{words} ({notes})" if notes else words
 
 
 def _tasks(results: Sequence[MethodRuns]) -> str:
@@ -137,8 +150,14 @@ def _scope(results: Sequence[MethodRuns]) -> str:
     counts = sorted({len(result.seeds) for result in results})
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     seeds = "one seed" if counts == [1] else f"mean over {n} seeds"
-    chances = sorted({f"{result.chance:.2f}" for result in results if not math.isnan(result.chance)})
-    return f"{_tasks(results)}, {seeds}" + (f"; chance is {' or '.join(chances)}" if chances else "")
+    said = [f"{_tasks(results)}, {seeds}{', exploratory' if exploratory(results) else ''}"]
+    known = np.concatenate([scores(result).chance for result in results])
+    chances = [f"{chance:.2f}" for chance in np.unique(known[np.isfinite(known)])]
+    levels = list(dict.fromkeys(chances))
+    if levels:
+        level = " or ".join(levels) if len(levels) <= 2 else f"{levels[0]} to {levels[-1]}, by task"
+        said.append(f"chance is {level}")
+    return "; ".join([*said, *failures(results)])
 
 
 def _count(number: int, noun: str) -> str:

@@ -7,6 +7,8 @@ A method here is a method with its settings, run with one or more seeds. Everyth
 from __future__ import annotations
 
 import itertools
+import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,7 @@ from isoplast import methods
 from isoplast._core.errors import IsoplastError
 from isoplast.report.data._instruments import INSTRUMENTS, PER_ACTIVATION, PER_MATRIX, PROBES
 from isoplast.report.figures._palette import Style, style
+from isoplast.statistics import EXPLORATORY_BELOW, fill_failures
 from isoplast.study import METRICS, Metric, metric, varying
 
 Array = npt.NDArray[np.float64]
@@ -51,13 +54,17 @@ class MethodRuns:
 
     Args:
         tasks: 0-based task indices, -1 for the untrained network, shape (T,).
-        score: the metric that counts, after each task, shape (seeds, T); NaN where a run has no such row.
+        score: the metric that counts, after each task, shape (seeds, T); NaN where a run has no such row, and
+            for a failed run what `isoplast.statistics.fill_failures` gives it.
         metric: which one that is.
         steps: optimizer steps spent on each task, shape (seeds, T).
+        chance: score of a guess on each task, shape (T,); NaN where there is none.
         per_layer: metric name -> array (seeds, T, layers), layers named by `layers` or `units`.
         probes: metric name -> array (seeds, T), for those of `PROBES` that were measured.
         methods: the title of the method in force in each task.
         runs: the ids of its runs, one per seed.
+        failed: the seeds of those that failed.
+        data: the editions of its data, in words; "" where nothing says so.
         settings: the columns of the spec that all its runs share.
     """
 
@@ -65,11 +72,13 @@ class MethodRuns:
     style: Style
     seeds: tuple[int, ...]
     runs: tuple[str, ...]
+    failed: tuple[int, ...]
+    data: str
     tasks: npt.NDArray[np.int64]
     score: Array
     metric: Metric
     steps: Array
-    chance: float
+    chance: Array
     layers: tuple[str, ...]
     units: tuple[str, ...]
     per_layer: dict[str, Array]
@@ -99,11 +108,13 @@ class MethodRuns:
         return self.units if metric in PER_ACTIVATION else self.layers
 
 
-def method_runs(frame: pl.DataFrame) -> list[MethodRuns]:
+def method_runs(frame: pl.DataFrame, runs: pl.DataFrame | None = None) -> list[MethodRuns]:
     """The runs of a study, by method and settings.
 
     Args:
         frame: one row per (run, task), as `isoplast.study.load_study` returns it.
+        runs: one row per run, as `isoplast.study.load_runs` returns it; tells which runs have failed, and
+            what their data were. Without it no run has.
 
     Returns:
         One for each distinct setting with a finished task, in the order of the frame. To a label that
@@ -124,8 +135,47 @@ def method_runs(frame: pl.DataFrame) -> list[MethodRuns]:
     every = frame.partition_by(spec, maintain_order=True)
     groups = [group for group in every if not group.filter(finished).is_empty()]
     labels = _distinct_labels([{name: group[name][0] for name in spec} for group in groups])
-    found = enumerate(zip(labels, groups, strict=True))
-    return [_runs_of(label, group, style(index), spec) for index, (label, group) in found]
+    told = _told(frame, runs)
+    return [
+        _runs_of(label, group, style(index), spec, told)
+        for index, (label, group) in enumerate(zip(labels, groups, strict=True))
+    ]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the whole study says of its runs: how far any came, chance by task, data and failures by run."""
+
+    last: int
+    chance: dict[int, float]
+    data: dict[str, str]
+    failed: frozenset[str]
+    unseen: dict[str, dict[int, str]]  # of each label the failed runs without a row, by seed
+
+
+def _told(frame: pl.DataFrame, runs: pl.DataFrame | None) -> _Told:
+    chance = _chance(frame)
+    last = int(frame["task"].cast(pl.Int64).max())
+    if runs is None:
+        return _Told(last, chance, {}, frozenset(), {})
+    notes = {
+        run: str((json.loads(text).get("data") or {}).get("note", ""))
+        for run, text in runs.select("run_id", "provenance").iter_rows()
+    }
+    lost, seen = runs.filter(pl.col("state") == "failed"), {*frame["run_id"]}
+    unseen: dict[str, dict[int, str]] = {}
+    for run, label, seed in lost.select("run_id", "label", "seed").iter_rows():
+        if run not in seen:
+            unseen.setdefault(label, {})[seed] = run
+    return _Told(last, chance, notes, frozenset(lost["run_id"]), unseen)
+
+
+def _chance(frame: pl.DataFrame) -> dict[int, float]:
+    """The mean chance of each task that has one."""
+    if "chance" not in frame.columns:
+        return {}
+    known = frame.select("task", pl.col("chance").cast(pl.Float64)).filter(pl.col("chance").is_finite())
+    return dict(known.group_by("task").agg(pl.col("chance").mean()).iter_rows())
 
 
 def _distinct_labels(settings: list[dict[str, Any]]) -> list[str]:
@@ -137,9 +187,17 @@ def _distinct_labels(settings: list[dict[str, Any]]) -> list[str]:
     return labels
 
 
-def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) -> MethodRuns:
-    tasks, columns = np.unique(group["task"].to_numpy(), return_inverse=True)
-    seeds, rows = np.unique(group["seed"].to_numpy(), return_inverse=True)
+def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str], told: _Told) -> MethodRuns:
+    unseen = told.unseen.get(str(group["label"][0]), {})
+    run_of = {seed: run for seed, run in unseen.items() if seed not in {*group["seed"]}}
+    run_of |= dict(group.select("seed", "run_id").iter_rows())
+    seeds = np.array(sorted(run_of))
+    failed = np.array([run_of[seed] in told.failed for seed in seeds.tolist()])
+    tasks = np.unique(group["task"].to_numpy())
+    if failed.all():  # nothing else says how far the others would have come
+        tasks = np.union1d(tasks, np.arange(told.last + 1))
+    rows = np.searchsorted(seeds, group["seed"].to_numpy())
+    columns = np.searchsorted(tasks, group["task"].to_numpy())
     names = {kind: _first_names(group, kind) for kind in ("layers", "units")}
 
     def scalars(column: str) -> Array:
@@ -160,22 +218,32 @@ def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str]) 
     active = ["" if name is None else name for name in group["method_active"]]
     titles = {name: _title(name) for name in dict.fromkeys(active)}
     by_task = dict(zip(group["task"], active, strict=True))
-    chance = group["chance"].drop_nulls().to_list() if "chance" in group.columns else []
+    by_chance = {**told.chance, **_chance(group)}
+    chance = np.array([by_chance.get(task, math.nan) for task in tasks.tolist()])
+    known = metric(group["primary"].drop_nulls()[0])
+    score, counted = scalars("score"), tasks >= 0
+    if failed.any() and np.isfinite(chance[counted]).all():
+        better = known.higher_is_better is not False
+        filled = fill_failures(score[:, counted], chance[counted], higher_is_better=better)
+        score[:, counted] = np.where(failed[:, None], filled, score[:, counted])
+    last = max(by_task)
     return MethodRuns(
         label=label,
         style=look,
         seeds=tuple(seeds.tolist()),
-        runs=tuple(group["run_id"].unique(maintain_order=True)),
+        runs=tuple(run_of[seed] for seed in seeds.tolist()),
+        failed=tuple(seeds[failed].tolist()),
+        data=", ".join(dict.fromkeys(told.data[run] for run in run_of.values() if told.data.get(run))),
         tasks=tasks,
-        score=scalars("score"),
-        metric=metric(group["primary"].drop_nulls()[0]),
+        score=score,
+        metric=known,
         steps=scalars("steps"),
-        chance=chance[0] if chance else float("nan"),
+        chance=chance,
         layers=names["layers"],
         units=names["units"],
         per_layer={name: lists(name) for name in (*PER_MATRIX, *PER_ACTIVATION) if name in group.columns},
         probes={name: values for name in PROBES if not np.isnan(values := scalars(name)).all()},
-        methods=tuple(titles[by_task[task]] for task in tasks.tolist()),
+        methods=tuple(titles[by_task.get(task, by_task[last])] for task in tasks.tolist()),
         settings={name: group[name][0] for name in spec},
     )
 
@@ -230,6 +298,27 @@ def over_seeds(values: Array, *, log: bool = False) -> tuple[Array, Array, Array
     squares = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0)
     spread = np.sqrt(squares / np.maximum(count - 1, 1))
     return mean, mean - spread, mean + spread
+
+
+def fine_print(results: Iterable[MethodRuns]) -> str:
+    """What stands beside every table and figure: the editions of the data, and whether seeds are few."""
+    found = list(results)
+    said = list(dict.fromkeys(result.data for result in found if result.data))
+    if exploratory(found):
+        fewest = min(len(result.seeds) for result in found)
+        said.append(f"exploratory: {'one seed' if fewest == 1 else f'{fewest} seeds'}")
+    return ", ".join([*said, *failures(found)])
+
+
+def exploratory(results: Iterable[MethodRuns]) -> bool:
+    """Whether a method has too few seeds to show more than where to look."""
+    return any(len(result.seeds) < EXPLORATORY_BELOW for result in results)
+
+
+def failures(results: Iterable[MethodRuns]) -> list[str]:
+    """How many runs have failed, in words; nothing where none has."""
+    count = sum(len(result.failed) for result in results)
+    return [f"{count} failed {'run counts' if count == 1 else 'runs count'} as chance"] if count else []
 
 
 def band_words(results: Iterable[MethodRuns]) -> str:

@@ -41,12 +41,14 @@ class Scores:
 
     Attributes:
         curve: after each task that was trained on, shape (tasks,): the line that figures draw.
+        chance: of each of these tasks, shape (tasks,); NaN where there is none.
         first, last: at both ends of the curve.
         worst: at its lowest point, or its highest where less is better.
         mean: over all tasks.
     """
 
     curve: Array
+    chance: Array
     first: Spread
     worst: Spread
     last: Spread
@@ -60,11 +62,13 @@ def scores(result: MethodRuns) -> Scores:
         result: with at least one finished task.
     """
     found = result.score[:, result.trained]
-    known = found[:, np.isfinite(found).any(axis=0)]
+    finished = np.isfinite(found).any(axis=0)
+    known = found[:, finished]
     curve, _, _ = over_seeds(known)
     started = known[np.isfinite(known).any(axis=1)]
     return Scores(
         curve,
+        result.chance[result.trained][finished],
         first=spread(known[:, 0]),
         worst=spread(known[:, int((result.sign * curve).argmin())]),
         last=spread(known[:, -1]),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from isoplast._core.errors import IsoplastError
-from isoplast.report.data._method_runs import Array, MethodRuns, over_seeds
+from isoplast.report.data._method_runs import Array, MethodRuns, fine_print, over_seeds
 from isoplast.report.figures._axes import Scale, score_scale, share_scale
 from isoplast.report.figures._palette import style
 from isoplast.report.figures._svg import Axes, Line, line_chart
@@ -28,7 +28,7 @@ def score_chart(results: Sequence[MethodRuns], title: str | None = None) -> str:
     marks = dict.fromkeys((s.task + 0.5, f"{s.old} → {s.new}") for result in results for s in result.switches)
     label = results[0].metric.label
     title = title or f"{label.capitalize()} after each task"
-    axes = Axes(title, "tasks trained on", label, references=_chance(results), marks=tuple(marks))
+    axes = Axes(title, "tasks trained on", _noted(results), references=chances(results), marks=tuple(marks))
     return line_chart(lines, axes, scale_of_scores(results))
 
 
@@ -64,10 +64,9 @@ def sweep_chart(
     low = np.concatenate([*(one.low for one in lines), levels])
     high = np.concatenate([*(one.high for one in lines), levels])
     scale = _fitting(results, low, high)
-    label = results[0].metric.label
-    title = title or f"Mean {label} over all tasks"
-    references = (*_chance(results), *others)
-    return line_chart(lines, Axes(title, x_label, label, log_x=True, references=references), scale)
+    title = title or f"Mean {results[0].metric.label} over all tasks"
+    references = (*chances(results), *others)
+    return line_chart(lines, Axes(title, x_label, _noted(results), log_x=True, references=references), scale)
 
 
 def swept_lines(
@@ -111,6 +110,13 @@ def _means(result: MethodRuns) -> Array:
     return means
 
 
-def _chance(results: Sequence[MethodRuns]) -> tuple[tuple[float, str], ...]:
-    known = sorted({result.chance for result in results if np.isfinite(result.chance)})
-    return tuple((chance, f"chance {chance:.2g}") for chance in known)
+def chances(results: Sequence[MethodRuns]) -> tuple[tuple[float, str], ...]:
+    """The levels of chance as lines, each with its name; none where they differ from task to task."""
+    levels = [result.chance[result.trained] for result in results]
+    known = {float(level[0]) for level in levels if np.isfinite(level).all() and np.ptp(level) == 0}
+    return tuple((chance, f"chance {chance:.2g}") for chance in sorted(known))
+
+
+def _noted(results: Sequence[MethodRuns]) -> str:
+    """What an axis says: the metric, and the fine print of all figures."""
+    return " · ".join(filter(None, (results[0].metric.label, fine_print(results))))

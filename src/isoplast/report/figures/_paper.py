@@ -13,7 +13,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast.report.data._instruments import INSTRUMENTS
 from isoplast.report.data._isometry import isometry
 from isoplast.report.data._method_runs import Array, MethodRuns, over_layers, over_seeds
-from isoplast.report.figures._charts import swept_lines
+from isoplast.report.figures._charts import chances, swept_lines
 from isoplast.statistics import performance_profile
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def score_figure(results: Sequence[MethodRuns]) -> Figure:
 
     figure, axes = _blank(f"{label} after each task", label)
     _draw(axes, results, trained)
-    for chance in sorted({one.chance for one in results if np.isfinite(one.chance)}):
+    for chance, _ in chances(results):
         axes.axhline(chance, color="0.4", linestyle=":", linewidth=0.8)
         axes.annotate(
             "chance", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", size=8

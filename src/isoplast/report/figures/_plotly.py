@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from isoplast.report.data._instruments import INSTRUMENTS
 from isoplast.report.data._method_runs import SMALLEST_DRAWN, Array, MethodRuns, over_layers, over_seeds
 from isoplast.report.figures._axes import Scale, share_scale
-from isoplast.report.figures._charts import scale_of_scores
+from isoplast.report.figures._charts import chances, scale_of_scores
 from isoplast.report.figures._palette import SHADES
 
 ALL = "all"
@@ -40,11 +40,11 @@ def score_figure(results: Sequence[MethodRuns]) -> go.Figure:
     scale = scale_of_scores(results)
     set_share_axis(figure, scale)
     _set_task_axis(figure, results, first=1)
-    for chance in sorted({result.chance for result in results if not math.isnan(result.chance)}):
+    for chance, words in chances(results):
         if scale.holds(chance):
             # below the line there is room for a word only if it is not at the very bottom
             room = chance - scale.bottom > 0.07 * (scale.top - scale.bottom)
-            reference(figure, chance, f"chance {chance:.2g}", "below" if room else "above")
+            reference(figure, chance, words, "below" if room else "above")
     _mark_switches(figure, results)
     return figure
 

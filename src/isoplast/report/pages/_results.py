@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from isoplast.report.data._isometry import Isometry, isometry
-from isoplast.report.data._method_runs import MethodRuns
+from isoplast.report.data._method_runs import MethodRuns, fine_print
 from isoplast.report.data._numbers import scores
 from isoplast.report.data._source import RunRecord, Source
 from isoplast.report.html._document import NONE, Alarming, Table
@@ -26,6 +26,9 @@ def results_table(results: Sequence[MethodRuns]) -> Table:
         "constant: 1/(8 lr λ), the steps in which a singular value's excess over 1 falls to 1/e. "
         "Isometry time: 8 lr λ × steps, the length of the run in time constants."
     )
+    note = fine_print(results)
+    if note:
+        caption += f" {note[0].upper()}{note[1:]}."
     rows = [_row(result) for result in results]
     kept = [place for place in range(len(_HEAD)) if place < _ALWAYS or not _says_nothing(rows, place)]
     return Table(caption, [_HEAD[place] for place in kept], [[row[place] for place in kept] for row in rows])

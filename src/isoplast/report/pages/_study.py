@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,10 +9,10 @@ from markupsafe import Markup
 
 from isoplast.report.data._headline import headline
 from isoplast.report.data._instruments import PROBES
-from isoplast.report.data._method_runs import Array, MethodRuns, band_words
+from isoplast.report.data._method_runs import Array, MethodRuns, band_words, fine_print
 from isoplast.report.data._source import Source
 from isoplast.report.figures import _plotly as figures
-from isoplast.report.figures._charts import scale_of_scores, score_chart
+from isoplast.report.figures._charts import chances, scale_of_scores, score_chart
 from isoplast.report.html import _document as html
 from isoplast.report.pages._configuration import configuration, provenance
 from isoplast.report.pages._results import results_table, troubles
@@ -54,13 +53,13 @@ def render(source: Source, results: Sequence[MethodRuns], rankings: Mapping[str,
 
 
 def _score_note(results: Sequence[MethodRuns]) -> str:
-    words = [band_words(results)]
+    words = [_sentence(fine_print(results)), band_words(results)]
     if any(result.switches for result in results):
         words.append("The dashed vertical line marks where another method takes over, on the same network.")
     scale = scale_of_scores(results)
-    if not all(scale.holds(result.chance) for result in results if not math.isnan(result.chance)):
+    if not all(scale.holds(chance) for chance, _ in chances(results)):
         words.append("The axis fits the curves; chance lies outside of it.")
-    return " ".join(words)
+    return " ".join(filter(None, words))
 
 
 def _probes(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Section | None:
@@ -92,7 +91,11 @@ def _probes(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Sectio
 
 
 def _heading(label: str) -> str:
-    return label[0].upper() + label[1:]
+    return label[:1].upper() + label[1:]
+
+
+def _sentence(words: str) -> str:
+    return f"{_heading(words)}." if words else ""
 
 
 def _singular_values(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Section | None:
