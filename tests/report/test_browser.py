@@ -78,7 +78,7 @@ def test_a_method_can_be_hidden_and_a_layer_picked(page: browser.Page, report: P
     page.evaluate("document.querySelector('button.curve').click()")
     for name in ("score", "sigma_min", "dormant"):
         page.wait(f"{lines_drawn(f'figure-{name}')} === {len(synthetic.METHODS) - 1}")
-    assert page.evaluate("document.querySelectorAll('button.curve[aria-pressed=false]').length") == 4
+    assert page.evaluate("document.querySelectorAll('button.curve[aria-pressed=false]').length") == 5
     shown = """document.querySelector('[data-figure="figure-dead"]').data.find((t) => t.visible && t.name)"""
     last = f"{shown}.y.bdata"
     before = page.evaluate(last)
@@ -132,6 +132,22 @@ def dozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = synthetic.specification(name, 0, tasks=4, lr=1e-3 * (index + 1), **settings)
         synthetic.write_run(folder, run, synthetic.staying if index % 2 else synthetic.collapsing)
     return write_report(folder)
+
+
+def test_of_many_methods_the_best_few_are_shown_and_one_button_shows_all(
+    page: browser.Page, dozen: Path
+) -> None:
+    page.show(dozen)
+    pressed = "document.querySelectorAll('#score-heading ~ .bar button.curve[aria-pressed=true]').length"
+    page.wait(f"{lines_drawn('figure-score')} === 6")  # five, and the first that the study names
+    assert page.evaluate(pressed) == 6
+    page.evaluate("document.querySelector('button.all').click()")
+    page.wait(f"{lines_drawn('figure-score')} === 12")
+    assert page.evaluate(pressed) == 12
+    page.evaluate("document.querySelector('button.all').click()")
+    page.wait(f"{lines_drawn('figure-score')} === 6")
+    assert page.evaluate(pressed) == 6
+    assert page.complaints() == []
 
 
 def test_without_scripts_a_still_picture_is_shown(page: browser.Page, report: Path) -> None:

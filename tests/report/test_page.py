@@ -83,6 +83,7 @@ def test_the_page_has_its_parts(page: str) -> None:
         "Ranking",
         "Accuracy after each task",
         "Results",
+        "Performance profile",
         "Can it still learn?",
         "Singular values of the weights",
         "Dead and dormant units",
@@ -90,7 +91,7 @@ def test_the_page_has_its_parts(page: str) -> None:
         "Provenance",
     ]
     plots = [div for div in elements.find("div") if div.get("role") == "img"]
-    assert len(plots) == 9
+    assert len(plots) == 10
     assert all("Adam" in (plot["aria-label"] or "") for plot in plots)
     words = " ".join(elements.words.split())
     for expected in (
@@ -125,6 +126,7 @@ def test_figures_are_json_that_a_browser_can_read(page: str) -> None:
     data = dict(re.findall(r'<script type="application/json" id="([\w-]+)">(.*?)</script>', page, re.DOTALL))
     assert set(data) == {
         "figure-score",
+        "figure-profile",
         "figure-sigma_max",
         "figure-sigma_min",
         "figure-dead",
@@ -160,6 +162,24 @@ def test_policy_and_value_of_agents_have_figures_of_their_own(
     axis = {name: json.loads(figure(text, name))["layout"]["yaxis"].get("type") for name in OF_AGENTS}
     assert axis.pop("greedy_churn") is None  # a share, on a linear axis
     assert set(axis.values()) == {"log"}
+
+
+def test_a_sweep_has_its_sensitivity_and_methods_with_one_strength_each_have_none(tmp_path: Path) -> None:
+    for isometry in (1e-2, 1e-1):
+        for lr in (1e-3, 3e-3):
+            changes = {"method": {"name": "adamo", "isometry": isometry}, "lr": lr}
+            label = f"AdamO {isometry} at {lr}"
+            run = synthetic.specification(label, 0, tasks=2, **changes)
+            synthetic.write_run(tmp_path / "sweep", run, synthetic.staying)
+            if (isometry, lr) in ((1e-2, 1e-3), (1e-1, 3e-3)):
+                synthetic.write_run(tmp_path / "pairs", run, synthetic.staying)
+    text = write_report(tmp_path / "sweep").read_text()
+    traces = json.loads(figure(text, "sensitivity"))["data"]
+    assert [(one["name"], one["x"]) for one in traces] == [
+        ("lr 0.001", [0.01, 0.1]),
+        ("lr 0.003", [0.01, 0.1]),
+    ]
+    assert "figure-sensitivity" not in write_report(tmp_path / "pairs").read_text()
 
 
 def test_labels_cannot_become_markup(tmp_path: Path) -> None:

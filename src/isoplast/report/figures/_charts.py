@@ -39,6 +39,15 @@ def scale_of_scores(results: Sequence[MethodRuns]) -> Scale:
     return _fitting(results, low, high)
 
 
+def scale_of_lines(
+    results: Sequence[MethodRuns], lines: Sequence[Line], levels: Sequence[tuple[float, str]]
+) -> Scale:
+    """The axis that fits lines with their bands, and levels beside them."""
+    beside = np.array([value for value, _ in levels])
+    low, high = (np.concatenate([*(getattr(one, edge) for one in lines), beside]) for edge in ("low", "high"))
+    return _fitting(results, low, high)
+
+
 def _fitting(results: Sequence[MethodRuns], low: Array, high: Array) -> Scale:
     scale = share_scale if results[0].metric.name.endswith("accuracy") else score_scale
     return scale(float(np.nanmin(low)), float(np.nanmax(high)))
@@ -60,13 +69,20 @@ def sweep_chart(
         IsoplastError: no result has a positive `x`.
     """
     lines, others = swept_lines(results, x=x, line=line)
-    levels = np.array([value for value, _ in others])
-    low = np.concatenate([*(one.low for one in lines), levels])
-    high = np.concatenate([*(one.high for one in lines), levels])
-    scale = _fitting(results, low, high)
+    scale = scale_of_lines(results, lines, others)
     title = title or f"Mean {results[0].metric.label} over all tasks"
     references = (*chances(results), *others)
     return line_chart(lines, Axes(title, x_label, _noted(results), log_x=True, references=references), scale)
+
+
+def sweeps(results: Sequence[MethodRuns]) -> bool:
+    """Whether a method has several strengths at one learning rate."""
+    strengths: dict[tuple[str, float], set[float]] = {}
+    for result in results:
+        if _setting(result, "isometry"):
+            key = str(result.settings.get("method")), float(result.settings["lr"])
+            strengths.setdefault(key, set()).add(_setting(result, "isometry"))
+    return any(len(found) > 1 for found in strengths.values())
 
 
 def swept_lines(

@@ -57,11 +57,15 @@ class Plot:
 
 @dataclass(frozen=True)
 class Curve:
-    """An entry of a legend: the number, label and look of the curves that it shows and hides."""
+    """An entry of a legend: the number, label and look of the curves that it shows and hides.
+
+    `shown` says with which of both the page begins.
+    """
 
     index: int
     label: str
     look: Style
+    shown: bool = True
 
     @property
     def swatch(self) -> Markup:
@@ -82,6 +86,7 @@ class Section:
         layers: of which the figures can show each; none where they show one thing only.
         picked: what is picked, "Layer".
         every: what all layers together are called; "" where there is no such view.
+        by_method: whether its curves are those of the legend.
     """
 
     name: str
@@ -92,6 +97,7 @@ class Section:
     layers: Sequence[str] = ()
     picked: str = ""
     every: str = ""
+    by_method: bool = True
 
 
 def render(template: str, figures: Mapping[str, str], looks: Iterable[Style], **values: Any) -> str:

@@ -7,7 +7,9 @@
   const darkTheme = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)");
   const plots = [...document.querySelectorAll(".plot")];
-  const hidden = new Set();
+  const buttons = [...document.querySelectorAll("button.curve")];
+  const few = new Set(buttons.filter((one) => one.getAttribute("aria-pressed") === "false").map((one) => one.dataset.curve));
+  const hidden = new Set(few);
   const config = {
     displaylogo: false,
     displayModeBar: touch.matches ? false : "hover",
@@ -35,14 +37,29 @@
 
   const drawAll = () => Promise.all(plots.map(draw));
 
-  for (const button of document.querySelectorAll("button.curve")) {
+  function press() {
+    for (const button of buttons) {
+      button.setAttribute("aria-pressed", String(!hidden.has(button.dataset.curve)));
+    }
+    for (const button of document.querySelectorAll("button.all")) {
+      button.setAttribute("aria-pressed", String(hidden.size === 0));
+    }
+    drawAll();
+  }
+
+  for (const button of buttons) {
     button.addEventListener("click", () => {
       const curve = button.dataset.curve;
       if (!hidden.delete(curve)) hidden.add(curve);
-      for (const twin of document.querySelectorAll(`button.curve[data-curve="${curve}"]`)) {
-        twin.setAttribute("aria-pressed", String(!hidden.has(curve)));
-      }
-      drawAll();
+      press();
+    });
+  }
+  // All curves, and back to the few that the page began with.
+  for (const button of document.querySelectorAll("button.all")) {
+    button.addEventListener("click", () => {
+      if (hidden.size > 0) hidden.clear();
+      else few.forEach((curve) => hidden.add(curve));
+      press();
     });
   }
   for (const picker of document.querySelectorAll("select")) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -12,12 +13,15 @@ from isoplast.report.data._instruments import PROBES
 from isoplast.report.data._method_runs import Array, MethodRuns, band_words, fine_print
 from isoplast.report.data._source import Source
 from isoplast.report.figures import _plotly as figures
-from isoplast.report.figures._charts import chances, scale_of_scores, score_chart
+from isoplast.report.figures._charts import chances, scale_of_scores, score_chart, sweeps
+from isoplast.report.figures._plotly_overview import complete_scores, profile_figure, sensitivity_figure
 from isoplast.report.html import _document as html
 from isoplast.report.pages._configuration import configuration, provenance
 from isoplast.report.pages._results import results_table, troubles
 from isoplast.report.pages._tables import ranking_table
 from isoplast.study import Ranking
+
+_MANY, _FEW = 8, 5  # of more methods than the first, the page begins with the best so many
 
 
 def render(source: Source, results: Sequence[MethodRuns], rankings: Mapping[str, Ranking]) -> str:
@@ -29,9 +33,9 @@ def render(source: Source, results: Sequence[MethodRuns], rankings: Mapping[str,
         rankings: of the methods, by problem.
     """
     drawn: dict[str, str] = {"score": figures.score_figure(results).to_json()}
-    curves = [html.Curve(index, result.label, result.style) for index, result in enumerate(results)]
+    curves = _curves(results, rankings)
     title = f"{results[0].metric.label.capitalize()} after each task"
-    groups = (_probes, _singular_values, _units)
+    groups = (_distribution, _sensitivity, _probes, _singular_values, _units)
     return html.render(
         "study.html",
         drawn,
@@ -41,7 +45,7 @@ def render(source: Source, results: Sequence[MethodRuns], rankings: Mapping[str,
         source=source,
         curves=curves,
         score=html.Plot("score", "tall", f"{title}. {headline(results)}", title),
-        score_note=_score_note(results),
+        score_note=_score_note(results, curves),
         still=Markup(score_chart(results)),
         rankings=[ranking_table(*item) for item in rankings.items()] if len(results) > 1 else [],
         results=results_table(results),
@@ -52,14 +56,67 @@ def render(source: Source, results: Sequence[MethodRuns], rankings: Mapping[str,
     )
 
 
-def _score_note(results: Sequence[MethodRuns]) -> str:
+def _curves(results: Sequence[MethodRuns], rankings: Mapping[str, Ranking]) -> list[html.Curve]:
+    """The legend, the best first; of many methods the page begins with the best few and the baseline."""
+    order = {result.label: index for index, result in enumerate(results)}
+    tables = [one.table["method"].to_list() for one in rankings.values() if one.table is not None]
+    places = itertools.chain.from_iterable(itertools.zip_longest(*tables))
+    labels = list(dict.fromkeys([*(label for label in places if label in order), *order]))
+    few = {*labels[:_FEW], *(one.baseline for one in rankings.values())}
+    return [
+        html.Curve(
+            order[label],
+            label,
+            results[order[label]].style,
+            shown=len(labels) <= _MANY or label in few,
+        )
+        for label in labels
+    ]
+
+
+def _score_note(results: Sequence[MethodRuns], curves: Sequence[html.Curve]) -> str:
     words = [_sentence(fine_print(results)), band_words(results)]
+    shown = sum(curve.shown for curve in curves)
+    if shown < len(curves):
+        words.append(f"Shown are the best of {len(curves)} and the baseline; buttons show the others.")
     if any(result.switches for result in results):
         words.append("The dashed vertical line marks where another method takes over, on the same network.")
     scale = scale_of_scores(results)
     if not all(scale.holds(chance) for chance, _ in chances(results)):
         words.append("The axis fits the curves; chance lies outside of it.")
     return " ".join(filter(None, words))
+
+
+def _distribution(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Section | None:
+    whole = [complete_scores(result) for result in results]
+    every = np.concatenate([values.ravel() for values in whole])
+    if len(np.unique(every)) < 2 or len({result.metric for result in results}) > 1:
+        return None
+    drawn["profile"] = profile_figure(results).to_json()
+    side, label = "above" if results[0].sign > 0 else "below", results[0].metric.label
+    words = f"On which share of all tasks and seeds the {label} of a method lies {side} a level."
+    left = sum(len(result.seeds) - len(values) for result, values in zip(results, whole, strict=True))
+    if left:
+        words += f" Left out, as they are not finished: {left} runs."
+    medians = zip(results, whole, strict=True)
+    halves = [f"{one.label}: {np.median(values):.3g}" for one, values in medians if values.size]
+    said = f"{words} Half of them lie {side}: {'; '.join(halves)}."
+    figure = html.Plot("profile", "short", said, "Share of tasks and seeds")
+    words = f"{words} {_sentence(fine_print(results))}"
+    return html.Section("profile", "Performance profile", words, [figure])
+
+
+def _sensitivity(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Section | None:
+    if not sweeps(results):
+        return None
+    drawn["sensitivity"] = sensitivity_figure(results).to_json()
+    words = (
+        f"Mean {results[0].metric.label} over all tasks against the isometry strength, a line for each "
+        "learning rate; methods without a strength are levels."
+    )
+    figure = html.Plot("sensitivity", "short", words, "Strength and learning rate")
+    words = f"{words} {_sentence(fine_print(results))}"
+    return html.Section("sensitivity", "Sensitivity", words, [figure], by_method=False)
 
 
 def _probes(results: Sequence[MethodRuns], drawn: dict[str, str]) -> html.Section | None:
