@@ -41,7 +41,8 @@ from isoplast.study.store._frame import load_runs, load_study
 from isoplast.study.store._index import read_index
 from isoplast.study.store._lock import RunLocked
 from isoplast.study.store._remove import remove_runs
-from isoplast.study.tuning._freeze import freeze
+from isoplast.study.tuning._freeze import freeze, frozen_study
+from isoplast.study.tuning._results import NotSwept
 from isoplast.study.tuning._select import Choice, select
 from isoplast.study.tuning._space import Axis
 from isoplast.study.tuning._sweep import sweep, trials
@@ -69,6 +70,7 @@ __all__ = [
     "LearnerSpec",
     "LocalExecutor",
     "Metric",
+    "NotSwept",
     "OpenRun",
     "Outcome",
     "Part",
@@ -102,6 +104,7 @@ __all__ = [
     "flat_settings",
     "foreign_parts",
     "freeze",
+    "frozen_study",
     "git_words",
     "holds_results",
     "load_runs",

@@ -138,6 +138,13 @@ def setting_takes_list(kind: str, name: str, setting: str) -> bool:
     return any(takes_list(_KINDS[kind].find(one), setting.rpartition(".")[2]) for one in names)
 
 
+def setting_names(kind: str, name: str) -> list[str]:
+    """All settings of a part, those of a combination's parts each with the part's name in front."""
+    known: list[Any] = [_KINDS[kind].find(one) for one in (name.split("+") if kind == "method" else [name])]
+    fields = [(one, field.name) for one in known for field in dataclasses.fields(one) if field.init]
+    return [field if len(known) == 1 else f"{one.name}.{field}" for one, field in fields]
+
+
 def foreign_parts(settings: Mapping[str, Any]) -> list[str]:
     """Names of the parts of a written specification that are not ours: making them would run others' code."""
     found = []

@@ -17,12 +17,13 @@ def write(tuning: Tuning, out: Path, table: Table, *, otherwise: float, waiting:
 
     A run fails at the first task whose score is NaN. The last `waiting` runs are not started.
     """
-    runs = [
+    wanted = [
         (tuning.run(method, values, seed), place, (method, values["lr"], values.get("isometry")))
         for method in tuning.methods
         for values in tuning.settings(method)
         for place, seed in enumerate(tuning.seeds)
     ]
+    runs = list({run: (run, place, key) for run, place, key in reversed(wanted)}.values())[::-1]
     out.mkdir(parents=True, exist_ok=True)
     Study("sweep", [run for run, _, _ in runs]).describe(out)
     for number, (run, place, key) in enumerate(runs):

@@ -18,7 +18,19 @@ from same_bits import rows_without_seconds
 
 from isoplast._core.errors import IsoplastError
 from isoplast.cli import main
-from isoplast.study import Axis, RunDirectory, Study, Tuning, execute, freeze, load_study, select, sweep
+from isoplast.study import (
+    Axis,
+    NotSwept,
+    RunDirectory,
+    Study,
+    Tuning,
+    execute,
+    freeze,
+    load_study,
+    select,
+    sweep,
+    trials,
+)
 
 pytest.importorskip("optuna")
 
@@ -71,7 +83,8 @@ def test_a_budget_is_the_same_for_all_and_no_trial_is_done_twice() -> None:
     [
         ("seeds: [100, 101]", "seeds: [100, 2]", "2 is a seed of the evaluation, too"),
         ("seeds: [100, 101]", "seeds: []", "it is empty"),
-        ("fraction: 0.5", "fraction: 0", "fraction is 0: it must be above 0"),
+        ("fraction: 0.5", "fraction: 0", "fraction is 0: it must be a number above 0"),
+        ("fraction: 0.5", "fraction: true", "fraction is True: it must be a number"),
         ("fraction: 0.5", "fraction: 1.5", "fraction is 1.5"),
         ("fraction: 0.5", "fractoin: 0.5", "did you mean 'fraction'"),
         ("{lr: [1e-3, 1e-2, 1e-1], isometry: [1e-2, 1e-1]}", "{}", "space is empty"),
@@ -242,9 +255,10 @@ def test_settings_that_are_lists_are_drawn() -> None:
 
 def test_a_sweep_of_failures_alone_says_where_the_reasons_are(tmp_path: Path) -> None:
     one = tuning()
-    runs = [one.run("Adam", {"lr": 1e-3}, seed) for seed in one.seeds]
-    Study("sweep", runs).describe(tmp_path)
-    for run in runs:
+    study = trials(one)
+    assert study is not None
+    study.describe(tmp_path)
+    for run in study.runs:
         RunDirectory.create(tmp_path, run).mark_failed("no data")
     with pytest.raises(IsoplastError, match=r"all trials in .* failed: isoplast show"):
         select(one, tmp_path)
@@ -253,8 +267,62 @@ def test_a_sweep_of_failures_alone_says_where_the_reasons_are(tmp_path: Path) ->
 def test_an_unfinished_sweep_is_not_selected_from(tmp_path: Path) -> None:
     one = tuning()
     synthetic_sweep.write(one, tmp_path, {}, otherwise=0.5, waiting=1)
-    with pytest.raises(IsoplastError, match=r"1 of 18 trials in .* are not done"):
+    with pytest.raises(IsoplastError, match=r"1 of 18 runs of the trials are not done in"):
         select(one, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("lr: [1e-3, 1e-2, 1e-1]", "lr: [3e-3, 1e-2]"),
+        ("isometry: [1e-2, 1e-1]", "isometry: [1e-2, 1e-1, 1]"),
+        ("seeds: [100, 101]", "seeds: [100, 102]"),
+        ("fraction: 0.5", "fraction: 0.75"),
+        ("epochs: 2", "epochs: 3"),
+    ],
+)
+def test_trials_of_another_tuning_do_not_stand_for_its_own(tmp_path: Path, old: str, new: str) -> None:
+    synthetic_sweep.write(tuning(), tmp_path, {}, otherwise=0.5)
+    assert old in FILE
+    with pytest.raises(NotSwept, match=r"of the trials are not done in .*: the sweep does what is missing"):
+        select(Tuning.parse(FILE.replace(old, new)), tmp_path)
+
+
+def test_trials_that_the_space_does_not_hold_any_more_do_not_count(tmp_path: Path) -> None:
+    table = {("Adam", 1e-1, None): lambda seed, task: 0.9, ("Adam", 1e-3, None): lambda seed, task: 0.8}
+    synthetic_sweep.write(tuning(), tmp_path, table, otherwise=0.5)
+    narrow = FILE.replace("[1e-3, 1e-2, 1e-1]", "[1e-3, 1e-2]").replace("methods: [adam,", "methods: [ADAM,")
+    adam, adamo = select(Tuning.parse(narrow.replace("ADAM", "{label: other, method: adam}")), tmp_path)
+    assert (adam.method, adam.values, adam.trials, adamo.trials) == ("other", {"lr": 1e-3}, 2, 4)
+    alone = Tuning.parse(FILE.replace("adamo]", "{method: adamo, label: O}, {method: adamw, label: W}]"))
+    with pytest.raises(NotSwept, match="6 of 24 runs"):
+        select(alone, tmp_path)
+
+
+def test_a_search_finds_its_trials_again_and_no_others(tmp_path: Path) -> None:
+    text = FILE.replace("lr: [1e-3, 1e-2, 1e-1]", "lr: {low: 1e-3, high: 1e-1, log: true}")
+
+    def search(wanted: int) -> Tuning:
+        return Tuning.parse(text.replace("epochs: 2", "epochs: 1") + f"  sampler: tpe\n  trials: {wanted}\n")
+
+    sweep(search(3), tmp_path, executor="inline")
+    assert [choice.trials for choice in select(search(3), tmp_path)] == [3, 3]
+    assert [choice.trials for choice in select(search(2), tmp_path)] == [2, 2]
+    with pytest.raises(NotSwept, match="4 of 16 runs"):
+        select(search(4), tmp_path)
+
+
+def test_two_methods_that_meet_at_a_setting_share_its_trial(tmp_path: Path) -> None:
+    two = "[{label: A, method: adamo}, {label: B, method: {name: adamo, isometry: 1}}]"
+    one = Tuning.parse(FILE.replace("[adam, adamo]", two))
+    study = trials(one)
+    assert study is not None
+    assert len(study.runs) == 12
+    table = {("A", 1e-2, 1e-1): lambda seed, task: 0.9}
+    synthetic_sweep.write(one, tmp_path, table, otherwise=0.5)
+    first, second = select(one, tmp_path)
+    assert first.values == second.values == {"lr": 1e-2, "isometry": 1e-1}
+    assert first.trials == second.trials == 6
 
 
 @pytest.mark.slow

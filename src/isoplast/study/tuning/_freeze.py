@@ -25,6 +25,14 @@ def freeze(tuning: Tuning, choices: Sequence[Choice], path: Path) -> Study:
     Returns:
         The study in the file.
     """
+    frozen = frozen_study(tuning, choices, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, frozen.text.encode())
+    return frozen
+
+
+def frozen_study(tuning: Tuning, choices: Sequence[Choice], path: Path) -> Study:
+    """The study that `freeze` writes, its document in `text`; nothing is written."""
     chosen = {choice.method: choice.values for choice in choices}
     first = [run for run in tuning.study.runs if run.seed == tuning.study.runs[0].seed]
     methods = []
@@ -41,10 +49,7 @@ def freeze(tuning: Tuning, choices: Sequence[Choice], path: Path) -> Study:
         "seeds": list(dict.fromkeys(run.seed for run in tuning.study.runs)),
     }
     text = "".join(f"# {line}\n" for line in _head(tuning, choices)) + dump_yaml(document)
-    frozen = Study.parse(text, str(path), folder=path.resolve().parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.encode())
-    return frozen
+    return Study.parse(text, str(path), folder=path.resolve().parent)
 
 
 def _head(tuning: Tuning, choices: Sequence[Choice]) -> list[str]:

@@ -37,7 +37,8 @@ class Search:
             if axis.values:
                 found[axis.name] = axis.values[trial.suggest_int(axis.name, 0, len(axis.values) - 1)]
             else:
-                found[axis.name] = trial.suggest_float(axis.name, axis.low, axis.high, log=axis.log)
+                suggest = trial.suggest_int if axis.whole else trial.suggest_float
+                found[axis.name] = suggest(axis.name, axis.low, axis.high, log=axis.log)
         return found
 
     def tell(self, score: float) -> None:

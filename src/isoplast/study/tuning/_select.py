@@ -10,6 +10,7 @@ import numpy as np
 from isoplast._core.errors import IsoplastError
 from isoplast.study.tuning._results import Results
 from isoplast.study.tuning._space import Values, in_words
+from isoplast.study.tuning._sweep import results
 from isoplast.study.tuning._tuning import Tuning
 
 _BOOTSTRAP = 2000
@@ -66,20 +67,23 @@ def select(tuning: Tuning, out: Path) -> list[Choice]:
         out: directory of the sweep.
 
     Raises:
-        IsoplastError: trials are not done yet.
+        NotSwept: trials of this tuning are not done yet, whatever else lies in the directory.
+        IsoplastError: all failed.
 
     Reference:
         Efron and Tibshirani, "An introduction to the bootstrap", 1993.
     """
-    results = Results.load(tuning, out)
-    return [_choice(tuning, method, results) for method in tuning.methods]
+    found = results(tuning, out)
+    for problem, methods in tuning.problems.items():
+        if methods[0] not in found.signs:
+            where = f" on {problem}" if problem else ""
+            raise IsoplastError(f"all trials{where} in {out} failed: isoplast show {out} gives the reasons")
+    return [_choice(tuning, method, found) for method in tuning.methods]
 
 
 def _choice(tuning: Tuning, method: str, results: Results) -> Choice:
     settings = results.settings[method]
-    labels = [label for label in settings if label in results.scores]
-    if not labels:
-        raise IsoplastError(f"no trial of method {method!r} has a result: run the sweep first")
+    labels = list(settings)
     sign = results.signs[method]
     values = sign * np.stack([results.scores[label] for label in labels])  # trials, seeds, tasks
     means = values.mean(axis=(1, 2))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from isoplast._core.errors import IsoplastError, unknown
+
+_LARGEST = sys.float_info.max
 
 Values = dict[str, Any]
 """Settings by name: a point of the space."""
@@ -22,6 +25,7 @@ class Axis:
         values: those of a grid, at least one; () for a range.
         low, high: ends of a range, low < high.
         log: whether the range is searched on a log scale; then low > 0.
+        whole: whether only the whole numbers of the range are tried.
     """
 
     name: str
@@ -29,13 +33,14 @@ class Axis:
     low: float = math.nan
     high: float = math.nan
     log: bool = False
+    whole: bool = False
 
     @classmethod
     def parse(cls, name: str, values: object) -> Axis:
         """The axis that a file describes: a list of values, or `{low: 1e-3, high: 1e-1, log: true}`.
 
         Raises:
-            IsoplastError: it is something else, holds a value twice, or is empty.
+            IsoplastError: it is something else, holds a value twice, is empty, or has no finite ends.
         """
         if isinstance(values, list) and values:
             if len({repr(value) for value in values}) < len(values):
@@ -50,16 +55,19 @@ class Axis:
         numbers = [one for one in (low, high) if isinstance(one, int | float) and not isinstance(one, bool)]
         if len(numbers) < 2 or not isinstance(log, bool):
             raise IsoplastError(f"tune.space.{name} is {values!r}: write low: 1e-3, high: 1e-1, log: true")
+        if not all(-_LARGEST <= one <= _LARGEST for one in (*numbers, numbers[1] - numbers[0])):
+            raise IsoplastError(f"tune.space.{name} goes from {low} to {high}: give finite numbers")
         if not numbers[0] < numbers[1] or (log and numbers[0] <= 0):
             raise IsoplastError(
                 f"tune.space.{name} goes from {low} to {high}: low must be below high"
                 + (", and above 0 on a log scale" if log else "")
             )
-        return cls(name, (), float(numbers[0]), float(numbers[1]), log)
+        return cls(name, (), numbers[0], numbers[1], log)
 
-    def as_given(self, value: Any) -> Any:
-        """A value that a specification holds as the axis has it: 1 for 1.0, where 1 was written."""
-        return next((one for one in self.values if one == value), value)
+    @property
+    def written(self) -> tuple[Any, ...]:
+        """The values that the file holds: those of a list, or the ends of a range."""
+        return self.values or (self.low, self.high)
 
     def at_edge(self, value: Any) -> str:
         """At which edge of the axis a value lies, in words; "" if at none.

@@ -13,6 +13,7 @@ import numpy as np
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast.study._compare import by_problem
+from isoplast.study._parts import setting_names
 from isoplast.study._spec import Run, whole
 from isoplast.study._study import Study
 from isoplast.study._yaml import parse_yaml
@@ -33,15 +34,16 @@ class Tuning:
     Args:
         study: the evaluation: every method with the settings that stay as they are.
         space: the axes; a method is tuned over those that it has.
-        seeds: of the trials, none of them a seed of the evaluation.
+        seeds: of the trials, each once, none of them a seed of the evaluation.
         fraction: share of the tasks that a trial lives, in (0, 1].
-        trials: for each method, >= 1; None: its whole grid.
+        trials: for each method, >= 1, or all points of a grid that has fewer; None: its whole grid.
         sampler: "grid", "random" or "tpe" (Optuna's samplers of these names).
-        last: a trial counts by the mean score of so many last tasks, >= 1; None: of all its tasks.
+        last: a trial counts by the mean score of so many last tasks, >= 1 and at most its tasks; None: of all
+            of them.
 
     Raises:
-        IsoplastError: the space is empty or inverted, seeds are shared with the evaluation, a method has no
-            axis, or a number is out of range.
+        IsoplastError: the space is empty or inverted, names a setting or holds a value that no method has,
+            seeds are shared with the evaluation, a method has no axis, or a number is out of range.
     """
 
     study: Study
@@ -61,8 +63,15 @@ class Tuning:
         if shared or not self.seeds:
             wrong = f"{shared[0]} is a seed of the evaluation, too" if shared else "it is empty"
             raise IsoplastError(f"tune.seeds: {wrong}: give seeds for tuning alone, such as [100, 101]")
-        if not 0 < self.fraction <= 1:
-            raise IsoplastError(f"tune.fraction is {self.fraction}: it must be above 0 and at most 1")
+        for seed in self.seeds:
+            whole("a seed of tune.seeds", seed, 0)
+            if self.seeds.count(seed) > 1:
+                raise IsoplastError(f"tune.seeds holds {seed} twice: give it once")
+        number = isinstance(self.fraction, int | float) and not isinstance(self.fraction, bool)
+        if not number or not 0 < self.fraction <= 1:
+            raise IsoplastError(
+                f"tune.fraction is {self.fraction!r}: it must be a number above 0 and at most 1"
+            )
         if self.sampler not in _SAMPLERS:
             raise unknown("sampler of tune", str(self.sampler), _SAMPLERS)
         if self.sampler == "grid" and any(not axis.values for axis in self.space):
@@ -74,11 +83,12 @@ class Tuning:
         for name, value in (("trials", self.trials), ("last", self.last)):
             if value is not None:
                 whole(f"tune.{name}", value, 1)
-        for method in self.methods:
-            axes = self.axes(method)
-            if not axes:
-                names = ", ".join(axis.name for axis in self.space)
-                raise IsoplastError(f"method {method!r} has none of the settings of tune.space ({names})")
+        for method, axes in self._axes.items():
+            if self.last is not None and self.last > self.tasks(method):
+                raise IsoplastError(
+                    f"tune.last is {self.last}, and a trial of {method!r} has {self.tasks(method)} tasks: "
+                    "make it smaller, or tune.fraction larger"
+                )
             size = math.prod(len(axis.values) for axis in axes)
             if self.sampler == "grid" and (self.trials or size) > _MOST:
                 raise IsoplastError(f"tune.space gives {method!r} more than {_MOST} trials: set tune.trials")
@@ -111,8 +121,6 @@ class Tuning:
             if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
                 raise IsoplastError(f"tune.seeds is {seeds!r}: it must be a list of whole numbers")
             rest = {key: given[key] for key in _KEYS[2:] if key in given}
-            if not isinstance(rest.get("fraction", 1.0), int | float):
-                raise IsoplastError(f"tune.fraction is {rest['fraction']!r}: it must be a number")
             return cls(study, axes, tuple(seeds), **rest)
         except IsoplastError as error:
             raise IsoplastError(f"{source}: {error}") from None
@@ -172,8 +180,29 @@ class Tuning:
 
     def axes(self, method: str) -> list[Axis]:
         """Those axes of the space that a method has."""
-        known = {"lr", *(name for name, _ in self.methods[method].method.settings)}
-        return [axis for axis in self.space if axis.name in known]
+        return self._axes[method]
+
+    @functools.cached_property
+    def _axes(self) -> dict[str, list[Axis]]:
+        """The axes of every method, of which every value has been tried on it."""
+        known = {
+            method: ["lr", *setting_names("method", run.method.name)] for method, run in self.methods.items()
+        }
+        names = {name: None for own in known.values() for name in own}
+        for axis in self.space:
+            if axis.name not in names:
+                raise unknown("setting in tune.space", axis.name, names)
+        found = {}
+        for method, own in known.items():
+            axes = [axis for axis in self.space if axis.name in own]
+            if not axes:
+                given = ", ".join(axis.name for axis in self.space)
+                raise IsoplastError(f"method {method!r} has none of the settings of tune.space ({given})")
+            try:
+                found[method] = _checked(self.methods[method], axes)
+            except IsoplastError as error:
+                raise IsoplastError(f"tune.space does not suit {method!r}: {error}") from None
+        return found
 
     def settings(self, method: str) -> list[Values]:
         """The settings of a method that are tried; [] where each depends on the results before.
@@ -215,6 +244,19 @@ class Tuning:
     def label(method: str, values: Values) -> str:
         """What a trial is called."""
         return f"{method}, {in_words(values)}"
+
+
+def _checked(run: Run, axes: list[Axis]) -> list[Axis]:
+    """The axes, each with what its range is of; a run is made with every value that the file holds."""
+    first = {axis.name: axis.written[0] for axis in axes}
+    found = []
+    for axis in axes:
+        made = [with_values(run, {**first, axis.name: value}) for value in axis.written]
+        if len(set(made)) < len(made):
+            raise IsoplastError(f"{axis.name} holds a value twice: {list(axis.written)}")
+        kinds = {type({**dict(one.method.settings), "lr": one.lr}.get(axis.name)) for one in made}
+        found.append(dataclasses.replace(axis, whole=not axis.values and kinds == {int}))
+    return found
 
 
 def with_values(run: Run, values: Values, **changes: Any) -> Run:
