@@ -94,6 +94,21 @@ def test_a_budget_is_the_same_for_all_and_no_trial_is_done_twice() -> None:
         ("lr: [1e-3, 1e-2, 1e-1]", "lr: [1e-3, 1e-3]", "holds a value twice"),
         ("lr: [1e-3, 1e-2, 1e-1], ", "", "method 'Adam' has none of the settings"),
         ("lr: [1e-3, 1e-2, 1e-1]", "lr: 1e-3", "give a list of values"),
+        ("seeds: [100, 101]", "seeds: [100, 100]", "tune.seeds holds 100 twice"),
+        ("seeds: [100, 101]", "seeds: [-4]", "a seed of tune.seeds is -4"),
+        (
+            "fraction: 0.5",
+            "fraction: 0.1\n  last: 9",
+            "last is 9, and a trial of 'Adam' has 1 tasks: make it",
+        ),
+        ("isometry: [", "isometri: [", "unknown setting in tune.space 'isometri': did you mean 'isometry'"),
+        ("isometry: [1e-2, 1e-1]", "width: [8, 16]", "unknown setting in tune.space 'width'"),
+        ("isometry: [1e-2, 1e-1]", "isometry: [-1]", "tune.space does not suit 'AdamO': isometry"),
+        ("lr: [1e-3, 1e-2, 1e-1]", "lr: [1, 1.0]", "lr holds a value twice"),
+        ("lr: [1e-3, 1e-2, 1e-1]", "lr: {low: 1e-3, high: .inf, log: true}", "give finite numbers"),
+        ("lr: [1e-3, 1e-2, 1e-1]", "lr: {low: -.inf, high: 1}", "give finite numbers"),
+        ("lr: [1e-3, 1e-2, 1e-1]", "lr: {low: .nan, high: 1}", "give finite numbers"),
+        ("lr: [1e-3, 1e-2, 1e-1]", "lr: {low: -1.7e308, high: 1.7e308}", "give finite numbers"),
         ("fraction: 0.5", "sampler: cmaes", "unknown sampler of tune 'cmaes'"),
         ("fraction: 0.5", "sampler: tpe", "trials is missing"),
         ("fraction: 0.5", "trials: 0", "tune.trials"),
@@ -106,6 +121,45 @@ def test_bad_input_is_one_line(old: str, new: str, words: str) -> None:
         Tuning.parse(FILE.replace(old, new))
     assert words in str(found.value)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize(
+    ("lr", "words"),
+    [
+        ("[1e-3, abc]", "lr is 'abc'"),
+        ("{low: -1, high: 1e-3}", "lr is -1"),
+        ("{low: 1e-3, high: 1e39}", "lr is 1e+39"),
+    ],
+)
+def test_a_space_is_tried_on_the_methods_before_the_search(sampler: str, lr: str, words: str) -> None:
+    text = FILE.replace("[1e-3, 1e-2, 1e-1]", lr) + f"  sampler: {sampler}\n  trials: 5\n"
+    with pytest.raises(IsoplastError, match=r"tune\.space does not suit 'Adam'") as found:
+        Tuning.parse(text)
+    assert words in str(found.value)
+
+
+def test_a_setting_that_is_none_by_default_is_an_axis_where_a_method_gives_it() -> None:
+    text = FILE.replace("isometry: [1e-2, 1e-1]", "isometry: [1e-2, 1e-1], isometry_time: [100, 1000]")
+    with pytest.raises(IsoplastError, match="no method sets it: give it a value in 'methods'"):
+        Tuning.parse(text)
+    both = "adamo, {label: timed, method: {name: adamo, isometry_time: 500}}]"
+    one = Tuning.parse(text.replace("adamo]", both))
+    assert [axis.name for axis in one.axes("AdamO")] == ["lr", "isometry"]
+    assert [axis.name for axis in one.axes("timed")] == ["lr", "isometry_time"]
+
+
+@pytest.mark.parametrize("log", ["", ", log: true"])
+def test_whole_numbers_are_drawn_where_the_setting_is_one(log: str) -> None:
+    text = FILE.replace("isometry: [1e-2, 1e-1]", f"isometry_every: {{low: 1, high: 8{log}}}")
+    text = text.replace("[1e-3, 1e-2, 1e-1]", "{low: 1, high: 2}") + "  sampler: random\n  trials: 20\n"
+    one = Tuning.parse(text)
+    drawn = one.settings("AdamO")
+    assert {type(values["isometry_every"]) for values in drawn} == {int}
+    assert {1, 8} <= {values["isometry_every"] for values in drawn} <= {*range(1, 9)}
+    assert {type(values["lr"]) for values in drawn} == {float}
+    with pytest.raises(IsoplastError, match=r"isometry_every of method adamo is 1\.5"):
+        Tuning.parse(text.replace(f"high: 8{log}", "high: 1.5"))
 
 
 def test_the_edges_of_an_axis() -> None:

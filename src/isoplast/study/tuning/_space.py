@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from isoplast._core.errors import IsoplastError, unknown
+from isoplast._core.text import shown
 
 _LARGEST = sys.float_info.max
 
@@ -56,7 +57,9 @@ class Axis:
         if len(numbers) < 2 or not isinstance(log, bool):
             raise IsoplastError(f"tune.space.{name} is {values!r}: write low: 1e-3, high: 1e-1, log: true")
         if not all(-_LARGEST <= one <= _LARGEST for one in (*numbers, numbers[1] - numbers[0])):
-            raise IsoplastError(f"tune.space.{name} goes from {low} to {high}: give finite numbers")
+            raise IsoplastError(
+                f"tune.space.{name} goes from {shown(low)} to {shown(high)}: give finite numbers"
+            )
         if not numbers[0] < numbers[1] or (log and numbers[0] <= 0):
             raise IsoplastError(
                 f"tune.space.{name} goes from {low} to {high}: low must be below high"

@@ -186,12 +186,11 @@ class Tuning:
     def _axes(self) -> dict[str, list[Axis]]:
         """The axes of every method, of which every value has been tried on it."""
         known = {
-            method: ["lr", *setting_names("method", run.method.name)] for method, run in self.methods.items()
+            method: {"lr", *(name for name, _ in run.method.settings)} for method, run in self.methods.items()
         }
-        names = {name: None for own in known.values() for name in own}
         for axis in self.space:
-            if axis.name not in names:
-                raise unknown("setting in tune.space", axis.name, names)
+            if not any(axis.name in own for own in known.values()):
+                raise self._foreign(axis.name)
         found = {}
         for method, own in known.items():
             axes = [axis for axis in self.space if axis.name in own]
@@ -203,6 +202,13 @@ class Tuning:
             except IsoplastError as error:
                 raise IsoplastError(f"tune.space does not suit {method!r}: {error}") from None
         return found
+
+    def _foreign(self, name: str) -> IsoplastError:
+        """The error for an axis that is no setting of any method, or one that none of them gives a value."""
+        names = {name for run in self.methods.values() for name in setting_names("method", run.method.name)}
+        if name not in names:
+            return unknown("setting in tune.space", name, {"lr", *names})
+        return IsoplastError(f"tune.space.{name}: no method sets it: give it a value in 'methods'")
 
     def settings(self, method: str) -> list[Values]:
         """The settings of a method that are tried; [] where each depends on the results before.
