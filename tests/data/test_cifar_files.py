@@ -226,6 +226,21 @@ def test_archive_of_unknown_content_is_not_opened(tmp_path: Path, monkeypatch: p
     assert hashlib.sha256(other).hexdigest() in message  # what a manifest would say
 
 
+@pytest.mark.parametrize("name", ["cifar-100-binary.tar.gz", "cifar-100-python.tar.gz", "cifar-100.tar"])
+def test_an_archive_of_cifar100_says_nothing_of_cifar10(tmp_path: Path, cache: Path, name: str) -> None:
+    cache.mkdir()
+    for folder in (tmp_path, cache):
+        (folder / name).write_bytes(b"of CIFAR-100")
+    (cache / "cifar-10-binary.tar.gz").write_bytes(OFFICIAL_ARCHIVE)
+    assert len(load_data("cifar10", root=tmp_path).targets) == 20
+
+
+@pytest.mark.parametrize("name", ["cifar-10.tar", "cifar-10-own.tar.gz", "cifar-10_mine.tar.xz"])
+def test_every_unknown_archive_of_cifar10_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"unknown")
+    assert "no known edition" in refused(tmp_path, tmp_path / name)
+
+
 def test_a_file_larger_than_any_known_one_is_not_even_read(tmp_path: Path) -> None:
     path = tmp_path / "cifar-10-binary.tar.gz"
     with path.open("wb") as file:

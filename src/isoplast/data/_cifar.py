@@ -181,8 +181,10 @@ def _read_place(folder: Path, layout: Layout, editions: Sequence[Edition], split
             data, known = read_known(path, candidates(path.name, editions), layout.advice())
             edition = next(edition for edition in editions if edition.files.get(path.name) == known)
             return _read_archive(data, layout, edition, split, str(path))
-    for path in sorted(folder.glob(f"{layout.title.lower()}*.tar*")):
-        raise _undeclared(path, layout)
+    own = re.compile(rf"{layout.title.lower()}(?!\d).*\.tar")  # cifar-100 is none of cifar-10
+    for path in sorted(folder.glob("*.tar*")):
+        if own.match(path.name):
+            raise _undeclared(path, layout)
     return None
 
 
