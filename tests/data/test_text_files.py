@@ -54,6 +54,23 @@ def test_the_standard_library_is_a_last_part(folder: Path) -> None:
     assert "standard library" in data.note
 
 
+def test_nothing_of_the_library_is_made_by_a_build_or_a_distribution(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = folder / "library"
+    library.mkdir()
+    released = {"abc": b"a\r\n" * 50, "cProfile": b"c\n" * 50, "calendar": b"d\n" * 50, "types": b"t\n" * 50}
+    added = ("_sysconfigdata__linux", "_sysconfigdata_t_darwin", "sitecustomize", "usercustomize", "mine")
+    for name, content in {**released, **dict.fromkeys(added, b"! " * 50)}.items():
+        (library / f"{name}.py").write_bytes(content)
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(library)})
+    data = load_data("text", path="books", length=9, python_bytes=400, root=folder)
+    text = bytes(data.inputs[-data.parts[-1][1] :].flatten().tolist())
+    whole = (b"a\n" * 50 + b"c\n" * 50 + b"d\n" * 50 + b"t\n" * 50)[:360]
+    assert text == b"".join(whole[start : start + 9] for start in range(0, len(text), 9))
+    assert len(text) == 351
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import platform
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -34,8 +35,8 @@ class Text(DataSpec):
         path: a folder of .txt files, or one file: as it is, or in the folder that `ISOPLAST_DATA` names.
         length: bytes of a sequence, >= 1.
         python_bytes: adds so many bytes of the installed Python's standard library as a last part named
-            "python", >= 1; None adds none. It is another text with every version of Python, which the note
-            names.
+            "python", >= 1; None adds none: of the modules that Python releases, without files that a build or
+            a distribution of it adds. It is another text with every version, which the note names.
 
     Example:
         >>> load_data("text", path="austen").parts[0]  # doctest: +SKIP
@@ -66,7 +67,7 @@ class Text(DataSpec):
         note = Path(self.path).name
         if self.python_bytes is not None:
             documents.append(("python", _standard_library(self.python_bytes)))
-            note += f", then Python {platform.python_version()}'s standard library"
+            note += f", then Python {platform.python_version()}'s standard library without generated files"
         pieces = [self._sequences(name, content, split) for name, content in documents]
         text = np.concatenate(pieces).astype(np.int64)
         found = hashlib.sha256(text.tobytes()).hexdigest()
@@ -87,7 +88,7 @@ class Text(DataSpec):
             raise IsoplastError(
                 f"data text: {self.path!r} is not there: name a folder of .txt files, or one file"
             )
-        files = sorted(found.glob("*.txt")) if found.is_dir() else [found]
+        files = sorted(found.glob("*.txt"), key=lambda file: file.name) if found.is_dir() else [found]
         if not files:
             raise IsoplastError(f"data text: {found} holds no .txt file")
         return [(file.stem, read_bytes(file, "give files that can be read")) for file in files]
@@ -108,10 +109,15 @@ class Text(DataSpec):
 
 
 def _standard_library(size: int) -> bytes:
-    """The first bytes of the modules at the top of the standard library, in the order of their names."""
+    """The first bytes of the modules at the top of the standard library, in the order of their names.
+
+    Only of those whose names Python lists, the same on all platforms: `_sysconfigdata__...` is made by the
+    build, `sitecustomize` by a distribution.
+    """
     text = bytearray()
-    for file in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        text += file.read_bytes()
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    for file in (folder / f"{name}.py" for name in sorted(sys.stdlib_module_names)):
+        text += file.read_bytes().replace(b"\r\n", b"\n") if file.is_file() else b""
         if len(text) >= size:
             return bytes(text[:size])
     raise IsoplastError(f"python_bytes of data text is {size}: the standard library has {len(text):,}")
