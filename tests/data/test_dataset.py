@@ -30,7 +30,9 @@ def test_floating_targets_are_a_regression(shape: tuple[int, ...]) -> None:
     assert data.classes is None
     assert data.targets.dtype == torch.float32
     assert data.targets.shape == (shape if len(shape) > 1 else (*shape, 1))
-    with pytest.raises(IsoplastError, match="random-labels draws classes, and data 'arrays' have none"):
+    with pytest.raises(
+        IsoplastError, match="random-labels needs a class for each sample, and data 'arrays' have none"
+    ):
         stream("random-labels", data, tasks=2, seed=0)
 
 

@@ -12,9 +12,9 @@ import torch
 
 from isoplast._core.errors import IsoplastError
 from isoplast.data import Dataset
-from isoplast.streams import Classification, Task, TaskSequence, stream
+from isoplast.streams import STREAMS, Classification, Stream, Task, TaskSequence, Teachers, problem, stream
 from isoplast.streams._input_drift import rotated
-from isoplast.streams._numbers import sine
+from isoplast.streams._numbers import signs, sine
 from isoplast.testing import made_up_data, made_up_text
 
 DATA = made_up_data()
@@ -24,6 +24,9 @@ assert TEST is not None
 
 def opened(name: str, seed: int = 0, **settings: Any) -> TaskSequence:
     return stream(name, DATA, seed=seed, **settings)
+
+
+RECORDED = [0, 2, 7, 8, 9, 10, 15, 18, 23, 25, 27, 30, 31, 34, 35, 36, 37, 38]
 
 
 def pairs(task: Task) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -282,22 +285,47 @@ def test_a_mixture_has_half_of_each_at_the_middle() -> None:
     assert torch.equal(middle.targets, data.targets)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("pixel-permutation", {}), ("sine", {"examples": 30})])
-def test_an_interpolation_is_linear(name: str, settings: dict[str, Any]) -> None:
-    data = DATA if name == "pixel-permutation" else None
-    whole = stream(name, data, **settings)
-    slow = stream(name, data, gradual=4, blend="interpolation", **settings)
-    first, second = whole.task(1), whole.task(2)
+@pytest.mark.parametrize("name", ["pixel-permutation", "input-drift"])
+def test_an_interpolation_of_inputs_is_linear(name: str) -> None:
+    whole, slow = opened(name), opened(name, gradual=4, blend="interpolation")
+    before, after = pairs(whole.task(1)), pairs(whole.task(2))
     for stage in range(4):
         share = stage / 4
-        found = slow.task(4 + stage)
-        assert torch.allclose(found.inputs, (1 - share) * first.inputs + share * second.inputs, atol=1e-6)
-        if data is None:
-            assert torch.allclose(
-                found.targets, (1 - share) * first.targets + share * second.targets, atol=1e-6
+        for found, first, second in zip(pairs(slow.task(4 + stage)), before, after, strict=True):
+            assert torch.allclose(found[0], (1 - share) * first[0] + share * second[0], atol=1e-6)
+            assert torch.equal(found[1], first[1])
+
+
+def features(name: str, sequence: TaskSequence, index: int, inputs: torch.Tensor) -> torch.Tensor:
+    """(n, k): every function that task `index` could be, at these inputs, is a weighted sum of columns."""
+    x, kind = inputs.double(), sequence.stream
+    if name == "sine":
+        return torch.cat([x.sin(), x.cos()], 1)
+    assert isinstance(kind, Teachers)
+    teacher = index if name == "teachers" else 0
+    weights = signs(sequence.bits(teacher, kind.hidden * (kind.inputs + 1), 3))[kind.hidden :]
+    hidden = x @ torch.from_numpy(weights.reshape(kind.hidden, kind.inputs)).double().T
+    return torch.cat([hidden.relu(), torch.ones(len(x), 1)], 1)
+
+
+@pytest.mark.parametrize("name", ["sine", "teachers", "target-shift"])
+def test_halfway_between_two_functions_is_their_average_at_the_same_inputs(name: str) -> None:
+    settings: dict[str, Any] = {"examples": 600, "seed": 2}
+    whole, slow = stream(name, **settings), stream(name, gradual=4, blend="interpolation", **settings)
+    fitted = []
+    for index in (1, 2):
+        task = whole.task(index)
+        columns = features(name, whole, index, task.inputs)
+        fitted.append(torch.linalg.lstsq(columns, task.targets.double(), driver="gelsd").solution)
+    for stage in range(4):
+        share = stage / 4
+        for (inputs, targets), first in zip(pairs(slow.task(4 + stage)), pairs(whole.task(1)), strict=True):
+            assert torch.equal(inputs, first[0])
+            one, other = (
+                features(name, whole, index, inputs) @ weights
+                for index, weights in zip((1, 2), fitted, strict=True)
             )
-    middle = slow.task(6)
-    assert torch.allclose(middle.inputs, (first.inputs + second.inputs) / 2, atol=1e-6)
+            assert torch.allclose(targets.double(), (1 - share) * one + share * other, atol=1e-4)
 
 
 def test_tasks_of_unlike_size_are_mixed_too() -> None:
@@ -312,13 +340,32 @@ def test_tasks_of_unlike_size_are_mixed_too() -> None:
         assert not middle.objective.check(targets)
 
 
-def test_recurring_tasks_come_back_to_the_bit() -> None:
-    sequence = opened("pixel-permutation", recurring=3, tasks=9)
-    for index in range(9):
-        task = sequence.task(index)
+@pytest.mark.parametrize("name", ["pixel-permutation", "label-shuffling", "class-pairs", "sine"])
+@pytest.mark.parametrize(("gradual", "blend"), [(None, None), (2, "mixture"), (2, "interpolation")])
+def test_recurring_tasks_come_back_to_the_bit(name: str, gradual: int | None, blend: str | None) -> None:
+    if blend == "interpolation" and name not in ("pixel-permutation", "sine"):
+        return
+    data = None if name == "sine" else DATA
+    sequence = stream(name, data, recurring=3, tasks=13, gradual=gradual, blend=blend)
+    period = 3 * (gradual or 1)
+    for index in range(13):
+        task, earlier = sequence.task(index), sequence.task(index % period)
         assert task.index == index
-        assert torch.equal(task.inputs, sequence.task(index % 3).inputs)
-    assert not torch.equal(sequence.task(0).inputs, sequence.task(1).inputs)
+        for part, before in zip(pairs(task), pairs(earlier), strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(part, before, strict=True))
+    tasks = [sequence.task(index) for index in range(period)]
+    assert not any(
+        torch.equal(one.inputs, other.inputs) and torch.equal(one.targets, other.targets)
+        for one, other in itertools.combinations(tasks, 2)
+    )
+
+
+def test_which_examples_have_changed_is_recorded() -> None:
+    """Recorded once. If this fails, every result of gradual change has become irreproducible."""
+    before, after = (opened("random-labels").task(index).targets[:40] for index in (1, 2))
+    targets = opened("random-labels", gradual=2).task(3).targets[:40]
+    changed = (targets == after) & (before != after)
+    assert changed.nonzero()[:, 0].tolist() == RECORDED
 
 
 # --- regression
@@ -440,16 +487,17 @@ def test_bytes_get_other_numbers_the_same_everywhere_in_a_task() -> None:
 
 NUMBERS = Dataset(torch.zeros(4, 3), torch.zeros(4, 1), name="numbers").split(0.5)
 FLAT = Dataset(torch.zeros(20, 3), torch.arange(20) % 2, name="flat").split(0.5)
+TEXT = made_up_text()
 WITHOUT = Dataset(torch.zeros(20, 1, 2, 2), torch.arange(20) % 2, name="without")
 
 
 @pytest.mark.parametrize(
     ("name", "data", "settings", "message"),
     [
-        ("label-shuffling", NUMBERS, {}, "needs classes, and data 'numbers' have none"),
-        ("label-noise", NUMBERS, {}, "needs classes"),
+        ("label-shuffling", NUMBERS, {}, "needs a class for each sample, and data 'numbers' have none"),
+        ("label-noise", NUMBERS, {}, "needs a class for each sample"),
         ("label-noise", DATA, {"noise": 1.5}, r"noise of stream label-noise is 1.5: it must be in \[0, 1\]"),
-        ("class-incremental", NUMBERS, {}, "needs classes"),
+        ("class-incremental", NUMBERS, {}, "needs a class for each sample"),
         ("class-incremental", DATA, {"classes_per_task": 3}, "it must divide 10"),
         ("class-incremental", DATA, {"classes_per_task": 20}, "the data have 10"),
         ("class-incremental", DATA, {"head": "masked", "cumulative": True}, "cannot be cumulative"),
@@ -474,9 +522,24 @@ WITHOUT = Dataset(torch.zeros(20, 1, 2, 2), torch.arange(20) % 2, name="without"
             "label-shuffling",
             DATA,
             {"gradual": 4, "blend": "interpolation"},
-            "its targets change, take 'mixture'",
+            "two of its tasks have no average, take 'mixture'",
         ),
-        ("random-labels", WITHOUT, {"score": "held-out"}, "have none"),
+        ("bit-flipping", None, {"gradual": 4, "blend": "interpolation"}, "take 'mixture'"),
+        (
+            "pixel-permutation",
+            TEXT,
+            {"gradual": 4, "blend": "interpolation"},
+            "inputs of data 'made-up-text' are whole numbers, take 'mixture'",
+        ),
+        (
+            "online-permutation",
+            DATA,
+            {"gradual": 4, "blend": "interpolation"},
+            "every task must have all examples, set examples: null",
+        ),
+        ("random-labels", WITHOUT, {"score": "held-out"}, "there is nothing to generalise to, set score"),
+        ("random-labels", TEXT, {}, "needs a class for each sample, and data 'made-up-text' have none"),
+        ("language", TEXT.take(2), {}, "part 'c' of data 'made-up-text' has no sequences: load more"),
         ("bit-flipping", None, {"flipping": 30}, "of 20 bits"),
     ],
 )
@@ -484,3 +547,47 @@ def test_refused_in_one_line(name: str, data: Dataset | None, settings: dict[str
     with pytest.raises(IsoplastError, match=message) as caught:
         stream(name, data, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_all_examples_are_what_the_advice_says() -> None:
+    settings: dict[str, Any] = {"gradual": 4, "blend": "interpolation", "examples": None}
+    assert len(opened("online-permutation", **settings).task(1).targets) == len(DATA.targets)
+
+
+KINDS = {
+    "images": DATA,
+    "flat": Dataset(torch.randn(60, 5), torch.arange(60) % 10, name="flat").split(0.5),
+    "eleven": Dataset(torch.randn(66, 1, 3, 3), torch.arange(66) % 11, name="eleven").split(0.5),
+    "numbers": Dataset(torch.randn(60, 5), torch.randn(60, 2), name="numbers").split(0.5),
+    "images with numbers": Dataset(torch.randn(60, 1, 3, 3), torch.randn(60), name="ages").split(0.5),
+    "tokens with classes": Dataset(torch.arange(300).reshape(60, 5), torch.arange(60) % 10).split(0.5),
+    "text": TEXT,
+    "without": WITHOUT,
+    "none": None,
+}
+KINDS_OF_CHANGE: tuple[dict[str, Any], ...] = (
+    {},
+    {"gradual": 2},
+    {"gradual": 2, "blend": "interpolation"},
+    {"score": "held-out"},
+    {"score": "training"},
+    {"score": "online"},
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [name for name in STREAMS.names() if issubclass(STREAMS.find(name), Stream)])
+def test_data_are_refused_before_the_first_task_or_suit_all_tasks(name: str, kind: str) -> None:
+    for settings in KINDS_OF_CHANGE:
+        examples = {"examples": 20} if "examples" in STREAMS.find(name).__dataclass_fields__ else {}
+        if settings.get("blend") and name in ("pixel-permutation", "online-permutation"):
+            examples = {"examples": None}
+        try:
+            found = problem(name, tasks=5, **{**examples, **settings})
+            sequence = found.open(KINDS[kind], 0)
+        except IsoplastError:
+            continue
+        for index in range(5):
+            task = sequence.task(index)
+            assert task.inputs.dtype == sequence.task(0).inputs.dtype
+            assert ("test_" in sequence.primary) <= (task.test_inputs is not None)

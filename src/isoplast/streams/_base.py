@@ -16,7 +16,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast._core.registry import Registry
 from isoplast._core.settings import check_fields, converted
 from isoplast.data import Dataset
-from isoplast.streams._blends import blended
+from isoplast.streams._blends import interpolated, mixed
 from isoplast.streams._objectives import Classification, Language, Objective, Regression
 from isoplast.streams._views import Task
 
@@ -29,7 +29,7 @@ class StreamInfo:
 
     Args:
         measures: what its score says about a network.
-        chance: what a guess that does not look at the inputs scores.
+        chance: what `Objective.chance` is on it.
         published: where results on it were published.
         reveals: what a method that acts between tasks, or a network with a head for each, is told.
     """
@@ -123,21 +123,23 @@ class Stream(Problem):
     .. math:: a = \lfloor i / k \rfloor, \qquad w = (i \bmod k) / k
 
     A mixture takes the share w of its examples from :math:`T_{a+1}`, and an example that has changed stays
-    so; an interpolation has the inputs :math:`(1 - w) x^{(a)} + w x^{(a+1)}`. Held-out examples change along.
-    The number of passes over each of the k stages is the learner's: give it a k-th of those of a whole task.
+    so; an interpolation has the inputs :math:`(1 - w) x^{(a)} + w x^{(a+1)}`, or, where tasks are functions
+    of the same inputs, the targets :math:`(1 - w) f_a(x) + w f_{a+1}(x)`. Held-out examples change along. The
+    number of passes over each of the k stages is the learner's: give it a k-th of those of a whole task.
 
     Args:
         tasks: how many, >= 1; stages count as tasks.
         score: what counts: "training" (all examples after training on them), "held-out", or "online" (each
             mini-batch just before it is learned); None: the stream's own choice.
         gradual: stages k >= 2 from one task to the next; None: abrupt.
-        blend: "mixture" or, where only inputs or numbers to be predicted change, "interpolation"; None: a
+        blend: "mixture" or, where two tasks have an average that can be learned, "interpolation"; None: a
             mixture.
-        recurring: number of different tasks, >= 1: after the last one the first comes back; None: all differ.
+        recurring: number of different tasks, >= 1: after the last one the first comes back, and the stages
+            between them too; None: all differ.
 
     Attributes:
         scored: what counts where `score` is None.
-        interpolates: whether its tasks may be interpolated.
+        interpolates: whether its tasks may be interpolated: see `between`.
         one_pass: whether every example may be learned once only.
         info: what people should know of it.
 
@@ -170,7 +172,9 @@ class Stream(Problem):
         if self.blend is not None and self.gradual is None:
             raise IsoplastError(f"blend of {owner} is {self.blend!r}, but it is not gradual: give gradual: 8")
         if self.blend == "interpolation" and not self.interpolates:
-            raise IsoplastError(f"blend of {owner} is 'interpolation': its targets change, take 'mixture'")
+            raise IsoplastError(
+                f"blend of {owner} is 'interpolation': two of its tasks have no average, take 'mixture'"
+            )
 
     @property
     def holds_out(self) -> bool:
@@ -187,6 +191,11 @@ class Stream(Problem):
             raise IsoplastError(
                 f"stream {self.name} counts held-out samples, and data {data.name!r} have none: load them "
                 "with test=True, hold some out with data.split(0.2), or set score: training"
+            )
+        if self.blend == "interpolation" and data is not None and not data.inputs.is_floating_point():
+            raise IsoplastError(
+                f"blend of stream {self.name} is 'interpolation': inputs of data {data.name!r} are whole "
+                "numbers, take 'mixture'"
             )
         self.check_data(data)
         return TaskSequence(self, data, seed)
@@ -219,6 +228,18 @@ class Stream(Problem):
             index: which task, 0 <= index < tasks.
         """
 
+    def between(self, source: TaskSequence, first: int, second: int, share: float) -> Task:
+        """The interpolation of two tasks, a pure function too; by default of their inputs, row by row.
+
+        It must be learnable as a whole task is: the default is for tasks whose rows are the same examples.
+
+        Args:
+            source: as for `make_task`.
+            first, second: the indices of the two.
+            share: w, in (0, 1).
+        """
+        return interpolated(self.make_task(source, first), self.make_task(source, second), share)
+
 
 @dataclass(frozen=True, eq=False)
 class TaskSequence:
@@ -248,8 +269,11 @@ class TaskSequence:
     def primary(self) -> str:
         """The metric that counts."""
         before = {"training": "", "held-out": "test_", "online": "online_"}
-        counts = self.stream.score or self.stream.scored
-        return self.stream.primary or before[counts] + self.objective.metric
+        return self.stream.primary or before[self._counts] + self.objective.metric
+
+    @property
+    def _counts(self) -> Score:
+        return self.stream.score or self.stream.scored
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -273,7 +297,8 @@ class TaskSequence:
         """The task at 0 <= index < tasks, a pure function of the stream, the data, the seed and the index.
 
         Raises:
-            IsoplastError: there is no such task, or the stream made targets that its objective cannot take.
+            IsoplastError: there is no such task, or the stream made targets that its objective cannot take,
+                or no held-out examples where they count.
         """
         name = self.stream.name
         if not 0 <= index < self.tasks:
@@ -283,22 +308,27 @@ class TaskSequence:
         if wrong or len(made.examples) != len(made.targets):
             wrong = wrong or f"{len(made.examples)} inputs for {len(made.targets)} targets"
             raise IsoplastError(f"task {index} of stream {name!r}: {wrong}")
+        if self._counts == "held-out" and (made.test_examples is None or not len(made.test_examples)):
+            raise IsoplastError(
+                f"task {index} of stream {name!r}: held-out examples count, and nothing is held out: set "
+                "score: training"
+            )
         return made
 
     def _stage(self, index: int) -> Task:
         stages = self.stream.gradual or 1
         before, stage = divmod(index, stages)
-        first = self._whole(before, index)
+        different = self.stream.recurring or before + 2
+        first, second = before % different, (before + 1) % different
         if stage == 0:
-            return first
-        linear = self.stream.blend == "interpolation"
-        return blended(first, self._whole(before + 1, index), stage / stages, self, before, linear)
-
-    def _whole(self, index: int, place: int) -> Task:
-        """The task at `index` before anything is blended, to stand at a place of the sequence."""
-        made = self.stream.make_task(self, index % (self.stream.recurring or index + 1))
-        if place != index or self.stream.recurring:
-            made.index = place
+            made = self.stream.make_task(self, first)
+        elif self.stream.blend == "interpolation":
+            made = self.stream.between(self, first, second, stage / stages)
+        else:
+            two = self.stream.make_task(self, first), self.stream.make_task(self, second)
+            made = mixed(*two, stage / stages, self, first)
+        if self.stream.gradual or self.stream.recurring:
+            made.index = index
         return made
 
     def bits(self, index: int, size: int, part: int = 0) -> npt.NDArray[np.uint64]:

@@ -14,56 +14,77 @@ from isoplast.streams._objectives import Classification, Objective
 from isoplast.streams._views import Task, View, joined
 
 _PARTS = (1001, 1002)  # of the random bits: which examples have changed, in training and held out
+_Part = tuple[View, Tensor]
 
 
-def blended(first: Task, second: Task, share: float, source: Any, change: int, linear: bool) -> Task:
-    """The task that has gone this share of the way from one to another; see `Stream`.
+def mixed(first: Task, second: Task, share: float, source: Any, change: int) -> Task:
+    """The task that has this share of its examples from the second; see `Stream`.
 
     Args:
         first, second: the two.
         share: in (0, 1).
         source: the sequence, whose bits say which examples change first.
         change: number of the change, for these bits.
-        linear: whether inputs are interpolated; otherwise examples are mixed.
-
-    Raises:
-        IsoplastError: the two cannot be interpolated.
     """
-    mix = _interpolated if linear else _mixed
     parts: list[Any] = []
-    pairs = (
-        (first.examples, first.targets, second.examples, second.targets),
-        (first.test_examples, first.test_targets, second.test_examples, second.test_targets),
-    )
-    for part, (before, before_targets, after, after_targets) in zip(_PARTS, pairs, strict=True):
-        if before is None or after is None or before_targets is None or after_targets is None:
+    for number, two in zip(_PARTS, _pairs(first, second), strict=True):
+        if two is None:
             parts += [None, None]
             continue
-        size = max(len(before), len(after))
-        chosen = torch.from_numpy(uniform(source.bits(change, size, part)) < share)
-        parts += mix(before, before_targets, after, after_targets, chosen, share)
-    objective = _both(first.objective, second.objective)
-    return Task(first.index, *parts, objective=objective)
+        (before, old), (after, new) = two
+        bits = source.bits(change, max(len(before), len(after)), number)
+        chosen = torch.from_numpy(uniform(bits) < share)
+        parts += [joined(before, after, chosen), joined(View(old), View(new), chosen).tensor()]
+    return Task(first.index, *parts, objective=_both(first.objective, second.objective))
 
 
-def _mixed(
-    first: View, first_targets: Tensor, second: View, second_targets: Tensor, chosen: Tensor, share: float
-) -> tuple[View, Tensor]:
-    targets = joined(View(first_targets), View(second_targets), chosen).tensor()
-    return joined(first, second, chosen), targets
+def interpolated(first: Task, second: Task, share: float) -> Task:
+    """The task whose inputs, and numbers to be predicted, are on the line between those of two tasks.
+
+    Args:
+        first, second: the two, with the same examples in the same order.
+        share: in (0, 1).
+
+    Raises:
+        IsoplastError: inputs are whole numbers, or classes change.
+    """
+    parts: list[Any] = []
+    for two in _pairs(first, second):
+        if two is None:
+            parts += [None, None]
+            continue
+        (before, old), (after, new) = two
+        same = old.shape == new.shape and (old.is_floating_point() or torch.equal(old, new))
+        if not same or not before.source.is_floating_point():
+            raise IsoplastError(
+                "tasks with other classes, or inputs that are whole numbers, cannot be interpolated: "
+                "set blend: mixture"
+            )
+        targets = weighted(old, new, share) if old.is_floating_point() else old
+        parts += [View(weighted(before.tensor(), after.tensor(), share)), targets]
+    return Task(first.index, *parts, objective=_both(first.objective, second.objective))
 
 
-def _interpolated(
-    first: View, first_targets: Tensor, second: View, second_targets: Tensor, chosen: Tensor, share: float
-) -> tuple[View, Tensor]:
-    """Both parts are rounded by themselves, so that no machine fuses the sum."""
-    same = first_targets.shape == second_targets.shape
-    if not same or (not first_targets.is_floating_point() and not torch.equal(first_targets, second_targets)):
-        raise IsoplastError("tasks with other classes cannot be interpolated: set blend: mixture")
-    inputs = first.tensor() * (1 - share) + second.tensor() * share
-    if not first_targets.is_floating_point():
-        return View(inputs), first_targets
-    return View(inputs), first_targets * (1 - share) + second_targets * share
+def weighted(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """(1 - share) first + share second, each rounded by itself, so that no machine fuses the sum."""
+    return first * (1 - share) + second * share
+
+
+def _pairs(first: Task, second: Task) -> list[tuple[_Part, _Part] | None]:
+    """The examples of both, in training and held out; None where one has none."""
+    found: list[tuple[_Part, _Part] | None] = [
+        ((first.examples, first.targets), (second.examples, second.targets)),
+        None,
+    ]
+    before, old, after, new = (
+        first.test_examples,
+        first.test_targets,
+        second.test_examples,
+        second.test_targets,
+    )
+    if before is not None and old is not None and after is not None and new is not None:
+        found[1] = ((before, old), (after, new))
+    return found
 
 
 def _both(first: Objective | None, second: Objective | None) -> Objective | None:

@@ -21,7 +21,9 @@ def need_classes(stream: Stream, data: Dataset | None) -> int:
     """The number of classes; raises IsoplastError for data without any."""
     assert data is not None
     if data.classes is None or data.targets.ndim != 1:
-        raise IsoplastError(f"stream {stream.name} needs classes, and data {data.name!r} have none")
+        raise IsoplastError(
+            f"stream {stream.name} needs a class for each sample, and data {data.name!r} have none"
+        )
     return data.classes
 
 

@@ -61,6 +61,12 @@ class LanguageStream(Stream):
             name for name, _ in data.parts
         ]:
             raise IsoplastError(f"data {data.name!r}: held-out parts are not those of the text")
+        for found in (data, data.test):
+            empty = [] if found is None else [name for name, count in found.parts if not count]
+            if empty:
+                raise IsoplastError(
+                    f"stream {self.name}: part {empty[0]!r} of data {data.name!r} has no sequences: load more"
+                )
 
     def make_task(self, source: TaskSequence, index: int) -> Task:
         """Sequences of one part."""

@@ -55,8 +55,8 @@ class PixelPermutation(Stream):
         at_least(self, f"stream {self.name}", 1, "examples")
         if self.blend == "interpolation" and self.examples is not None:
             raise IsoplastError(
-                f"blend of stream {self.name} is 'interpolation': every task must have all examples, leave "
-                "'examples' out"
+                f"blend of stream {self.name} is 'interpolation': every task must have all examples, set "
+                "examples: null"
             )
 
     def check_data(self, data: Dataset | None) -> None:

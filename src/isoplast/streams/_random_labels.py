@@ -10,6 +10,7 @@ import torch
 from isoplast._core.errors import IsoplastError
 from isoplast.data import Dataset
 from isoplast.streams._base import Stream, StreamInfo, TaskSequence, register
+from isoplast.streams._labels import need_classes
 from isoplast.streams._views import Task
 
 
@@ -38,10 +39,17 @@ class RandomLabels(Stream):
         reveals="when a task begins",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.score == "held-out":
+            raise IsoplastError(
+                f"score of stream {self.name} is 'held-out': there is nothing to generalise to, set score: "
+                "training"
+            )
+
     def check_data(self, data: Dataset | None) -> None:
         """Data must have classes to draw from."""
-        if data is not None and data.classes is None:
-            raise IsoplastError(f"stream {self.name} draws classes, and data {data.name!r} have none")
+        need_classes(self, data)
 
     def make_task(self, source: TaskSequence, index: int) -> Task:
         """The inputs of the data with labels of their own."""

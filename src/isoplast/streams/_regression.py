@@ -15,6 +15,7 @@ from isoplast._core.checks import at_least, positive
 from isoplast._core.errors import IsoplastError
 from isoplast.data import Dataset
 from isoplast.streams._base import Score, Stream, StreamInfo, TaskSequence, register
+from isoplast.streams._blends import weighted
 from isoplast.streams._numbers import below, signs, sine, uniform
 from isoplast.streams._objectives import Regression
 from isoplast.streams._views import Task
@@ -27,7 +28,10 @@ _Whole = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class _Generated(Stream):
-    """A stream of one number for every input, with a fifth as many held-out examples as examples."""
+    """A stream of one number for every input, with a fifth as many held-out examples as examples.
+
+    An interpolation has the inputs of the first task, and between the two functions the average of both.
+    """
 
     takes_data: ClassVar[bool] = False
     scored: ClassVar[Score] = "held-out"
@@ -43,15 +47,27 @@ class _Generated(Stream):
         """The mean squared error of one number."""
         return Regression(1)
 
-    def pairs(self, source: TaskSequence, index: int, count: int, part: int) -> tuple[Any, Any]:
-        """Inputs (count, d) and targets (count,) of a task, from the bits of a part."""
+    def pairs(self, source: TaskSequence, index: int, at: int, count: int, part: int) -> tuple[Any, Any]:
+        """Inputs (count, d) of task `at`, from the bits of a part, and targets (count,) of task `index`."""
         raise NotImplementedError
 
     def make_task(self, source: TaskSequence, index: int) -> Task:
         """Examples, and held-out ones."""
+        return self._at(source, index, index)
+
+    def between(self, source: TaskSequence, first: int, second: int, share: float) -> Task:
+        """The average of two functions, at the inputs of the first task."""
+        one, other = self._at(source, first, first), self._at(source, second, first)
+        assert one.test_targets is not None
+        assert other.test_targets is not None
+        held_out = weighted(one.test_targets, other.test_targets, share)
+        return Task(first, one.inputs, weighted(one.targets, other.targets, share), one.test_inputs, held_out)
+
+    def _at(self, source: TaskSequence, index: int, at: int) -> Task:
+        """The function of a task, at the inputs of another one."""
         made: list[Tensor] = []
         for part, count in ((_TRAIN, self.examples), (_HELD_OUT, -(-self.examples // 5))):
-            inputs, targets = self.pairs(source, index, count, part)
+            inputs, targets = self.pairs(source, index, at, count, part)
             made += [torch.from_numpy(one.astype(np.float32)) for one in (inputs, targets.reshape(-1, 1))]
         return Task(index, *made)
 
@@ -84,6 +100,7 @@ class BitFlipping(_Generated):
 
     name: ClassVar[str] = "bit-flipping"
     scored: ClassVar[Score] = "online"
+    interpolates: ClassVar[bool] = False  # one function for all tasks: only the bits it is asked for change
     info: ClassVar[StreamInfo] = StreamInfo(
         measures="tracking of a function that a small learner cannot hold at once",
         chance="the variance of the targets",
@@ -114,12 +131,12 @@ class BitFlipping(_Generated):
         flips = below(source.bits(0, index, _FIXED_TOO), self.flipping) if index else np.empty(0, np.int64)
         return (start + np.bincount(flips, minlength=self.flipping)) % 2
 
-    def pairs(self, source: TaskSequence, index: int, count: int, part: int) -> tuple[Any, Any]:
+    def pairs(self, source: TaskSequence, index: int, at: int, count: int, part: int) -> tuple[Any, Any]:
         """Bits, and what the threshold units make of them."""
         inputs = np.ones((count, self.bits + 1), np.int64)
-        inputs[:, : self.flipping] = self.state(source, index)
+        inputs[:, : self.flipping] = self.state(source, at)
         free = self.bits - self.flipping
-        inputs[:, self.flipping : -1] = below(source.bits(index, count * free, part), 2).reshape(count, free)
+        inputs[:, self.flipping : -1] = below(source.bits(at, count * free, part), 2).reshape(count, free)
         words = signs(source.bits(0, self.hidden * (self.bits + 2)))
         weights = words[self.hidden :].reshape(self.hidden, -1)
         bound = self.threshold * (self.bits + 1) - (weights < 0).sum(1)
@@ -154,10 +171,10 @@ class Sine(_Generated):
         """One number."""
         return (1,)
 
-    def pairs(self, source: TaskSequence, index: int, count: int, part: int) -> tuple[Any, Any]:
+    def pairs(self, source: TaskSequence, index: int, at: int, count: int, part: int) -> tuple[Any, Any]:
         """Points, and the wave at them."""
         height, shift = uniform(source.bits(index, 2)).tolist()
-        x = 10 * uniform(source.bits(index, count, part)) - 5
+        x = 10 * uniform(source.bits(at, count, part)) - 5
         return x[:, None], (0.1 + 4.9 * height) * sine(x + math.pi * shift)
 
 
@@ -197,15 +214,13 @@ class Teachers(_Generated):
         """The inputs."""
         return (self.inputs,)
 
-    def pairs(self, source: TaskSequence, index: int, count: int, part: int) -> tuple[Any, Any]:
+    def pairs(self, source: TaskSequence, index: int, at: int, count: int, part: int) -> tuple[Any, Any]:
         """Inputs, and what the task's teacher says."""
-        return self._taught(source, index, index, count, part)
+        return self._taught(source, index, at, count, part)
 
-    def _taught(
-        self, source: TaskSequence, teacher: int, index: int, count: int, part: int
-    ) -> tuple[Any, Any]:
+    def _taught(self, source: TaskSequence, teacher: int, at: int, count: int, part: int) -> tuple[Any, Any]:
         # The sum of four bytes, about their mean: of variance 4 (256^2 - 1) / 12.
-        words = source.bits(index, count * self.inputs, part).reshape(count, self.inputs)
+        words = source.bits(at, count * self.inputs, part).reshape(count, self.inputs)
         whole = sum(((words >> np.uint64(8 * k)) & np.uint64(255)).astype(np.int64) for k in range(4)) - 510
         spread = math.sqrt((256**2 - 1) / 3)
         weights = signs(source.bits(teacher, self.hidden * (self.inputs + 1), _FIXED))
@@ -248,9 +263,9 @@ class TargetShift(Teachers):
         at_least(self, f"stream {self.name}", 0, "octaves")
         positive(self, f"stream {self.name}", "offset")
 
-    def pairs(self, source: TaskSequence, index: int, count: int, part: int) -> tuple[Any, Any]:
+    def pairs(self, source: TaskSequence, index: int, at: int, count: int, part: int) -> tuple[Any, Any]:
         """Inputs, and the shifted answers."""
-        inputs, answers = self._taught(source, 0, index, count, part)
+        inputs, answers = self._taught(source, 0, at, count, part)
         octave = int(below(source.bits(index, 1), 2 * self.octaves + 1)[0]) - self.octaves
         shift = self.offset * (2 * float(uniform(source.bits(index, 2))[1]) - 1)
         return inputs, answers * 2.0**octave + shift
