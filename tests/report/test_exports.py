@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from isoplast.cli import main
 from isoplast.report import instruments_chart, method_runs, write_figures, write_report
 from isoplast.report.figures._paper import paper_figures
 from isoplast.report.pages._tables import escape
-from isoplast.study import load_study
+from isoplast.study import Study, load_study
 
 BEGINS = {"svg": b"<svg", "pdf": b"%PDF-", "png": b"\x89PNG\r\n", "csv": b"method,seeds,", "tex": b"% needs"}
 
@@ -75,6 +76,25 @@ def test_methods_are_compared_on_their_own_problem(tmp_path: Path) -> None:
     assert tex.count(r"\begin{tabular}") == 2
     page = write_report(tmp_path).read_text()
     assert page.count("paired by seed, p after Holm") == 2
+
+
+@pytest.mark.parametrize(
+    "first", [{"state": "failed", "done": 0}, {"state": "waiting", "done": 0}, {"state": "done"}]
+)
+def test_the_others_are_compared_with_the_first_method_whatever_became_of_its_first_run(
+    tmp_path: Path, first: dict[str, Any]
+) -> None:
+    methods = ("Adam", "AdamW", "AdamO")
+    runs = [synthetic.specification(label, seed, 4) for seed in (0, 1) for label in methods]
+    for run in runs:
+        state = first if run == runs[0] else {}
+        synthetic.write_run(tmp_path, run, synthetic.METHODS[run.label][1], **state)
+    Study("made-up", runs, "", "name: made-up\n").describe(tmp_path)
+    if first != {"state": "done"}:
+        (tmp_path / runs[0].id / "metrics.jsonl").write_bytes(b"")
+    with write_report(tmp_path, tmp_path / "methods.csv").open(newline="") as file:
+        gains = {row["method"]: row["gain"] for row in csv.DictReader(file)}
+    assert [name for name, gain in gains.items() if not gain] == ["Adam"]
 
 
 def test_latex_prints_what_a_label_says() -> None:

@@ -41,7 +41,8 @@ def rank_methods(path: Path, frame: pl.DataFrame, runs: pl.DataFrame, *, compare
         path: of a study or of a run.
         frame: its `load_study`, with one label for each method.
         runs: its `load_runs`, with the same labels; failures are counted by it.
-        compare: whether the others are compared with the first method that the problem has, paired by seed.
+        compare: whether the others are compared with the method of the first run that the study names on the
+            problem, whatever became of that run; paired by seed.
 
     Raises:
         IsoplastError: there are no results, or a file is damaged.
@@ -65,7 +66,7 @@ def _ranking(problem: str, frame: pl.DataFrame, runs: pl.DataFrame, compare: boo
     if finished.is_empty():
         return Ranking(problem, reason="nothing is measured yet")
     known = metric(finished["primary"][0])
-    baseline = str(finished["label"][0]) if compare else None
+    baseline = str(runs["label"][0]) if compare else None
     higher = known.higher_is_better is not False
     try:
         table = method_table(frame, runs=runs, higher_is_better=higher, baseline=baseline)
