@@ -199,6 +199,20 @@ def test_methods_are_paired_by_seed() -> None:
     assert row["exploratory"]
 
 
+@pytest.mark.parametrize(("common", "exploratory"), [(9, True), (10, False)])
+def test_a_comparison_of_few_pairs_is_exploratory_however_many_seeds(common: int, exploratory: bool) -> None:
+    made = {label: seeds for label, seeds in study(20).items() if label != "muon"}
+    made["adam"] = {seed: made["adam"][seed] for seed in range(10)}
+    made["adamo"] = {seed: made["adamo"][seed] for seed in range(10 - common, 20 - common)}
+    table = method_table(frame(made), higher_is_better=True, baseline="adam")
+    assert table.select("method", "seeds", "exploratory").rows() == [
+        ("adamo", 10, exploratory),
+        ("adam", 10, False),
+    ]
+    assert table["pairs"][0] == common
+    assert not method_table(frame(made), higher_is_better=True)["exploratory"].any()
+
+
 def test_one_seed_and_one_task_give_a_table_with_holes() -> None:
     table = method_table(frame({"a": {0: [0.9]}, "b": {0: [0.5]}}), higher_is_better=True, baseline="b")
     row = table.row(0, named=True)

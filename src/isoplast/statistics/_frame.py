@@ -137,10 +137,11 @@ def method_table(
 
     Returns:
         Columns `method`, `seeds`, `failed` (runs that count as chance where they failed), `unfinished` (runs
-        that do not count yet), `exploratory` (fewer than ten seeds); `score` (mean of the statistic), `iqm`
-        (of all scores) and `change` (late against early), each followed by its `_low` and `_high`. With a
-        baseline also `pairs` (seeds in common), `gain`, `gain_low`, `gain_high` (above 0 is better than the
-        baseline), `effect_size`, `p`, `p_adjusted`, `detectable`. What the seeds or tasks cannot say is null.
+        that do not count yet), `exploratory` (fewer than ten seeds, or fewer than ten in common with the
+        baseline); `score` (mean of the statistic), `iqm` (of all scores) and `change` (late against early),
+        each followed by its `_low` and `_high`. With a baseline also `pairs` (seeds in common), `gain`,
+        `gain_low`, `gain_high` (above 0 is better than the baseline), `effect_size`, `p`, `p_adjusted`,
+        `detectable`. What the seeds or tasks cannot say is null.
 
     Raises:
         IsoplastError: as `method_scores`; the baseline or the correction is unknown.
@@ -178,7 +179,9 @@ def method_table(
                 confidence=confidence,
             )
         for method, row in rows.items():
-            row |= _compared(compared.get(method))
+            found = compared.get(method)
+            row |= _compared(found)
+            row["exploratory"] |= found is not None and found.gain.exploratory
     numbers = [name for name in next(iter(rows.values())) if name not in _COUNTS]
     table = pl.DataFrame(list(rows.values()), schema_overrides=dict.fromkeys(numbers, pl.Float64))
     return table.sort("score", descending=higher_is_better, nulls_last=True, maintain_order=True)

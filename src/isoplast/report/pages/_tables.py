@@ -65,7 +65,7 @@ def ranking_table(problem: str, ranking: Ranking) -> Table:
     if problem:
         caption = f"{problem}. {caption}"
     if any(row["exploratory"] for row in _rows(ranking)):
-        caption += f" Exploratory: fewer than {EXPLORATORY_BELOW} seeds."
+        caption += f" Exploratory: fewer than {EXPLORATORY_BELOW} seeds or pairs."
     head: tuple[str, ...] = ("Method", "Mean", "IQM", "Late − early", "Gain", "p", "Seeds", "Failed")
     rows = []
     for rank, row in enumerate(_rows(ranking), 1):
@@ -102,7 +102,8 @@ def as_latex(problem: str, ranking: Ranking) -> str:
         *(f"Gain over {escape(ranking.baseline)}", "$p$ (Holm)"),
     )
     rows = [" & ".join(_cells(row)) + r" \\" for row in _rows(ranking)]
-    notes = [f"Intervals: 95 per cent, over seeds. *: exploratory, fewer than {EXPLORATORY_BELOW} seeds."]
+    few = f"*: exploratory, fewer than {EXPLORATORY_BELOW} seeds or pairs."
+    notes = [f"Intervals: 95 per cent, over seeds. {few}"]
     if problem:
         notes.insert(0, f"Problem: {escape(problem)}.")
     failed = {row["method"]: row["failed"] for row in _rows(ranking) if row["failed"]}
