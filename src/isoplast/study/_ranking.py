@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,8 @@ from isoplast.study.store._find import run_directories
 if TYPE_CHECKING:
     import polars as pl
 
+    from isoplast.statistics import Scores
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -23,14 +27,19 @@ class Ranking:
         problem: which one, in words.
         label: the metric that counts, in words; "" if nothing was measured yet.
         baseline: the method that the others are compared with; "" if none is.
-        table: `isoplast.statistics.method_table`, the best first; None where there is none.
-        reason: why there is none.
+        table: `isoplast.statistics.method_table`, the best first, and `seconds`, the mean wall time of a run
+            that is done; None where there is none.
+        lead: how far the best is ahead of the next, paired by seed, in words; "" where there is no next.
+        data: the editions of the data, in words; "" where nothing says so.
+        reason: why there is no table.
     """
 
     problem: str
     label: str = ""
     baseline: str = ""
     table: pl.DataFrame | None = None
+    lead: str = ""
+    data: str = ""
     reason: str = ""
 
 
@@ -60,7 +69,7 @@ def rank_methods(path: Path, frame: pl.DataFrame, runs: pl.DataFrame, *, compare
 def _ranking(problem: str, frame: pl.DataFrame, runs: pl.DataFrame, compare: bool) -> Ranking:
     import polars as pl
 
-    from isoplast.statistics import method_table  # brings scipy
+    from isoplast.statistics import method_scores, method_table  # brings scipy
 
     finished = frame.filter((pl.col("task") >= 0) & pl.col("score").is_not_null())
     if finished.is_empty():
@@ -70,6 +79,26 @@ def _ranking(problem: str, frame: pl.DataFrame, runs: pl.DataFrame, compare: boo
     higher = known.higher_is_better is not False
     try:
         table = method_table(frame, runs=runs, higher_is_better=higher, baseline=baseline)
+        scores = method_scores(frame, runs=runs, higher_is_better=higher)
     except IsoplastError as error:
         return Ranking(problem, known.label, reason=str(error))
-    return Ranking(problem, known.label, baseline or "", table)
+    done = runs.filter(pl.col("state") == "done").group_by("label").agg(pl.mean("seconds"))
+    table = table.join(done, left_on="method", right_on="label", how="left", maintain_order="left")
+    return Ranking(problem, known.label, baseline or "", table, _lead(table, scores, higher), _data(runs))
+
+
+def _lead(table: pl.DataFrame, scores: Mapping[str, Scores], higher: bool) -> str:
+    from isoplast.statistics import compare
+
+    best, following = [*table.drop_nulls("score")["method"], "", ""][:2]
+    if not following:
+        return ""
+    ours, theirs = scores[best].by_seed(), scores[following].by_seed()
+    if not ours.keys() & theirs.keys():
+        return f"{best} is ahead of {following}, on other seeds"
+    return f"{best} is ahead of {following} by {compare(ours, theirs, higher_is_better=higher).gain}"
+
+
+def _data(runs: pl.DataFrame) -> str:
+    told = [json.loads(text).get("data") or {} for text in runs["provenance"]]
+    return ", ".join(dict.fromkeys(str(one["note"]) for one in told if one.get("note")))

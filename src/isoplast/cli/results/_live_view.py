@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from isoplast._core.amounts import duration
 from isoplast._core.text import escaped
-from isoplast.cli._amounts import duration
 from isoplast.cli._tables import plain_table
 from isoplast.cli.results._states import states_words
 from isoplast.study import FollowedRun, Follower, by_problem, metric

@@ -9,9 +9,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from isoplast._core.amounts import ago, size
 from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped, one_line
-from isoplast.cli._amounts import ago, size
 from isoplast.cli._tables import plain_table
 from isoplast.cli.results._states import states_words
 from isoplast.study import disk_use, find_results, load_runs, load_study, rank_methods

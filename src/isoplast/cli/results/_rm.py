@@ -8,9 +8,9 @@ from typing import Annotated
 
 import tyro
 
+from isoplast._core.amounts import size
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.text import escaped
-from isoplast.cli._amounts import size
 from isoplast.cli._arguments import Directory, Flag
 from isoplast.cli.results._show import results_directory
 from isoplast.study import RunDirectory, all_runs, disk_use, remove_runs, run_directories

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from isoplast._core.amounts import ago, duration, size, thousands
 from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped
-from isoplast.cli._amounts import ago, duration, size, thousands
 from isoplast.cli._arguments import Directory
 from isoplast.cli._tables import plain_table
 from isoplast.cli.results._states import failures, states_words

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from isoplast._core.amounts import duration, thousands
 from isoplast._core.text import escaped
-from isoplast.cli._amounts import duration, thousands
 from isoplast.cli._tables import plain_table
 from isoplast.study import PlannedMethod, Study, by_problem, plan_study, usable_cores
 

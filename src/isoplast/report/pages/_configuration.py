@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from isoplast._core.amounts import duration
 from isoplast.report.data._method_runs import MethodRuns
 from isoplast.report.data._source import RunRecord, Source
 from isoplast.report.html._document import NONE, Table
@@ -109,19 +110,11 @@ def _origin(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
 def _cost(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
     return [
         ("optimizer steps, all runs", f"{sum(record.steps for record in records):,}"),
-        ("wall time, all runs", _duration(sum(record.seconds for record in records))),
-        ("wall time, longest run", _duration(max(record.seconds for record in records))),
+        ("wall time, all runs", duration(sum(record.seconds for record in records))),
+        ("wall time, longest run", duration(max(record.seconds for record in records))),
         ("peak memory of a run", f"{max(record.peak_memory for record in records) / 2**20:,.0f} MiB"),
     ]
 
 
 def _distinct(origins: Sequence[Mapping[str, Any]], name: str) -> str:
     return ", ".join(dict.fromkeys(_shown(one.get(name)) for one in origins))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from isoplast._core.amounts import duration
 from isoplast._core.errors import IsoplastError
 from isoplast.report.data._method_runs import MethodRuns
 from isoplast.report.html._document import NONE, Table
@@ -57,22 +58,25 @@ def _rows(ranking: Ranking) -> list[dict[str, Any]]:
 
 def ranking_table(problem: str, ranking: Ranking) -> Table:
     """The table for the page."""
-    caption = (
+    words = [
+        *filter(None, (problem, ranking.lead)),
         f"Mean {ranking.label} over all tasks, its interquartile mean, and the change from the first to the "
         f"last tenth of them; gain over {ranking.baseline}, paired by seed, p after Holm. Intervals: 95 %, "
-        "over seeds; failed runs count as chance."
-    )
-    if problem:
-        caption = f"{problem}. {caption}"
+        "over seeds; failed runs count as chance. Cost: mean wall time of a run",
+        *filter(None, (ranking.data,)),
+    ]
+    caption = f"{'. '.join(words)}."
     if any(row["exploratory"] for row in _rows(ranking)):
         caption += f" Exploratory: fewer than {EXPLORATORY_BELOW} seeds or pairs."
-    head: tuple[str, ...] = ("Method", "Mean", "IQM", "Late − early", "Gain", "p", "Seeds", "Failed")
+    head: tuple[str, ...] = ("Method", "Mean", "IQM", "Late − early", "Gain", "p", "Cost", "Seeds", "Failed")
     rows = []
     for rank, row in enumerate(_rows(ranking), 1):
         numbers = [interval(row, name, ",\u00a0") or NONE for name in ("score", "iqm", "change", "gain")]
         p = row["p_adjusted"]
         said = NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-        rows.append([f"{rank}. {row['method']}", *numbers, said, str(row["seeds"]), str(row["failed"])])
+        cost = NONE if row["seconds"] is None else duration(row["seconds"])
+        counts = (str(row["seeds"]), str(row["failed"]))
+        rows.append([f"{rank}. {row['method']}", *numbers, said, cost, *counts])
     if not any(row["failed"] for row in _rows(ranking)):
         head, rows = head[:-1], [row[:-1] for row in rows]
     return Table(caption, head, rows)
@@ -84,7 +88,7 @@ def ranking_csv(rankings: Mapping[str, Ranking]) -> bytes:
     for problem, one in rankings.items():
         assert one.table is not None
         front = [pl.lit(problem).alias("problem")] if problem else []
-        tables.append(one.table.select(*front, pl.all()))
+        tables.append(one.table.select(*front, pl.all(), pl.lit(one.data).alias("data")))
     return as_csv(pl.concat(tables, how="diagonal"))
 
 
