@@ -55,6 +55,8 @@ def converted(cls: type, owner: str, values: Mapping[str, Any]) -> dict[str, Any
     hints = _hints(cls)
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     for name in values:
+        if not known:
+            raise IsoplastError(f"{owner} has no settings: leave {shown(name)} out")
         if name not in known:
             raise unknown(f"setting of {owner}", name, known)
     return {name: _convert(value, hints[name], f"{name} of {owner}") for name, value in values.items()}
