@@ -105,6 +105,9 @@ def test_the_ready_made_studies_are_found_by_name_and_named_like_their_file(name
         ("{name: a, run: {net: &a {name: mlp, width: *a}}}", "an alias"),
         ("{name: a, run: {label: 3}}", "label is 3: it must be text"),
         ("{name: a, run: {net: {name: mlp, 3: []}}}", "net.3 is an empty list"),
+        ("{name: a, about: {b: c}}", "about is {'b': 'c'}: it must be text, put it between quotes"),
+        ("{name: a, about: }", "about is None: it must be text"),
+        ("{name: a, tune: {}}", "give it to isoplast tune"),
         ("{name: a, streams: [random-label]}", "did you mean 'random-labels'?"),
         (
             "{name: a, methods: [{method: {name: adam, betas: [0.9]}}]}",

@@ -14,7 +14,7 @@ from isoplast.study._plan import IsometryTime, PlannedMethod, plan_study
 from isoplast.study._ranking import Ranking, rank_methods
 from isoplast.study._run_study import run_study
 from isoplast.study._spec import Run, Switch
-from isoplast.study._study import Study, builtin_studies, find_study
+from isoplast.study._study import Study, builtin_studies, builtin_tunings, find_study, find_tuning
 from isoplast.study._yaml import parse_yaml
 from isoplast.study.executors._base import EXECUTORS, Display, Executor, Job, Outcome, make_executor
 from isoplast.study.executors._cores import usable_cores
@@ -96,11 +96,13 @@ __all__ = [
     "WeightsAndBiases",
     "all_runs",
     "builtin_studies",
+    "builtin_tunings",
     "by_problem",
     "disk_use",
     "execute",
     "find_results",
     "find_study",
+    "find_tuning",
     "flat_settings",
     "foreign_parts",
     "freeze",

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, cast
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.files import write_whole
+from isoplast._core.text import shown
 from isoplast.study import _yaml
 from isoplast.study._parts import make, setting_takes_list
 from isoplast.study._spec import PARTS, Run, as_mapping, expanded
@@ -60,6 +61,8 @@ class Study:
             raise IsoplastError(
                 f"name is {self.name!r}: use letters, digits, '_', '-' and '.', no '-' or '.' in front"
             )
+        if not isinstance(self.about, str):
+            raise IsoplastError(f"about is {shown(self.about)}: it must be text, put it between quotes")
         first: dict[Run, Run] = {}
         for run in self.runs:
             other = first.setdefault(run, run)
@@ -136,16 +139,18 @@ class Study:
         try:
             if not isinstance(document, dict):
                 raise IsoplastError(f"a study is a mapping with the keys {', '.join(_KEYS)}")
+            if "tune" in document:
+                raise IsoplastError("it holds 'tune', as a file for tuning does: give it to isoplast tune")
             for key in document:
                 if key not in _KEYS:
                     raise unknown("key of a study", str(key), _KEYS)
             changes = dict(overrides or {})
             values = document | {key: changes.pop(key) for key in _KEYS if key in changes and key != "run"}
             path = _folders(values.get("path", []), folder)
-            name, about = values.get("name"), str(values.get("about", ""))
+            name, about = values.get("name"), values.get("about", "")
             with module_path(path):
                 runs, sinks = _runs(values, changes, path), values.get("sinks", ())
-                return cls(cast(str, name), runs, about, text, sinks)
+                return cls(cast(str, name), runs, cast(str, about), text, sinks)
         except IsoplastError as error:
             raise IsoplastError(f"{source}: {error}") from None
 
@@ -196,10 +201,12 @@ class Study:
 
 def builtin_studies() -> dict[str, Path]:
     """The ready-made studies by name."""
-    packaged = Path(__file__).parent / "builtin"
-    checkout = Path(__file__).parents[3] / "studies"  # an editable install reads them where they are written
-    folder = packaged if packaged.is_dir() else checkout
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return _builtin("studies")
+
+
+def builtin_tunings() -> dict[str, Path]:
+    """The ready-made files for tuning by name."""
+    return _builtin("studies/tuning")
 
 
 def find_study(name: str) -> Path:
@@ -210,17 +217,39 @@ def find_study(name: str) -> Path:
     Raises:
         IsoplastError: there is neither.
     """
+    return _found(name, "studies", "study", "ready-made studies")
+
+
+def find_tuning(name: str) -> Path:
+    """The file for tuning of a path or a name, as `find_study` finds a study.
+
+    Raises:
+        IsoplastError: there is neither.
+    """
+    return _found(name, "studies/tuning", "file for tuning", "ready-made ones")
+
+
+def _builtin(folder: str) -> dict[str, Path]:
+    """The ready-made files by name, of a folder as a checkout has it."""
+    packaged = Path(__file__).parent / "builtin"
+    checkout = Path(__file__).parents[3] / "studies"  # an editable install reads them where they are written
+    root = packaged if packaged.is_dir() else checkout
+    below = root / Path(folder).relative_to("studies")
+    return {path.stem: path for path in sorted(below.glob("*.yaml"))}
+
+
+def _found(name: str, folder: str, kind: str, those: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    known = builtin_studies()
+    known = _builtin(folder)
     if name in known:
         return known[name]
-    if path.parts[:-1] == ("studies",) and path.suffix == ".yaml" and path.stem in known:
+    if path.parent == Path(folder) and path.suffix == ".yaml" and path.stem in known:
         return known[path.stem]
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        raise IsoplastError(f"there is no file {name}; ready-made studies: {', '.join(known)}")
-    raise unknown("study", name, known)
+        raise IsoplastError(f"there is no file {name}; {those}: {', '.join(known)}")
+    raise unknown(kind, name, known)
 
 
 def _runs(document: Mapping[str, Any], changes: Mapping[str, Any], path: tuple[str, ...]) -> list[Run]:

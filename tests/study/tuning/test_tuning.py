@@ -18,13 +18,16 @@ from same_bits import rows_without_seconds
 
 from isoplast._core.errors import IsoplastError
 from isoplast.cli import main
+from isoplast.cli.studies import _tune
 from isoplast.study import (
     Axis,
     NotSwept,
     RunDirectory,
     Study,
     Tuning,
+    builtin_tunings,
     execute,
+    find_tuning,
     freeze,
     load_study,
     select,
@@ -404,6 +407,110 @@ def test_a_killed_search_goes_on_to_the_same_choice(tmp_path: Path, sampler: str
     assert len(names) == 12 if sampler == "grid" else 6 <= len(names) <= 12  # TPE repeats what is best
 
 
+TINY = """
+name: tiny
+run: {samples: 64, tasks: 2, epochs: 1, net: {name: mlp, width: 8}, instruments: false}
+methods: [adam]
+seeds: [0]
+tune: {space: {lr: [1e-3, 1e-2]}, seeds: [100], fraction: 0.5}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file for tuning in the folder that is the current one."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TINY)
+    return Path("tiny.yaml")
+
+
+def stage(*words: str) -> int:
+    return main(["tune", "tiny.yaml", *words, "--executor", "inline"])
+
+
+def test_stages_before_the_sweep_name_it(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("select", "freeze", "run", "report"):
+        assert stage(name, "--out", "my runs") == 2
+        assert "(isoplast tune tiny.yaml sweep --out 'my runs')" in capsys.readouterr().err
+    assert stage("--out", "my runs") == 0
+    assert "isoplast tune tiny.yaml run --out 'my runs' does it" in capsys.readouterr().out
+    tiny.write_text(TINY.replace("1e-2]", "3e-2]"))
+    for name in ("select", "freeze", "run", "report"):
+        assert stage(name, "--out", "my runs") == 2
+        assert "1 of 2 runs of the trials are not done in my runs/sweep" in capsys.readouterr().err
+
+
+def test_a_frozen_study_of_another_tuning_is_frozen_anew(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = Path("runs/tiny-tuning/evaluation")
+    assert stage("sweep") == 0
+    assert stage("run", "--dry-run") == 0
+    assert not evaluation.parent.joinpath("tiny.yaml").exists()
+    assert stage("report") == 2
+    assert "isoplast tune tiny.yaml run does what is missing" in capsys.readouterr().err
+    assert stage("run") == stage("report") == 0
+    done = {path: path.read_bytes() for path in evaluation.glob("*/*") if path.suffix != ".lock"}
+    assert len(list(evaluation.glob("*/spec.yaml"))) == 1
+    for before, after in (("seeds: [0]", "seeds: [0, 1]"), ("tasks: 2", "tasks: 1")):
+        tiny.write_text(tiny.read_text().replace(before, after))
+        assert stage("report") == 2
+        assert "does not hold the runs with the settings that tiny.yaml leads to" in capsys.readouterr().err
+        assert stage("run") == stage("report") == 0
+        frozen = Study.load(evaluation.parent / "tiny.yaml")
+        assert [(run.seed, run.tasks) for run in frozen.runs] == [
+            (run.seed, run.tasks) for run in Tuning.load(tiny).study.runs
+        ]
+        assert set(load_study(evaluation)["run_id"]) == {run.id for run in frozen.runs}
+    assert done == {path: path.read_bytes() for path in done}
+
+
+def test_a_sweep_with_failures_says_so_and_the_other_stages_go_on(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.write_text(TINY.replace("1e-2]", "1e30]"))
+    assert stage("sweep") == 1
+    assert "2 runs, 1 of them failed" in capsys.readouterr().out
+    assert stage() == 1
+    assert "frozen: " in capsys.readouterr().out
+    assert stage("select") == 0
+
+
+def test_a_tuning_takes_executors_with_their_settings(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(_tune, "sweep", lambda *_, executor, **__: given.append(executor) or [])
+    words = ["tune", "tiny.yaml", "sweep", "--executor"]
+    assert main([*words, "ray", "--address", "h:1", "executor.gpus=0.5"]) == 0
+    assert main([*words, "slurm", "executor.partition=x"]) == 0
+    ray, slurm = given
+    assert (ray.name, ray.address, ray.gpus) == ("ray", "h:1", 0.5)
+    assert (slurm.name, slurm.partition) == ("slurm", "x")
+    assert main(["tune", "tiny.yaml", "executor.gpus=1"]) == 2
+    assert "executor local has no settings" in capsys.readouterr().err
+    assert main([*words, "local", "lr=1"]) == 2
+    assert "got lr=...: write the settings of runs into tiny.yaml" in capsys.readouterr().err
+    assert main(["tune", "tiny.yaml", "swep"]) == 2
+    assert "unknown stage 'swep': did you mean 'sweep'" in capsys.readouterr().err
+    assert len(given) == 2
+
+
+def test_ready_made_files_are_found_by_name_and_each_command_names_the_other(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = list(builtin_tunings())
+    assert "digits" in names
+    for name in names:
+        assert Tuning.load(find_tuning(name)) == Tuning.load(find_tuning(f"studies/tuning/{name}.yaml"))
+    assert main(["tune", "digitz"]) == 2
+    assert "unknown file for tuning 'digitz': did you mean 'digits'" in capsys.readouterr().err
+    assert main(["study", "tiny.yaml"]) == 2
+    assert "tiny.yaml: it holds 'tune', as a file for tuning does: give it to isoplast tune" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.slow
 def test_all_stages_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -413,9 +520,6 @@ def test_all_stages_on_the_command_line(
         "1e-3, 1e-2, 1e-1", "1e-3, 1e-2"
     )
     Path("small.yaml").write_text(text)
-    for stage in ("run", "report"):
-        assert main(["tune", "small.yaml", stage]) == 2
-        assert "isoplast tune small.yaml freeze writes it" in capsys.readouterr().err
     assert main(["tune", "small.yaml"]) == 0
     out = capsys.readouterr().out
     assert "best of 2 trials" in out

@@ -13,9 +13,20 @@ from rich.text import Text
 from isoplast import data, nn, streams
 from isoplast._core.errors import IsoplastError
 from isoplast._core.text import escaped, one_line
-from isoplast.cli._arguments import Directory, ExecutorName, FilePath, Flag, Number, Sinks
+from isoplast.cli._arguments import (
+    Address,
+    Directory,
+    ExecutorName,
+    FileOrName,
+    FilePath,
+    Flag,
+    Number,
+    Sinks,
+    Words,
+)
 from isoplast.cli._words import merged, parse_words
 from isoplast.cli.studies._dry_run import show_plan
+from isoplast.cli.studies._executor import taken_executor
 from isoplast.cli.studies._running import INTERRUPTED, do_study, terminable
 from isoplast.cli.studies._summary import summary_line
 from isoplast.study import (
@@ -26,16 +37,9 @@ from isoplast.study import (
     execute,
     find_study,
     load_study,
-    make_executor,
 )
 
 _Real = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
-_FileOrName = Annotated[
-    str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE_OR_NAME", help_behavior_hint="")
-]
-_Words = Annotated[
-    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")
-]
 
 
 def _named(text: str, names: Sequence[str], default: object) -> Any:
@@ -56,7 +60,6 @@ _Method = Annotated[
         help_behavior_hint=f"(default: {Run.method})",
     ),
 ]
-_Address = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 
 
 def demo(*, out: Path = Path("runs/demo"), jobs: Number = None) -> int:
@@ -72,15 +75,15 @@ def demo(*, out: Path = Path("runs/demo"), jobs: Number = None) -> int:
 
 
 def study(
-    file: _FileOrName,
-    words: _Words = (),
+    file: FileOrName,
+    words: Words = (),
     /,
     *,
     out: FilePath = None,
     jobs: Number = None,
     threads: int = 1,
     executor: ExecutorName = "local",
-    address: _Address = None,
+    address: Address = None,
     dry_run: Flag = False,
     sink: Sinks = (),
 ) -> int:
@@ -102,12 +105,8 @@ def study(
     given = parse_words(words)
     if sink:
         given = merged({"sinks": list(sink)}, given)
-    flags = {} if address is None else {"executor.address": address}
-    settings = merged(flags, {"executor": given.pop("executor", {})})["executor"]
-    if not isinstance(settings, dict):
-        raise IsoplastError(f"got executor={settings}: write --executor {settings}")
+    where = taken_executor(executor, address, given)
     chosen = Study.load(find_study(file), given)
-    where = make_executor(executor, settings)
     out = out or Path("runs") / chosen.name
     if dry_run:
         return show_plan(chosen, out, jobs, threads, local=executor == "local")
@@ -115,7 +114,7 @@ def study(
 
 
 def run(
-    words: _Words = (),
+    words: Words = (),
     /,
     *,
     stream: _Stream = None,
