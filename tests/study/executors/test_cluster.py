@@ -206,8 +206,39 @@ def test_settings_of_an_executor_are_checked() -> None:
         make_executor("slurm", {"partitoin": "gpu"})
     with pytest.raises(IsoplastError, match="minutes of executor slurm"):
         make_executor("slurm", {"minutes": "long"})
+    with pytest.raises(IsoplastError, match="executor local has no settings: leave 'gpus' out"):
+        make_executor("local", {"gpus": 1})
     with pytest.raises(IsoplastError, match="unknown executor 'slrum': did you mean 'slurm'"):
         make_executor("slrum")
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "words"),
+    [
+        ("ray", "gpus", -1, "gpus of executor ray is -1: it must be above 0"),
+        ("ray", "gpus", 0, "gpus of executor ray is 0: it must be above 0"),
+        ("ray", "gpus", 1.5, "gpus of executor ray is 1.5: above 1 it must be a whole number"),
+        ("ray", "memory", -3, "memory of executor ray is -3"),
+        ("ray", "retries", -1, "retries of executor ray is -1: it must be a whole number >= 0"),
+        ("slurm", "minutes", 0, "minutes of executor slurm is 0: it must be a whole number >= 1"),
+        ("slurm", "gpus", 0, "gpus of executor slurm is 0"),
+        ("slurm", "memory", 0.0, "memory of executor slurm is 0"),
+        ("slurm", "retries", -1, "retries of executor slurm is -1"),
+        ("slurm", "options", "bad", "options of executor slurm is 'bad': write account=vision"),
+        (
+            "slurm",
+            "cluster",
+            "nosuch",
+            "cluster of executor slurm is 'nosuch': it must be 'slurm' or 'local'",
+        ),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_when_the_executor_is_made(
+    name: str, setting: str, value: object, words: str
+) -> None:
+    with pytest.raises(IsoplastError) as found:
+        make_executor(name, {setting: value})
+    assert words in str(found.value)
 
 
 class TestSubmitit:
@@ -218,6 +249,19 @@ class TestSubmitit:
     def test_slurm_that_is_not_there_is_one_line(self, tmp_path: Path) -> None:
         with pytest.raises(IsoplastError, match="Slurm is not there"):
             run_study(Study.parse(SMALL), tmp_path, executor="slurm")
+
+    @pytest.mark.skipif(os.name == "nt", reason="a command here is a script of sh")
+    def test_jobs_that_slurm_refuses_are_one_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said = "sbatch: error: invalid partition specified: nosuch"
+        for name, text in (("srun", "exit 0"), ("sbatch", f"echo '{said}' >&2; exit 1")):
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        where = make_executor("slurm", {"partition": "nosuch"})
+        with pytest.raises(IsoplastError, match=f"Slurm refused the jobs: {said}"):
+            run_study(Study.parse(SMALL), tmp_path / "out", executor=where)
 
     @pytest.mark.slow
     def test_it_gives_the_bits_of_a_local_study(self, tmp_path: Path) -> None:

@@ -140,7 +140,8 @@ def make_executor(name: str, settings: Mapping[str, Any] | None = None) -> Execu
         settings: some of its settings; the others keep their defaults.
 
     Raises:
-        IsoplastError: there is no such executor, or no such setting, or a value is of another type.
+        IsoplastError: there is no such executor, or no such setting, or a value is of another type or out of
+            range.
 
     Example:
         >>> make_executor("local")

@@ -9,11 +9,13 @@ import platform
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from isoplast._core.errors import IsoplastError
+from isoplast._core.settings import check_fields
+from isoplast.study._spec import whole
 from isoplast.study.executors._base import Display, Executor, Job, Outcome, Silent
 from isoplast.study.executors._local import LocalExecutor
 from isoplast.study.run._execute import Progress, module_path
@@ -38,6 +40,27 @@ class Ended:
     failure: str | None = None
     score: float | None = None
     lost: bool = False
+
+
+def check_settings(executor: Executor, *, positive: Sequence[str], counts: Mapping[str, int]) -> None:
+    """Convert the settings of an executor in place and check their ranges; for its `__post_init__`.
+
+    Args:
+        executor: a frozen dataclass.
+        positive: settings that are above 0, or None.
+        counts: settings that are whole numbers, and the least that each can be.
+
+    Raises:
+        IsoplastError: a value is of another type or out of range.
+    """
+    owner = f"executor {executor.name}"
+    check_fields(executor, owner)
+    for name in positive:
+        value = getattr(executor, name)
+        if value is not None and value <= 0:
+            raise IsoplastError(f"{name} of {owner} is {value:g}: it must be above 0")
+    for name, low in counts.items():
+        whole(f"{name} of {owner}", getattr(executor, name), low)
 
 
 class Ticket(Protocol):

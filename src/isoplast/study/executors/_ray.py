@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from isoplast._core.errors import IsoplastError
 from isoplast.study.executors._base import EXECUTORS, Job
-from isoplast.study.executors._cluster import ClusterExecutor, Ended, Ticket, do_run
+from isoplast.study.executors._cluster import ClusterExecutor, Ended, Ticket, check_settings, do_run
 
 
 @EXECUTORS.register
@@ -20,13 +20,13 @@ class RayExecutor(ClusterExecutor):
     Args:
         address: of the cluster: "auto", "host:port" or "ray://host:port"; None starts one on this machine,
             unless the variable RAY_ADDRESS names one.
-        gpus: that a run on CUDA takes, > 0; two runs share one at 0.5.
+        gpus: that a run on CUDA takes, > 0; two runs share one at 0.5. Above 1 a whole number.
         memory: GiB that Ray sets aside for a run, > 0; None: none.
         retries: how often a run is tried again after its machine was lost, >= 0.
 
     Raises:
-        IsoplastError: on execution: Ray is not installed, the cluster does not answer, or none of its
-            machines has as many processors, GPUs or as much memory as a run asks for.
+        IsoplastError: a setting is out of range; on execution: Ray is not installed, the cluster does not
+            answer, or none of its machines has as many processors, GPUs or as much memory as a run asks for.
 
     Example:
         `isoplast study demo --executor ray executor.address=auto`
@@ -41,6 +41,11 @@ class RayExecutor(ClusterExecutor):
     gpus: float = 1.0
     memory: float | None = None
     retries: int = 3
+
+    def __post_init__(self) -> None:
+        check_settings(self, positive=("gpus", "memory"), counts={"retries": 0})
+        if self.gpus > 1 and not self.gpus.is_integer():
+            raise IsoplastError(f"gpus of executor ray is {self.gpus:g}: above 1 it must be a whole number")
 
     @contextlib.contextmanager
     def connected(self, jobs: Sequence[Job]) -> Iterator[None]:

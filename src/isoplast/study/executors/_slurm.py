@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from isoplast._core.errors import IsoplastError
 from isoplast.study.executors._base import EXECUTORS, Job
-from isoplast.study.executors._cluster import ClusterExecutor, Ended, Ticket, do_run
+from isoplast.study.executors._cluster import ClusterExecutor, Ended, Ticket, check_settings, do_run
 
 _OUT_OF_MEMORY = ("OUT_OF_ME", "OUT_OF_MEMORY")  # sacct may cut the word
 
@@ -32,7 +32,8 @@ class SlurmExecutor(ClusterExecutor):
         retries: how often a run is tried again after its machine was lost, >= 0.
 
     Raises:
-        IsoplastError: on execution: submitit is not installed, or Slurm is not there.
+        IsoplastError: a setting is out of range; on execution: submitit is not installed, Slurm is not there,
+            or it refuses the jobs.
 
     Example:
         `isoplast study demo --executor slurm executor.partition=gpu executor.minutes=240`
@@ -48,8 +49,12 @@ class SlurmExecutor(ClusterExecutor):
     memory: float | None = None
     gpus: int = 1
     options: str = ""
-    cluster: str | None = "slurm"
+    cluster: Literal["slurm", "local"] | None = "slurm"
     retries: int = 3
+
+    def __post_init__(self) -> None:
+        check_settings(self, positive=("memory",), counts={"minutes": 1, "gpus": 1, "retries": 0})
+        _pairs(self.options)
 
     @contextlib.contextmanager
     def connected(self, jobs: Sequence[Job]) -> Iterator[None]:
@@ -65,8 +70,14 @@ class SlurmExecutor(ClusterExecutor):
             kinds.setdefault((job.threads, job.run.device), []).append(place)
         for places in kinds.values():
             executor = self._executor(jobs[places[0]])
-            with executor.batch():
-                submitted = [executor.submit(_Attempt(), *_arguments(jobs[place])) for place in places]
+            utils = _submitit().core.utils
+            try:
+                with executor.batch():
+                    submitted = [executor.submit(_Attempt(), *_arguments(jobs[place])) for place in places]
+            except (utils.FailedJobError, utils.FailedSubmissionError) as error:
+                for ticket in tickets.values():
+                    ticket.cancel()
+                raise IsoplastError(f"Slurm refused the jobs: {str(error).strip()}") from None
             tickets |= {place: _SlurmTicket(job) for place, job in zip(places, submitted, strict=True)}
         return [tickets[place] for place in range(len(jobs))]
 
@@ -105,7 +116,7 @@ def _pairs(options: str) -> dict[str, str]:
     pairs = [one.partition("=") for one in options.split(",") if one]
     for name, equals, _ in pairs:
         if not name or not equals:
-            raise IsoplastError(f"executor.options is {options!r}: write account=vision,qos=high")
+            raise IsoplastError(f"options of executor slurm is {options!r}: write account=vision,qos=high")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
