@@ -1,4 +1,4 @@
-"""Losses and scores: against torch, whatever the batches, and chance as the best blind guess."""
+"""Losses and scores: against torch, whatever the batches, and chance as a guess that knows no inputs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_bits_are_nats_over_the_logarithm_of_two() -> None:
 
 
 @pytest.mark.parametrize(("objective", "outputs", "targets"), cases(), ids=lambda value: type(value).__name__)
-def test_chance_is_the_score_of_the_best_guess_without_inputs(
+def test_where_all_outputs_are_as_frequent_no_guess_without_inputs_beats_chance(
     objective: Objective, outputs: Tensor, targets: Tensor
 ) -> None:
     """Of a constant output that is trained; classes and tokens are about equally many here."""
@@ -62,3 +62,15 @@ def test_chance_is_the_score_of_the_best_guess_without_inputs(
     reached = float(score) / objective.count(targets)
     # Of 132 tokens each has 19 or so, not the same number: knowing that saves a tenth of a bit.
     assert reached == pytest.approx(objective.chance(targets), abs=0.1)
+
+
+def test_chance_knows_which_outputs_are_in_use_and_not_how_often() -> None:
+    targets = torch.tensor([1] * 9 + [3])
+    few = Classification(5, (1, 3, 4))
+    guesses = [float(few.totals(torch.eye(5)[[own] * 10], targets)[1]) / 10 for own in (1, 3, 4)]
+    assert few.chance(targets) == pytest.approx(sum(guesses) / 3) == pytest.approx(1 / 3)
+    _, bits = Language(7).totals(torch.zeros(10, 1, 7), targets[:, None])
+    assert Language(7).chance(targets[:, None]) == pytest.approx(float(bits) / 10)
+    numbers = targets[:, None].double()
+    _, errors = Regression(1).totals(numbers.mean().expand(10, 1), numbers)
+    assert Regression(1).chance(numbers) == pytest.approx(float(errors) / 10)

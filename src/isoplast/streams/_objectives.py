@@ -45,7 +45,10 @@ class Objective(ABC):
 
     @abstractmethod
     def chance(self, targets: Tensor) -> float:
-        """The score of the best guess that does not look at the inputs."""
+        """The score of a guess that takes all outputs in use for equally likely; for numbers, of their mean.
+
+        Who knows how often each class or byte occurs may score better without the inputs, too.
+        """
 
     @abstractmethod
     def check(self, targets: Tensor) -> str:

@@ -71,7 +71,7 @@ METRICS: tuple[Metric, ...] = (
         "number",
         "task",
         "chance",
-        "Score of the best guess that does not look at the inputs.",
+        "Score of a guess that takes all outputs in use for equally likely; for numbers, of their mean.",
         "score",
     ),
     *_score("accuracy", "accuracy", "Share of the inputs classified right", True),
