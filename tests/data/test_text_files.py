@@ -99,6 +99,23 @@ def test_held_out_of_the_train_split() -> None:
     assert int(counts.max() - counts.min()) <= 12  # a quarter of classes that differ by 46
 
 
+@pytest.mark.parametrize("samples", [None, 1000])
+def test_what_is_held_out_is_in_no_train_split(samples: int | None) -> None:
+    both = load_data("digits", hold_out=0.25, samples=samples, test=True)
+    alone, held_out = load_data("digits", hold_out=0.25, samples=samples), both.test
+    assert held_out is not None
+    assert alone.test is None
+    assert len(alone.targets) == samples or len(alone.targets) + len(held_out.targets) == 1437
+    assert torch.equal(alone.inputs, both.inputs)
+    assert torch.equal(load_data("digits", hold_out=0.25, split="test").inputs, held_out.inputs)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_number_of_held_out_samples_needs_some(split: str) -> None:
+    with pytest.raises(IsoplastError, match=r"^test_samples=5 of data 'digits': .* leave it out"):
+        load_data("digits", test_samples=5, split=split)
+
+
 def test_the_numbers_of_both_are_settings() -> None:
     data = load_data("digits", samples=100, test_samples=50, test=True)
     assert data.test is not None

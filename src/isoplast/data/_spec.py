@@ -24,9 +24,9 @@ class DataSpec:
 
     Args:
         samples: how many samples of it, >= 1, as :meth:`Dataset.take` takes them; None is all of them.
-        test_samples: the same for the held-out samples.
-        hold_out: share of the train split, in (0, 1), that is held out instead of the test split: to choose
-            settings without a look at that.
+        test_samples: the same for the held-out samples that come along; refused where none do.
+        hold_out: share of the train split, in (0, 1), that takes the place of the test split, and is not
+            trained on: to choose settings without a look at that.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,13 +77,19 @@ class DataSpec:
             root: a folder to look in before all others.
 
         Raises:
-            IsoplastError: an unknown split, more samples than there are, a file that is damaged or cannot be
-                had, or a package that is missing.
+            IsoplastError: an unknown split, more samples than there are, `test_samples`, a file that is
+                damaged or cannot be had, or a package that is missing.
         """
         if split not in _SPLITS:
             raise unknown("split", split, _SPLITS)
-        data = self.read(split, None if root is None else Path(root))
-        return data if self.samples is None else data.take(self.samples)
+        if self.test_samples is not None:
+            raise IsoplastError(
+                f"test_samples={self.test_samples} of data {self.name!r}: no held-out samples come along, "
+                "leave it out (load_data brings them with test=True)"
+            )
+        folder = None if root is None else Path(root)
+        data = self.read(split, folder) if self.hold_out is None else self._halves(folder)[split]
+        return _taken(data, self.samples)
 
     def load_with_test(self, root: str | os.PathLike[str] | None = None) -> Dataset:
         """The train split with held-out samples as its `test`, see `test_samples` and `hold_out`.
@@ -91,14 +97,27 @@ class DataSpec:
         Raises:
             IsoplastError: as `load`, or there is no test split.
         """
+        folder = None if root is None else Path(root)
         if self.hold_out is None:
-            test = dataclasses.replace(self, samples=self.test_samples).load("test", root)
-            return dataclasses.replace(self.load("train", root), test=test)
-        whole = dataclasses.replace(self, samples=None).load("train", root).split(self.hold_out)
+            halves = {
+                "test": dataclasses.replace(self, samples=self.test_samples).read("test", folder),
+                "train": self.read("train", folder),
+            }
+        else:
+            halves = self._halves(folder)
+        test = _taken(halves["test"], self.test_samples)
+        return dataclasses.replace(_taken(halves["train"], self.samples), test=test)
+
+    def _halves(self, folder: Path | None) -> dict[str, Dataset]:
+        """The train split without what is held out, and that."""
+        assert self.hold_out is not None
+        whole = dataclasses.replace(self, samples=None).read("train", folder).split(self.hold_out)
         assert whole.test is not None
-        test = whole.test if self.test_samples is None else whole.test.take(self.test_samples)
-        train = whole if self.samples is None else whole.take(self.samples)
-        return dataclasses.replace(train, test=test)
+        return {"train": dataclasses.replace(whole, test=None), "test": whole.test}
+
+
+def _taken(data: Dataset, samples: int | None) -> Dataset:
+    return data if samples is None else data.take(samples)
 
 
 DATA: Registry[DataSpec] = Registry("data set", DataSpec, "isoplast.data")
