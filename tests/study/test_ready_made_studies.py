@@ -20,7 +20,7 @@ SHAPES = {"mnist": ((1, 28, 28), 10), "cifar10": ((3, 32, 32), 10), "cifar100": 
 def made_up(name: str, folder: Path) -> dict[str, Any]:
     """What stands for a data set: as many classes, images of the same shape, or texts."""
     if name == "digits":
-        return {"name": "digits", "samples": 60, "test_samples": 20}
+        return {"name": "digits", "samples": 60}
     if name == "text":
         for file in ("one", "two"):
             (folder / f"{file}.txt").write_text(f"It is a text of no interest, number {file}. " * 40)

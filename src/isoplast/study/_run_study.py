@@ -45,7 +45,8 @@ def run_study(
     Raises:
         RunLocked: another process runs a study in this directory.
         IsoplastError: the directory holds another study or a damaged file, data or the package of a sink
-            cannot be had, or jobs or threads are out of range. No run has been started then.
+            cannot be had, data, stream and network of a run do not go together, or jobs or threads are out of
+            range. No run has been started then, and a new one has no directory.
     """
     if jobs is not None:
         whole("jobs", jobs, 1)
@@ -56,12 +57,13 @@ def run_study(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with DirectoryLock(out) as lock:
+        study.check_directory(out)
+        _check_tasks([run for run in study.runs if RunDirectory(out / run.id).status().state != "done"])
         study.describe(out)
         directories = {run: RunDirectory.create(out, run) for run in study.runs}
         outcomes = {run: Outcome(run, directory) for run, directory in directories.items()}
         missing = _missing(directories)
         _send_missing(study, directories, missing)
-        _check_tasks(missing)
         todo = [Job(run, directories[run], threads, tuple(study.sinks)) for run in missing]
         for outcome in chosen.execute(todo, jobs, display or Silent()):
             outcomes[outcome.run] = outcome

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from isoplast._core.errors import IsoplastError
-from isoplast.study import Run, Study, execute, open_run, run_study
+from isoplast.streams import Stream, Task, TaskSequence
+from isoplast.study import Run, RunDirectory, Study, execute, open_run, run_study
 from isoplast.study.run._supervised import Supervised
 from isoplast.study.store._files import read_rows
 
-DIGITS = {"name": "digits", "samples": 96, "test_samples": 40}
+DIGITS = {"name": "digits", "samples": 96}
+HELD_OUT = {**DIGITS, "test_samples": 40}
 LEARNER = {"name": "supervised", "epochs": 2, "batch_size": 32}
 NET = {"name": "mlp", "width": 16, "depth": 1}
 
@@ -49,7 +52,8 @@ def done(tmp_path: Path, **settings: Any) -> list[dict[str, Any]]:
     ids=lambda value: value["name"] if isinstance(value, dict) else value,
 )
 def test_held_out_examples_are_scored(tmp_path: Path, stream: dict[str, Any], primary: str) -> None:
-    rows = done(tmp_path, stream={**stream, "tasks": 2})
+    data = HELD_OUT if primary.startswith("test_") else DIGITS
+    rows = done(tmp_path, stream={**stream, "tasks": 2}, data=data)
     assert [row["task"] for row in rows] == [-1, 0, 1]
     for row in rows:
         assert row["primary"] == primary
@@ -206,20 +210,65 @@ def test_impossible_settings_are_refused_before_anything_starts(
             "class . of data 'digits' has no",
         ),
         ({"stream": "language"}, "stream language reads text, and data 'digits' are none"),
+        ({"data": HELD_OUT}, "test_samples=40 of data 'digits': .* leave it out"),
+        ({"stream": f"{__name__}:HoldsNothingOut"}, "task 0 .* nothing is held out: set score: training"),
+        (
+            {"stream": {"name": f"{__name__}:Flips", "gradual": 2, "blend": "interpolation"}},
+            "tasks with other classes, or inputs that are whole numbers, cannot be interpolated",
+        ),
     ],
 )
+@pytest.mark.parametrize("how", ["study", "run"])
 def test_what_does_not_go_together_starts_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str, how: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("a text " * 100)
     good = Run(data=DIGITS, net=NET, learner=LEARNER, method="adam")
     bad = Run(**{"data": DIGITS, "net": NET, "learner": LEARNER, "method": "adam", **settings})
+    out, both = tmp_path / "out", Study("two", [good, bad])
+    start = {"study": lambda: run_study(both, out, executor="inline"), "run": lambda: execute(bad, out)}[how]
     with pytest.raises(IsoplastError, match=message) as caught:
-        run_study(Study("two", [good, bad]), tmp_path / "out", executor="inline")
+        start()
     assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "out").rglob("checkpoint.pt"))
+    assert not list(out.rglob("spec.yaml"))
+
+
+def test_a_run_that_was_begun_is_tried_again_before_it_goes_on(tmp_path: Path) -> None:
+    bad = Run(data=DIGITS, net="gpt", learner=LEARNER, method="adam")
+    directory = RunDirectory.create(tmp_path, bad)
+    with pytest.raises(IsoplastError, match="network gpt reads token sequences"):
+        execute(bad, tmp_path)
+    assert directory.status().state == "failed"
+    assert not directory.checkpoint.exists()
+
+
+def test_a_stream_that_counts_no_held_out_samples_trains_without_them(tmp_path: Path) -> None:
+    data = {"name": "digits", "hold_out": 0.25}
+    run = Run(
+        stream={"name": "random-labels", "tasks": 1}, data=data, net=NET, learner=LEARNER, method="adam"
+    )
+    opened = open_run(execute(run, tmp_path).path)
+    assert len(opened.task.targets) == 1437 - round(1437 / 4)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HoldsNothingOut(Stream):
+    scored: ClassVar[Any] = "held-out"
+
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        assert source.data is not None
+        return Task(index, source.data.inputs, source.data.targets)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flips(Stream):
+    interpolates: ClassVar[bool] = True
+
+    def make_task(self, source: TaskSequence, index: int) -> Task:
+        assert source.data is not None
+        return Task(index, source.data.inputs, (source.data.targets + index) % 10)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -17,11 +17,12 @@ import torch
 from isoplast import data
 from isoplast._core.errors import IsoplastError, reason_of
 from isoplast._core.text import escaped, one_line
-from isoplast.streams import OpenProblem, Stream
+from isoplast.streams import OpenProblem, Stream, TaskSequence
 from isoplast.study._metrics import metric
 from isoplast.study._parts import make
 from isoplast.study._spec import Run, whole
 from isoplast.study.run._learner import Diverged, Learner, Recipe
+from isoplast.study.run._networks import check_network
 from isoplast.study.run._provenance import changes, peak_memory, provenance
 from isoplast.study.run._random import random_state, reproducible, restore_random_state, seed_everything
 from isoplast.study.sinks._base import SentRun, Sink
@@ -88,16 +89,19 @@ def execute(
         RunFailed: the loss became non-finite, a file could not be written, or anything else went wrong in
             training; `status()` holds the reason, the log the traceback.
         RunLocked: another process is at this run.
-        IsoplastError: the data or a file of the directory is missing or damaged, the device or the package of
-            a sink is not there, or a setting is out of range.
+        IsoplastError: the data or a file of the directory is missing or damaged, data, stream and network do
+            not go together, the device or the package of a sink is not there, or a setting is out of range.
+            A run that has no directory yet gets none then.
     """
     check_threads(threads)
     _prepare_device(run.device)
     with module_path(run.path):
         found = opened(as_parts(sinks))
+        fresh = not RunDirectory(parent / run.id).spec.exists()
+        problem = checked_problem(run) if fresh else None  # what cannot run gets no directory
         directory = RunDirectory.create(parent, run)
         with directory.owned(patience=5.0):
-            attempt = _Attempt(run, directory, threads, found, on_progress, say)
+            attempt = _Attempt(run, directory, problem, threads, found, on_progress, say)
             if directory.status().state == "done":
                 directory.check_complete(run.tasks)
                 attempt.send_missing()
@@ -122,6 +126,18 @@ def open_problem(run: Run) -> OpenProblem:
     """
     loaded = None if run.data is None else load_part(run)
     return run.problem().open(loaded, run.seed)
+
+
+def checked_problem(run: Run) -> OpenProblem:
+    """The tasks of a run, which its network can learn where they are made of data.
+
+    Raises:
+        IsoplastError: as `open_problem` and `check_network`.
+    """
+    problem = open_problem(run)
+    if isinstance(problem, TaskSequence):
+        check_network(run, problem)
+    return problem
 
 
 def load_part(run: Run) -> data.Dataset:
@@ -181,6 +197,7 @@ class _Attempt:
         self,
         run: Run,
         directory: RunDirectory,
+        problem: OpenProblem | None,
         threads: int,
         sinks: Sequence[Sink],
         on_progress: Callable[[Progress], None],
@@ -188,6 +205,7 @@ class _Attempt:
     ) -> None:
         self.run = run
         self.directory = directory
+        self.problem = problem
         self.device = torch.device(run.device)
         self.threads = threads
         self.sinks = sinks
@@ -221,7 +239,7 @@ class _Attempt:
 
     def _train(self) -> None:
         run = self.run
-        problem = open_problem(run)
+        problem = self.problem or checked_problem(run)
         self._record_origin(problem)
         saved = self.directory.load_checkpoint()
         first = 0 if saved is None else self._first_task(saved, problem)

@@ -14,9 +14,12 @@ def check_network(run: Run, problem: TaskSequence) -> None:
     """Build the network of a run, and show it two examples of the first task.
 
     Raises:
-        IsoplastError: it cannot take the inputs of the stream, or the loss not its outputs.
+        IsoplastError: it cannot take the inputs of the stream, or the loss not its outputs, or the stream
+            cannot make its first task or the first stage after that.
     """
     task = problem.task(0)
+    if problem.stream.gradual is not None and problem.tasks > 1:
+        problem.task(1)
     inputs, targets = task.examples.take(torch.arange(min(2, len(task.examples)))).tensor(), task.targets[:2]
     objective = task.objective or problem.objective
     with torch.random.fork_rng(devices=[]), torch.no_grad():
