@@ -92,6 +92,25 @@ def test_differences_that_agree_exactly() -> None:
     assert (shifted.gain.low, shifted.gain.high, shifted.p, shifted.effect_size) == (-0.5, -0.5, 0, -math.inf)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+@given(
+    shift=st.integers(-3, 3),
+    scores=st.lists(st.integers(1, 9), min_size=3, max_size=6).filter(lambda one: len({*one}) > 1),
+)
+def test_rounding_is_no_spread_and_no_gain(size: float, shift: int, scores: list[int]) -> None:
+    ours, theirs = ([size * (score + step) / 10 for score in scores] for step in (shift, 0))
+    theirs[0] *= 1 + 2e-16  # as another order of the same sum gives
+    found = compare(dict(enumerate(ours)), dict(enumerate(theirs)), higher_is_better=True)
+    expected = (0, math.copysign(math.inf, shift)) if shift else (1, 0)
+    assert (found.p, found.effect_size, found.detectable) == (*expected, 0)
+
+
+def test_a_spread_of_a_millionth_is_one() -> None:
+    found = compare({0: 0.9, 1: 0.800001, 2: 0.7}, {0: 0.8, 1: 0.7, 2: 0.6}, higher_is_better=True)
+    assert 0 < found.p < 1e-9
+    assert found.effect_size < 1e6
+
+
 def test_the_effect_size_is_unbiased() -> None:
     rng, seeds, true = np.random.default_rng(3), 5, 0.8
     differences = rng.normal(true, 1, size=(20_000, seeds))

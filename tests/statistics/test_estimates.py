@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -84,6 +85,19 @@ def test_for_a_mean_of_ten_seeds_or_more_the_bootstrap_is_student(seeds: int) ->
     width = expected.high - expected.low
     assert abs(found.low - expected.low) < 0.015 * width
     assert abs(found.high - expected.high) < 0.015 * width
+
+
+def test_independent_tasks_are_drawn_apart_at_any_number_of_seeds() -> None:
+    scores = np.array([[0.0, 0.1], [0.5, 0.25], [0.9, 1.7]])
+    draws = np.array(list(itertools.product(range(3), repeat=6))).reshape(-1, 3, 2)
+    means = scores[draws, np.arange(2)].mean(axis=(1, 2))  # all resamples there are
+    found = aggregate(scores, pooled_mean, independent_tasks=True, resamples=50_000)
+    assert found.interval == "bootstrap"
+    for end, share in ((found.low, 0.025), (found.high, 0.975)):
+        # an end of 50 000 draws lies at the share it names, up to four standard errors of .0007
+        assert (means < end - 1e-9).mean() <= share + 0.003
+        assert (means <= end + 1e-9).mean() >= share - 0.003
+    assert math.isnan(aggregate(scores[:1], independent_tasks=True).low)
 
 
 @pytest.mark.parametrize("seeds", [1, 4, 12])

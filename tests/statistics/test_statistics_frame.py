@@ -252,9 +252,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
         with pytest.raises(IsoplastError, match=message):
             method_table(one, higher_is_better=True, **settings)
 
-    refused("lack the column 'score'", rows.drop("score"))
-    refused("lack the column 'method'", rows, by="method")
-    refused("runs lack the column 'state'", rows, runs=states({"adam": {0: "done"}}).drop("state"))
+    refused("frame lacks the column 'score'", rows.drop("score"))
+    refused("frame lacks the column 'method'", rows, by="method")
+    refused("runs lacks the column 'state'", rows, runs=states({"adam": {0: "done"}}).drop("state"))
     refused("no finished task", rows.filter(pl.col("task") < 0))
     mixed = pl.when(pl.col("label") == "adam").then(pl.lit("loss")).otherwise(pl.lit("accuracy"))
     refused("several metrics, accuracy, loss", rows.with_columns(primary=mixed))

@@ -11,8 +11,21 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from isoplast._core.errors import IsoplastError, unknown
-from isoplast.statistics._checks import Array, ArrayLike, share, sign, vector
+from isoplast._core.errors import IsoplastError
+from isoplast._core.text import shown
+from isoplast.statistics._checks import (
+    Array,
+    ArrayLike,
+    by_seed,
+    count,
+    named,
+    numbers,
+    real,
+    share,
+    sign,
+    vector,
+    without_rounding,
+)
 from isoplast.statistics._estimates import Estimate, critical, mean
 
 Correction = Literal["holm", "fdr"]
@@ -57,7 +70,8 @@ def compare(
     With the differences :math:`d_i` of the n seeds in common, :math:`\bar d \pm t_{n-1} s_d / \sqrt n` and
     the paired t-test; the effect size is :math:`g = J(n-1)\, \bar d / s_d` with
     :math:`J(\nu) = \Gamma(\nu/2) / (\sqrt{\nu/2}\, \Gamma((\nu-1)/2))`. A seed fixes the tasks and the first
-    weights of both, so that what it does to both drops out.
+    weights of both, so that what it does to both drops out. Differences, and a deviation of them, that are
+    no more than the rounding of the scores count as 0.
 
     Args:
         values: a number for each seed: `dict(zip(seeds, average(scores)))`.
@@ -80,15 +94,19 @@ def compare(
         Student (1908); Hedges, "Distribution theory for Glass's estimator of effect size", Journal of
         Educational Statistics 6 (1981).
     """
-    common = sorted(values.keys() & others.keys())
+    common = sorted(by_seed("values", values).keys() & by_seed("others", others).keys())
     if not common:
         raise IsoplastError(
-            f"no seed in common: {sorted(values)} and {sorted(others)}; run both methods with the same seeds"
+            f"no seed in common: {shown(sorted(values))} and {shown(sorted(others))}; run both methods with "
+            "the same seeds"
         )
-    ours, theirs = ([side[seed] for seed in common] for side in (values, others))
-    differences = sign(higher_is_better) * (vector(ours) - vector(theirs))
+    ours, theirs = (vector([side[seed] for seed in common]) for side in (values, others))
+    scale = float(np.abs([ours, theirs]).max())
+    differences = sign(higher_is_better) * without_rounding(ours - theirs, scale)
     gain = mean(differences, confidence=confidence)
-    deviation = float(differences.std(ddof=1)) if len(common) > 1 else math.nan
+    deviation = math.nan
+    if len(common) > 1:
+        deviation = float(without_rounding(differences.std(ddof=1), scale))
     p = _paired_p(gain.value, deviation, len(common))
     return Comparison(
         gain=gain,
@@ -137,18 +155,17 @@ def compare_all(
     Reference:
         As `compare`, `holm` and `false_discovery_rate`.
     """
-    if baseline not in methods:
-        raise unknown("method", baseline, methods)
-    adjustments: dict[str, Callable[[ArrayLike], Array]] = {"holm": holm, "fdr": false_discovery_rate}
-    if correction not in adjustments:
-        raise unknown("correction", correction, adjustments)
+    if not isinstance(methods, Mapping):
+        raise IsoplastError(f"methods is {shown(methods)}: map the name of each method to a number a seed")
+    named("method", baseline, methods)
+    named("correction", correction, CORRECTIONS)
     others = methods[baseline]
     found = {
         name: compare(values, others, higher_is_better=higher_is_better, confidence=confidence, power=power)
         for name, values in methods.items()
         if name != baseline
     }
-    adjusted = adjustments[correction]([one.p for one in found.values()])
+    adjusted = CORRECTIONS[correction]([one.p for one in found.values()])
     return {
         name: replace(one, p_adjusted=float(p))
         for (name, one), p in zip(found.items(), adjusted, strict=True)
@@ -207,9 +224,12 @@ def false_discovery_rate(p: ArrayLike) -> Array:
         Society B 57 (1995).
     """
     values, order, known = _ascending(p)
-    count = len(values)
-    ratios = values[order] * (count / np.arange(1, count + 1))  # so bracketed never below p by rounding
+    tests = len(values)
+    ratios = values[order] * (tests / np.arange(1, tests + 1))  # so bracketed never below p by rounding
     return _back(np.minimum.accumulate(ratios[::-1])[::-1], order, known)
+
+
+CORRECTIONS: dict[str, Callable[[ArrayLike], Array]] = {"holm": holm, "fdr": false_discovery_rate}
 
 
 def minimum_detectable_effect(
@@ -242,12 +262,12 @@ def minimum_detectable_effect(
         Cohen, "Statistical power analysis for the behavioral sciences" (1988), chapter 2.
     """
     share("confidence", confidence)
-    if not 0.5 <= power < 1:
-        raise IsoplastError(f"power is {power}: it must lie between 0.5 and 1, 0.8 say")
-    if seeds < 2:
+    if not real(power) or not 0.5 <= power < 1:
+        raise IsoplastError(f"power is {shown(power)}: it must lie between 0.5 and 1, 0.8 say")
+    if count("seeds", seeds, 0) < 2:
         return math.inf
-    if not 0 <= deviation < math.inf:
-        raise IsoplastError(f"deviation is {deviation}: give a standard deviation, 0 or more")
+    if not real(deviation) or not 0 <= deviation < math.inf:
+        raise IsoplastError(f"deviation is {shown(deviation)}: give a standard deviation, 0 or more")
     shift = special.nctdtrinc(seeds - 1, 1 - power, critical(confidence, seeds - 1))
     return float(shift) * deviation / math.sqrt(seeds)
 
@@ -272,11 +292,11 @@ def _effect_size(gain: float, deviation: float, seeds: int) -> float:
 
 def _ascending(p: ArrayLike) -> tuple[Array, npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
     """p values with 1 for NaN, their order, and which are known."""
-    given = np.atleast_1d(np.asarray(p, dtype=np.float64))
+    given = np.atleast_1d(numbers("p values", p))
     known = ~np.isnan(given)
     values = np.where(known, given, 1.0)
     if values.ndim != 1 or ((values < 0) | (values > 1)).any():
-        raise IsoplastError(f"p values must lie between 0 and 1 in one row, not {given.tolist()}")
+        raise IsoplastError(f"p values must lie between 0 and 1 in one row, not {shown(given.tolist())}")
     return values, np.argsort(values, kind="stable"), known
 
 

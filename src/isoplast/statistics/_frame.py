@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoplast._core.errors import IsoplastError, unknown
-from isoplast.statistics._checks import Array, sign
-from isoplast.statistics._comparison import Comparison, Correction, compare_all
+from isoplast._core.errors import IsoplastError
+from isoplast._core.text import shown
+from isoplast.statistics._checks import Array, applied, checked_frame, count, flag, named, real, share
+from isoplast.statistics._comparison import CORRECTIONS, Comparison, Correction, compare_all
 from isoplast.statistics._estimates import EXPLORATORY_BELOW, Estimate, aggregate, mean
 from isoplast.statistics._summaries import average, change, fill_failures
 
@@ -40,7 +41,9 @@ class Scores:
 
     def by_seed(self, statistic: Callable[[Array], Array] = average) -> dict[int, float]:
         """One number for each seed, as `compare` takes them."""
-        return dict(zip(self.seeds, statistic(self.values).tolist(), strict=True)) if self.seeds else {}
+        if not self.seeds:
+            return {}
+        return dict(zip(self.seeds, _of_runs(statistic, self.values).tolist(), strict=True))
 
 
 def method_scores(
@@ -88,7 +91,11 @@ def method_scores(
     Reference:
         As `fill_failures`.
     """
-    sign(higher_is_better)  # refused here even where no run has failed
+    flag("higher_is_better", higher_is_better)
+    if tasks is not None:
+        count("tasks", tasks, 1)
+    if chance is not None and (not real(chance) or not math.isfinite(chance)):
+        raise IsoplastError(f"chance is {shown(chance)}: give one finite number")
     frame = _checked(frame, by)
     known = sorted({*frame["task"].to_list()})
     known += range(known[-1] + 1, tasks or 0)
@@ -160,13 +167,15 @@ def method_table(
     """
     import polars as pl
 
+    share("confidence", confidence)
+    named("correction", correction, CORRECTIONS)
     scores = method_scores(
         frame, higher_is_better=higher_is_better, runs=runs, by=by, tasks=tasks, chance=chance
     )
+    if baseline is not None:
+        named("method", baseline, scores)
     rows = {method: _row(method, one, statistic, confidence) for method, one in scores.items()}
     if baseline is not None:
-        if baseline not in scores:
-            raise unknown("method", baseline, scores)
         control = set(scores[baseline].seeds)
         paired = {method: one.by_seed(statistic) for method, one in scores.items() if control & {*one.seeds}}
         compared: dict[str, Comparison] = {}
@@ -191,7 +200,7 @@ def _checked(frame: pl.DataFrame, by: str) -> pl.DataFrame:
     """The rows of trained tasks, if they can be compared at all."""
     import polars as pl
 
-    _has(frame, (*_NEEDED, by), "results")
+    checked_frame("frame", frame, (*_NEEDED, by))
     frame = frame.filter(pl.col("task") >= 0)
     if frame.is_empty():
         raise IsoplastError("there is no finished task yet: run the study first")
@@ -209,14 +218,6 @@ def _checked(frame: pl.DataFrame, by: str) -> pl.DataFrame:
     return frame
 
 
-def _has(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> None:
-    for column in columns:
-        if column not in frame.columns:
-            raise IsoplastError(
-                f"the {what} lack the column {column!r}: give the frame of load_study or load_runs"
-            )
-
-
 def _runs(frame: pl.DataFrame, runs: pl.DataFrame | None, by: str) -> list[tuple[str, str, int, str]]:
     """Run, method, seed and state of every run, the state empty where nobody tells it."""
     import polars as pl
@@ -224,7 +225,7 @@ def _runs(frame: pl.DataFrame, runs: pl.DataFrame | None, by: str) -> list[tuple
     named = ("run_id", pl.col(by).cast(pl.String), "seed")
     if runs is None:
         return frame.select(*named, state=pl.lit("")).unique(maintain_order=True).rows()
-    _has(runs, ("run_id", "seed", "state", by), "runs")
+    checked_frame("runs", runs, ("run_id", "seed", "state", by))
     strange = sorted({*frame["run_id"]} - {*runs["run_id"]})
     if strange:
         raise IsoplastError(
@@ -264,21 +265,25 @@ def _scores(method: str, runs: dict[int, tuple[str, Array]], chance: Array, high
 def _row(
     method: str, scores: Scores, statistic: Callable[[Array], Array], confidence: float
 ) -> dict[str, Any]:
-    count, values = len(scores.seeds), scores.values
+    seeds, values = len(scores.seeds), scores.values
     found: dict[str, Estimate | None] = dict.fromkeys(("score", "iqm", "change"))
-    if count:
-        found["score"] = mean(statistic(values), confidence=confidence)
+    if seeds:
+        found["score"] = mean(_of_runs(statistic, values), confidence=confidence)
         found["iqm"] = aggregate(values, confidence=confidence)
         if values.shape[1] > 1:
             found["change"] = mean(change(values), confidence=confidence)
     return {
         "method": method,
-        "seeds": count,
+        "seeds": seeds,
         "failed": len(scores.failed),
         "unfinished": len(scores.unfinished),
-        "exploratory": count < EXPLORATORY_BELOW,
+        "exploratory": seeds < EXPLORATORY_BELOW,
         **{key: value for name, one in found.items() for key, value in _ends(name, one).items()},
     }
+
+
+def _of_runs(statistic: Callable[[Array], Array], scores: Array) -> Array:
+    return applied(statistic, scores, scores.shape[:1], "(seeds, tasks) to (seeds,)", "average")
 
 
 def _compared(one: Comparison | None) -> dict[str, Any]:

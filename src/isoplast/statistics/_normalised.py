@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isoplast._core.errors import IsoplastError
+from isoplast.statistics._checks import checked_frame
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,9 +46,7 @@ def normalised_scores(frame: pl.DataFrame, single: pl.DataFrame) -> pl.DataFrame
     import polars as pl
 
     for name, one in (("frame", frame), ("single", single)):
-        for column in _NEEDED:
-            if column not in one.columns:
-                raise IsoplastError(f"{name} lacks the column {column!r}: give the frame of load_study")
+        checked_frame(name, one, _NEEDED)
     several = (
         single.group_by("run_id").agg(pl.col("environment").n_unique()).filter(pl.col("environment") > 1)
     )

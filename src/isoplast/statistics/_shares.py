@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from isoplast._core.errors import IsoplastError
-from isoplast.statistics._checks import Array, ArrayLike, matrix, share, sign
+from isoplast._core.text import shown
+from isoplast.statistics._checks import Array, ArrayLike, matrix, numbers, share, sign, without_rounding
 from isoplast.statistics._estimates import Curve, Estimate, critical
 
 
@@ -41,9 +42,9 @@ def performance_profile(
         Agarwal et al., arXiv:2108.13264; Korn and Graubard, "Confidence intervals for proportions with small
         expected number of positive counts estimated from survey data", Survey Methodology 24 (1998).
     """
-    found, levels = matrix(scores), np.atleast_1d(np.asarray(thresholds, dtype=np.float64))
+    found, levels = matrix(scores), np.atleast_1d(numbers("thresholds", thresholds))
     if levels.ndim != 1 or not np.isfinite(levels).all():
-        raise IsoplastError("thresholds must be finite numbers in one row")
+        raise IsoplastError(f"thresholds must be finite numbers in one row, not {shown(thresholds)}")
     toward = sign(higher_is_better)
     better = (toward * found[:, :, None] > toward * levels).mean(axis=1)
     value, seeds = np.asarray(better.mean(axis=0)), len(found)
@@ -93,7 +94,8 @@ def probability_of_improvement(
     value, seeds = np.asarray(wins.mean()), min(wins.shape)
     if seeds == 1:
         return Estimate(float(value), np.nan, np.nan, seeds, share("confidence", confidence), "none")
-    parts = [wins.mean(axis=1 - axis).var(ddof=1) / wins.shape[axis] for axis in (0, 1)]
+    spreads = [without_rounding(wins.mean(axis=1 - axis).std(ddof=1), 1.0) for axis in (0, 1)]
+    parts = [spread**2 / count for spread, count in zip(spreads, wins.shape, strict=True)]
     weight = sum(part**2 / (count - 1) for part, count in zip(parts, wins.shape, strict=True))
     degrees = sum(parts) ** 2 / weight if weight > 0 else seeds - 1  # Welch's
     low, high = _wilson(value, np.asarray(sum(parts)), seeds, ours.shape[1], degrees, confidence)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from isoplast._core.errors import IsoplastError
-from isoplast.statistics._checks import Array, ArrayLike, matrix, sign
+from isoplast._core.text import shown
+from isoplast.statistics._checks import Array, ArrayLike, count, matrix, numbers, sign
 
 
 def fill_failures(scores: ArrayLike, chance: ArrayLike, *, higher_is_better: bool) -> Array:
@@ -36,10 +37,10 @@ def fill_failures(scores: ArrayLike, chance: ArrayLike, *, higher_is_better: boo
         Single imputation by the worst outcome: Lachin, "Worst-rank score analysis with informatively missing
         observations in clinical trials", Controlled Clinical Trials 20 (1999).
     """
-    found, guess = matrix(scores, finite=False), np.asarray(chance, dtype=np.float64)
+    found, guess = matrix(scores, finite=False), numbers("chance", chance)
     if guess.shape not in ((), found.shape[1:]) or not np.isfinite(guess).all():
         raise IsoplastError(
-            f"chance is {guess.tolist()}: give one finite number, or one for each of the tasks"
+            f"chance is {shown(guess.tolist())}: give one finite number, or one for each of the tasks"
         )
     known, toward = np.isfinite(found), sign(higher_is_better)
     own_worst = np.where(known, toward * found, np.inf).min(axis=1, keepdims=True)
@@ -149,7 +150,8 @@ def slope(scores: ArrayLike) -> Array:
     found = matrix(scores)
     _check_several(found, "slope")
     steps = np.arange(found.shape[1]) - (found.shape[1] - 1) / 2
-    return np.asarray(found @ steps / (steps @ steps))
+    gains = found - found[:, :1]  # so that a run that stays where it is has a slope of exactly 0
+    return np.asarray(gains @ steps / (steps @ steps))
 
 
 def area(scores: ArrayLike) -> Array:
@@ -214,7 +216,7 @@ def forward_transfer(scores: ArrayLike, fresh: ArrayLike, *, higher_is_better: b
 
 
 def _check_width(k: int, most: int) -> None:
-    if not 1 <= k <= most:
+    if count("k", k, 1) > most:
         raise IsoplastError(f"k is {k}: these tasks allow 1 to {most}")
 
 
