@@ -61,7 +61,7 @@ def run_study(
         outcomes = {run: Outcome(run, directory) for run, directory in directories.items()}
         missing = _missing(directories)
         _send_missing(study, directories, missing)
-        _check_tasks(missing)
+        _check_tasks(study, missing)
         todo = [Job(run, directories[run], threads, tuple(study.sinks)) for run in missing]
         for outcome in chosen.execute(todo, jobs, display or Silent()):
             outcomes[outcome.run] = outcome
@@ -87,7 +87,7 @@ def _send_missing(study: Study, directories: Mapping[Run, RunDirectory], missing
             execute(run, directory.path.parent, sinks=study.sinks)
 
 
-def _check_tasks(missing: list[Run]) -> None:
+def _check_tasks(study: Study, missing: list[Run]) -> None:
     """Open every problem once: a download is made by no worker, bad data stop nothing half-way.
 
     Of streams of data the networks are tried too: one that cannot take the inputs stops nothing half-way.
@@ -95,7 +95,7 @@ def _check_tasks(missing: list[Run]) -> None:
     opened: dict[object, OpenProblem] = {}
     for run in {(run.stream, run.data, run.net, run.path): run for run in missing}.values():
         key = (run.stream, run.data, run.path)
-        with module_path(run.path):
+        with study.naming(run), module_path(run.path):
             if key not in opened:
                 opened = {key: open_problem(run)}  # of one data set at a time
             problem = opened[key]

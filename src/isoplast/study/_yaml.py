@@ -13,7 +13,7 @@ import copy
 import functools
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import yaml
@@ -226,6 +226,37 @@ def parse_yaml(text: str, source: str) -> Any:
         where = f" line {mark.line + 1}" if mark is not None else ""
         raise IsoplastError(f"{source}:{where} is not YAML: {getattr(error, 'problem', error)}") from None
     return contents
+
+
+def line_of(text: str, path: Sequence[Any]) -> int | None:
+    """The line, counted from 1, in which a value is written.
+
+    Args:
+        text: a document that `parse_yaml` reads.
+        path: keys of mappings and places in lists; where it leads further than the document, its end counts
+            for nothing.
+
+    Returns:
+        The line of the last key, or of the entry of a list; None if the document has not even the first.
+
+    Example:
+        >>> line_of("net:\\n  name: mlp\\n  width: 0", ("net", "width"))
+        3
+    """
+    loader = _Loader(text)
+    node, found = loader.get_single_node(), None
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            loader.flatten_mapping(node)
+            pairs = [(key, value) for key, value in node.value if loader.construct_object(key) == step]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            pairs = [(value, value) for value in node.value[step : step + 1]]
+        else:
+            break
+        if not pairs:
+            break
+        found, node = pairs[0]
+    return None if found is None else found.start_mark.line + 1
 
 
 def _line(node: Any) -> str:

@@ -67,5 +67,8 @@ def _study(tuning: Tuning, settings: Mapping[str, Sequence[Values]]) -> Study:
         for values in tried
     }
     return Study(
-        f"{tuning.study.name}-sweep", list(distinct), f"Trials of the tuning of {tuning.study.name}."
+        f"{tuning.study.name}-sweep",
+        list(distinct),
+        f"Trials of the tuning of {tuning.study.name}.",
+        source=tuning.study.source,
     )

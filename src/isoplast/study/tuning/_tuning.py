@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast.study._compare import by_problem
+from isoplast.study._places import Place, named, placed
 from isoplast.study._spec import Run, whole
 from isoplast.study._study import Study
 from isoplast.study._yaml import parse_yaml
@@ -97,9 +99,11 @@ class Tuning:
         document = parse_yaml(text, source)
         if not isinstance(document, dict) or not isinstance(document.get("tune"), dict):
             raise IsoplastError(f"{source}: a file for tuning is a study with a mapping 'tune'")
-        given = document.pop("tune")
-        study = Study.from_document(document, source, folder=folder)
-        try:
+        tune = document.pop("tune")
+        study = Study.from_document(document, source, text=text, folder=folder)
+        study = dataclasses.replace(study, text="")  # `tune` is no key of a study
+
+        def tuning(given: Mapping[str, Any]) -> Tuning:
             for key in given:
                 if key not in _KEYS:
                     raise unknown("key of tune", str(key), _KEYS)
@@ -114,8 +118,9 @@ class Tuning:
             if not isinstance(rest.get("fraction", 1.0), int | float):
                 raise IsoplastError(f"tune.fraction is {rest['fraction']!r}: it must be a number")
             return cls(study, axes, tuple(seeds), **rest)
-        except IsoplastError as error:
-            raise IsoplastError(f"{source}: {error}") from None
+
+        with named(source, text):
+            return placed(tune, tuning, lambda path: Place(("tune", *path)))
 
     @classmethod
     def load(cls, path: Path) -> Tuning:
