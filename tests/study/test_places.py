@@ -136,6 +136,7 @@ def test_what_is_missing_has_no_line() -> None:
         ("[100, 101]", "[]", "line 21: tune.seeds: it is empty"),
         ("lr: [1e-3, 1e-2]", "lr: 3", "line 19: tune.space.lr is 3"),
         ("lr: [1e-3, 1e-2]", "lr: {low: 1, hihg: 2}", "line 19: unknown key of tune.space.lr 'hihg'"),
+        ("tune:\n", "tune: 3\nothers:\n", "line 17: a file for tuning is a study with a mapping 'tune'"),
         ("lr: [1e-3, 1e-2]\n", "", "line 19: method 'Adam' has none of the settings of tune.space"),
     ],
 )

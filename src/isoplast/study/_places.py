@@ -108,25 +108,26 @@ def _fault(
         return {(*path, key): _said(attempt, _without(settings, (*path, key))) for key in keys}
 
     about = {path for path in _paths(settings) if _names(message, path[-1], value_at(settings, path))}
+    found: list[KeyPath] = []
     top = level = said = inside(())
-    while level and "" not in level.values():
-        level = {path: words for outer in level for path, words in inside(outer).items()}
-        said = said | level
-    other = [path for path, words in said.items() if words != message]
-    found = [path for path, words in level.items() if not words] or [path for path in other if path in about]
-    changed = [path for path in other if path in top]
-    # Without one that must be there the error is always another one.
-    found = found or [path for path in said if path in about] or (changed if len(changed) == 1 else [])
+    while level and not found:
+        found = [path for path, words in level.items() if not words]
+        found = found or [path for path, words in level.items() if words != message and path in about]
+        if not found:
+            level = {path: words for outer in level for path, words in inside(outer).items()}
+            said = said | level
+    if not found:
+        # Without a setting that must be there the error is always another one.
+        other = [path for path, words in top.items() if words != message]
+        found = [path for path in said if path in about] or (other if len(other) == 1 else [])
     path: KeyPath = ()
     while found:
         path = max(reversed(found), key=about.__contains__)
         gone, level = said[path], inside(path)
         said = said | level
-        found = [one for one, words in level.items() if words == gone] or [
-            # Without one end of a range, or the name of a network that has settings, something else is wrong.
-            one
-            for one, words in level.items()
-            if words != message and one in about
+        # Without one end of a range, or the name of a network that has settings, something else is wrong.
+        found = [one for one, words in level.items() if words in (gone, "")] or [
+            one for one, words in level.items() if words != message and one in about
         ]
     return path
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast.study._compare import by_problem
-from isoplast.study._places import Place, named, placed
+from isoplast.study._places import Place, PlacedError, named, placed
 from isoplast.study._spec import Run, whole
 from isoplast.study._study import Study
 from isoplast.study._yaml import parse_yaml
@@ -98,7 +98,8 @@ class Tuning:
         """
         document = parse_yaml(text, source)
         if not isinstance(document, dict) or not isinstance(document.get("tune"), dict):
-            raise IsoplastError(f"{source}: a file for tuning is a study with a mapping 'tune'")
+            with named(source, text):
+                raise PlacedError("a file for tuning is a study with a mapping 'tune'", Place(("tune",)))
         tune = document.pop("tune")
         study = Study.from_document(document, source, text=text, folder=folder)
         study = dataclasses.replace(study, text="")  # `tune` is no key of a study
