@@ -108,7 +108,7 @@ def test_a_run_says_what_it_found_and_is_not_done_again(
         ("run method=adam method.name=adam", "got 'method.name=adam', but method.name is given already"),
         ("run hyper=1", "unknown setting of a run 'hyper'"),
         ("run lr=fast", "lr is 'fast': the learning rate must be a finite number > 0"),
-        ("run lr=[", "lr: line 1 is not YAML"),
+        ("run lr=[", "lr, line 1: this is not YAML"),
         ("run --threads 0", "threads is 0: it must be a whole number >= 1"),
         ("run method.isometry_time=1e-320", "method adamo with lr 0.001: "),
         ("run --threads 1000000", "threads is 1000000: no process has more than 1024 of them"),

@@ -216,15 +216,18 @@ def parse_yaml(text: str, source: str) -> Any:
         contents = _Loader(text).get_single_data()
         _count(contents, {}, set())
     except IsoplastError as error:
-        raise IsoplastError(f"{source}: {error}") from None
+        separator = ", " if str(error).startswith("line ") else ": "
+        raise IsoplastError(f"{source}{separator}{error}") from None
     except yaml.reader.ReaderError as error:
         character = error.character if isinstance(error.character, int) else ord(error.character)
-        where = f" line {text[: error.position].count(chr(10)) + 1}"
-        raise IsoplastError(f"{source}:{where} holds {chr(character)!r}, no character of a text") from None
+        line = text[: error.position].count("\n") + 1
+        raise IsoplastError(f"{source}, line {line}: {chr(character)!r} is no character of a text") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark is not None else ""
-        raise IsoplastError(f"{source}:{where} is not YAML: {getattr(error, 'problem', error)}") from None
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise IsoplastError(
+            f"{source}{where}: this is not YAML: {getattr(error, 'problem', error)}"
+        ) from None
     return contents
 
 
