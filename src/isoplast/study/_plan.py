@@ -136,8 +136,11 @@ def plan_study(
     known = _known_costs(planned)
     with reproducible(threads), offline():
         problems = _Problems()
-        looked = [_looked_at(one, problems) for one in planned]
-        return list(_with_costs(looked, known, problems, listener if measure else None))
+        looked = []
+        for one in planned:
+            with study.naming(one.runs[0]):
+                looked.append(_looked_at(one, problems))
+        return list(_with_costs(study, looked, known, problems, listener if measure else None))
 
 
 class _Problems:
@@ -211,6 +214,7 @@ def _kind(run: Run) -> object:
 
 
 def _with_costs(
+    study: Study,
     planned: Sequence[PlannedMethod],
     known: Mapping[object, float],
     problems: _Problems,
@@ -230,7 +234,8 @@ def _with_costs(
         else:
             if kind not in measured:
                 listener(run)
-                measured[kind] = _measured(run, problems)
+                with study.naming(run):
+                    measured[kind] = _measured(run, problems)
             yield dataclasses.replace(one, **measured[kind])
 
 

@@ -58,7 +58,8 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
     with DirectoryLock(out) as lock:
         study.check_directory(out)
-        _check_tasks([run for run in study.runs if RunDirectory(out / run.id).status().state != "done"])
+        undone = [run for run in study.runs if RunDirectory(out / run.id).status().state != "done"]
+        _check_tasks(study, undone)
         study.describe(out)
         directories = {run: RunDirectory.create(out, run) for run in study.runs}
         outcomes = {run: Outcome(run, directory) for run, directory in directories.items()}
@@ -89,15 +90,15 @@ def _send_missing(study: Study, directories: Mapping[Run, RunDirectory], missing
             execute(run, directory.path.parent, sinks=study.sinks)
 
 
-def _check_tasks(missing: list[Run]) -> None:
+def _check_tasks(study: Study, runs: list[Run]) -> None:
     """Open every problem once: a download is made by no worker, bad data stop nothing half-way.
 
     Of streams of data the networks are tried too: one that cannot take the inputs stops nothing half-way.
     """
     opened: dict[object, OpenProblem] = {}
-    for run in {(run.stream, run.data, run.net, run.path): run for run in missing}.values():
+    for run in {(run.stream, run.data, run.net, run.path): run for run in runs}.values():
         key = (run.stream, run.data, run.path)
-        with module_path(run.path):
+        with study.naming(run), module_path(run.path):
             if key not in opened:
                 opened = {key: open_problem(run)}  # of one data set at a time
             problem = opened[key]

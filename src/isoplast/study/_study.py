@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import dataclasses
-import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast._core.files import write_whole
 from isoplast._core.text import shown
 from isoplast.study import _yaml
-from isoplast.study._parts import make, setting_takes_list
-from isoplast.study._spec import PARTS, Run, as_mapping, expanded
+from isoplast.study._expansion import equal_runs, expand, same_run
+from isoplast.study._parts import make
+from isoplast.study._places import KeyPath, Place, PlacedError, named, placed
+from isoplast.study._spec import Run
 from isoplast.study.run._execute import module_path
 from isoplast.study.sinks._sending import as_parts
 from isoplast.study.store import _files
 from isoplast.study.store._index import read_index
 
-_KeyPath: TypeAlias = tuple[str, ...]
 _KEYS = ("name", "about", "run", "streams", "methods", "seeds", "path", "sinks")
-_RUN_LISTS = ("instruments",)  # settings of a run that are lists themselves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Study:
         text: the YAML document it was read from; "" without one.
         sinks: where the numbers go besides the directory of the results: names of `isoplast.study.SINKS`,
             mappings with `name` and settings, or objects.
+        source: where it was read from, for error messages; "" for none.
 
     Raises:
         IsoplastError: two runs are the same, the name cannot be that of a directory, or a sink is unknown.
@@ -53,28 +53,29 @@ class Study:
     about: str = ""
     text: str = ""
     sinks: Sequence[Any] = ()
+    source: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runs", tuple(self.runs))
         object.__setattr__(self, "sinks", as_parts(self.sinks))
-        if not isinstance(self.name, str) or not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise IsoplastError(
-                f"name is {self.name!r}: use letters, digits, '_', '-' and '.', no '-' or '.' in front"
-            )
-        if not isinstance(self.about, str):
-            raise IsoplastError(f"about is {shown(self.about)}: it must be text, put it between quotes")
-        first: dict[Run, Run] = {}
-        for run in self.runs:
-            other = first.setdefault(run, run)
-            if other is not run:
-                raise IsoplastError(
-                    f"{other.label!r} and {run.label!r} with seed {run.seed} are the same run: remove one"
-                )
+        _name(self.name)
+        _about(self.about)
+        for other, run in equal_runs(self.runs):
+            raise same_run(self.runs[other], self.runs[run])
 
     @property
     def sink_names(self) -> list[str]:
         """The names of its sinks, as a run's status writes them."""
         return [make("sink", one).name for one in self.sinks]
+
+    @contextlib.contextmanager
+    def naming(self, run: Run) -> Iterator[None]:
+        """Put the file of the study and the label of one of its runs in front of an error."""
+        try:
+            yield
+        except IsoplastError as error:
+            words = [*([self.source] if self.source else []), f"run {run.label!r}"]
+            raise IsoplastError(f"{', '.join(words)}: {error}") from None
 
     @classmethod
     def parse(
@@ -136,23 +137,29 @@ class Study:
             >>> Study.from_document({"name": "one", "methods": ["adam"]}).runs[0].label
             'Adam'
         """
-        try:
+        with named(source, text, overrides):
             if not isinstance(document, dict):
                 raise IsoplastError(f"a study is a mapping with the keys {', '.join(_KEYS)}")
             if "tune" in document:
-                raise IsoplastError("it holds 'tune', as a file for tuning does: give it to isoplast tune")
+                words = "it holds 'tune', as a file for tuning does: give it to isoplast tune"
+                raise PlacedError(words, Place(("tune",)))
             for key in document:
                 if key not in _KEYS:
-                    raise unknown("key of a study", str(key), _KEYS)
+                    raise PlacedError(str(unknown("key of a study", str(key), _KEYS)), Place((key,)))
             changes = dict(overrides or {})
-            values = document | {key: changes.pop(key) for key in _KEYS if key in changes and key != "run"}
-            path = _folders(values.get("path", []), folder)
-            name, about = values.get("name"), values.get("about", "")
+            replaced = {key: changes.pop(key) for key in _KEYS if key in changes and key != "run"}
+            values = document | replaced
+
+            def where(path: KeyPath) -> Place:
+                return Place(path, overrides=bool(path) and path[0] in replaced)
+
+            name = placed(values, lambda given: _name(given.get("name")), where)
+            about = placed(values, lambda given: _about(given.get("about", "")), where)
+            path = placed(values, lambda given: _folders(given.get("path", []), folder), where)
             with module_path(path):
-                runs, sinks = _runs(values, changes, path), values.get("sinks", ())
-                return cls(cast(str, name), runs, cast(str, about), text, sinks)
-        except IsoplastError as error:
-            raise IsoplastError(f"{source}: {error}") from None
+                sinks = placed(values, lambda given: as_parts(given.get("sinks", ())), where)
+                runs = expand(values, changes, path, where)
+                return cls(name, runs, about, text, sinks, source)
 
     @classmethod
     def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
@@ -252,37 +259,18 @@ def _found(name: str, folder: str, kind: str, those: str) -> Path:
     raise unknown(kind, name, known)
 
 
-def _runs(document: Mapping[str, Any], changes: Mapping[str, Any], path: tuple[str, ...]) -> list[Run]:
-    shared = _settings("run", document.get("run", {}))
-    streams = [_entry("stream", entry) for entry in _list(document, "streams", [{}])]
-    chosen = [_entry("method", entry) for entry in _list(document, "methods", [{}])]
-    seeds = _list(document, "seeds", [0])
-    for settings in (shared, *streams, *chosen, changes):
-        for key, where in (("seed", "list all seeds under 'seeds'"), ("path", "give it beside 'run'")):
-            if key in settings:
-                raise IsoplastError(f"{key} is set for some of the runs: {where}")
-    labels: dict[tuple[int, str], int] = {}
-    found: list[Mapping[str, Any]] = []
-    for (place, stream), (number, method) in itertools.product(enumerate(streams), enumerate(chosen)):
-        merged = _overridden(_merge(_merge(shared, stream), method), changes)
-        for one, swept in _sweep(merged):
-            values = [f"{key} {_short(value)}" for key, value in swept]
-            label = ", ".join([Run.from_mapping(one).label, *values])
-            if labels.setdefault((place, label), number) != number:
-                raise IsoplastError(f"two methods are labelled {label!r}: give each its own 'label'")
-            found.append({**one, "label": label, **({"path": path} if path else {})})
-    return [Run.from_mapping({**one, "seed": seed}) for seed in seeds for one in found]
+def _name(name: object) -> str:
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise IsoplastError(
+            f"name is {name!r}: use letters, digits, '_', '-' and '.', no '-' or '.' in front"
+        )
+    return name
 
 
-def _overridden(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run with changes that win over all that a document says."""
-    if not changes:
-        return dict(settings)
-    base, wanted = expanded(settings), expanded(changes)
-    for kind in PARTS:
-        if isinstance(wanted.get(kind), dict) and kind in base:
-            base[kind] = as_mapping(kind, base[kind])
-    return _merge(base, wanted)
+def _about(about: object) -> str:
+    if not isinstance(about, str):
+        raise IsoplastError(f"about is {shown(about)}: it must be text, put it between quotes")
+    return about
 
 
 def _comment(overrides: Mapping[str, Any] | None) -> str:
@@ -294,72 +282,3 @@ def _folders(value: object, folder: Path | None) -> tuple[str, ...]:
     if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
         raise IsoplastError(f"path is {value!r}: give a folder, or a list of folders")
     return tuple(str(((folder or Path.cwd()) / one).resolve()) for one in given)
-
-
-def _settings(key: str, value: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise IsoplastError(f"{key} holds {value!r}: it must be a mapping of settings")
-    return value
-
-
-def _entry(kind: str, entry: object) -> Mapping[str, Any]:
-    """An entry of `streams` or `methods`: settings, or just a name."""
-    return {kind: entry} if isinstance(entry, str) else _settings(f"{kind}s", entry)
-
-
-def _list(document: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> Sequence[Any]:
-    value = document.get(key, otherwise)
-    if not isinstance(value, list) or not value:
-        raise IsoplastError(f"{key} is {value!r}: it must be a list that is not empty")
-    return value
-
-
-def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with changes: nested ones are merged, unless they are about another network or method."""
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        same = (
-            isinstance(old, dict) and isinstance(value, dict) and value.get("name") in (None, old.get("name"))
-        )
-        merged[key] = _merge(cast(Mapping[str, Any], old), value) if same else value
-    return merged
-
-
-def _sweep(settings: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], list[tuple[str, Any]]]]:
-    """All combinations of the values of settings that are lists, each with what was chosen for them."""
-    axes = list(_axes(settings))
-    for values in itertools.product(*(choices for _, choices in axes)):
-        arm = copy.deepcopy(dict(settings))
-        for (path, _), value in zip(axes, values, strict=True):
-            inner = arm
-            for key in path[:-1]:
-                inner = inner[key]
-            inner[path[-1]] = value
-        chosen = zip(axes, values, strict=True)
-        yield arm, [(path[-1], value) for (path, choices), value in chosen if len(choices) > 1]
-
-
-def _axes(settings: Mapping[str, Any], path: _KeyPath = ()) -> Iterator[tuple[_KeyPath, list[Any]]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _axes(value, (*path, key))
-        elif isinstance(value, list):
-            if not path and key in _RUN_LISTS and not any(isinstance(one, list) for one in value):
-                continue
-            if not value:
-                where = ".".join(map(str, (*path, key)))
-                raise IsoplastError(f"{where} is an empty list: give the values to sweep")
-            if isinstance(value[0], list) or not (path and _takes_list(path[-1], settings.get("name"), key)):
-                yield (*path, key), value
-
-
-def _takes_list(kind: str, name: Any, key: str) -> bool:
-    """Whether a setting of a part is a list itself, such as `betas`."""
-    if isinstance(name, list):  # swept
-        return any(_takes_list(kind, one, key) for one in name)
-    return isinstance(name, str) and setting_takes_list(kind, name, key)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -13,7 +13,7 @@ import copy
 import functools
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import yaml
@@ -216,16 +216,50 @@ def parse_yaml(text: str, source: str) -> Any:
         contents = _Loader(text).get_single_data()
         _count(contents, {}, set())
     except IsoplastError as error:
-        raise IsoplastError(f"{source}: {error}") from None
+        separator = ", " if str(error).startswith("line ") else ": "
+        raise IsoplastError(f"{source}{separator}{error}") from None
     except yaml.reader.ReaderError as error:
         character = error.character if isinstance(error.character, int) else ord(error.character)
-        where = f" line {text[: error.position].count(chr(10)) + 1}"
-        raise IsoplastError(f"{source}:{where} holds {chr(character)!r}, no character of a text") from None
+        line = text[: error.position].count("\n") + 1
+        raise IsoplastError(f"{source}, line {line}: {chr(character)!r} is no character of a text") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark is not None else ""
-        raise IsoplastError(f"{source}:{where} is not YAML: {getattr(error, 'problem', error)}") from None
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise IsoplastError(
+            f"{source}{where}: this is not YAML: {getattr(error, 'problem', error)}"
+        ) from None
     return contents
+
+
+def line_of(text: str, path: Sequence[Any]) -> int | None:
+    """The line, counted from 1, in which a value is written.
+
+    Args:
+        text: a document that `parse_yaml` reads.
+        path: keys of mappings and places in lists; where it leads further than the document, its end counts
+            for nothing.
+
+    Returns:
+        The line of the last key, or of the entry of a list; None if the document has not even the first.
+
+    Example:
+        >>> line_of("net:\\n  name: mlp\\n  width: 0", ("net", "width"))
+        3
+    """
+    loader = _Loader(text)
+    node, found = loader.get_single_node(), None
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            loader.flatten_mapping(node)
+            pairs = [(key, value) for key, value in node.value if loader.construct_object(key) == step]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            pairs = [(value, value) for value in node.value[step : step + 1]]
+        else:
+            break
+        if not pairs:
+            break
+        found, node = pairs[0]
+    return None if found is None else found.start_mark.line + 1
 
 
 def _line(node: Any) -> str:

@@ -506,7 +506,7 @@ def test_ready_made_files_are_found_by_name_and_each_command_names_the_other(
     assert main(["tune", "digitz"]) == 2
     assert "unknown file for tuning 'digitz': did you mean 'digits'" in capsys.readouterr().err
     assert main(["study", "tiny.yaml"]) == 2
-    assert "tiny.yaml: it holds 'tune', as a file for tuning does: give it to isoplast tune" in (
+    assert "tiny.yaml, line 6: it holds 'tune', as a file for tuning does: give it to isoplast tune" in (
         capsys.readouterr().err
     )
 

@@ -37,4 +37,5 @@ class Trials:
         name = self.tuning.study.name
         ordered = [self.runs[label] for tried in self.settings.values() for label in tried]
         distinct = dict.fromkeys(run for one_seed in zip(*ordered, strict=True) for run in one_seed)
-        return Study(f"{name}-sweep", list(distinct), f"Trials of the tuning of {name}.")
+        about = f"Trials of the tuning of {name}."
+        return Study(f"{name}-sweep", list(distinct), about, source=self.tuning.study.source)

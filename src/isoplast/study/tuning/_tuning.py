@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from isoplast._core.errors import IsoplastError, unknown
 from isoplast.study._compare import by_problem
 from isoplast.study._parts import setting_names
+from isoplast.study._places import Place, PlacedError, named, placed
 from isoplast.study._spec import Run, whole
 from isoplast.study._study import Study
 from isoplast.study._yaml import parse_yaml
@@ -106,10 +108,13 @@ class Tuning:
         """
         document = parse_yaml(text, source)
         if not isinstance(document, dict) or not isinstance(document.get("tune"), dict):
-            raise IsoplastError(f"{source}: a file for tuning is a study with a mapping 'tune'")
-        given = document.pop("tune")
-        study = Study.from_document(document, source, folder=folder)
-        try:
+            with named(source, text):
+                raise PlacedError("a file for tuning is a study with a mapping 'tune'", Place(("tune",)))
+        tune = document.pop("tune")
+        study = Study.from_document(document, source, text=text, folder=folder)
+        study = dataclasses.replace(study, text="")  # `tune` is no key of a study
+
+        def tuning(given: Mapping[str, Any]) -> Tuning:
             for key in given:
                 if key not in _KEYS:
                     raise unknown("key of tune", str(key), _KEYS)
@@ -122,8 +127,9 @@ class Tuning:
                 raise IsoplastError(f"tune.seeds is {seeds!r}: it must be a list of whole numbers")
             rest = {key: given[key] for key in _KEYS[2:] if key in given}
             return cls(study, axes, tuple(seeds), **rest)
-        except IsoplastError as error:
-            raise IsoplastError(f"{source}: {error}") from None
+
+        with named(source, text):
+            return placed(tune, tuning, lambda path: Place(("tune", *path)))
 
     @classmethod
     def load(cls, path: Path) -> Tuning:
