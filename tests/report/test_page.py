@@ -19,6 +19,7 @@ from isoplast.cli import _commands
 from isoplast.cli.studies import _studies
 from isoplast.report import write_report
 from isoplast.report.data._instruments import PROBES
+from isoplast.report.data._source import read_source
 from isoplast.study import Run, RunDirectory, read_rows
 
 OF_AGENTS = (
@@ -300,3 +301,10 @@ def test_without_results_there_is_one_clear_line(tmp_path: Path, make: str) -> N
         write_report(study)
     assert "\n" not in str(caught.value)
     assert not (study / "report.html").exists()
+
+
+def test_the_scope_has_no_part_without_words(tmp_path: Path) -> None:
+    source = read_source(synthetic.write_study(tmp_path, ["Adam"], seeds=1, tasks=2))
+    for record in source.records.values():
+        record.spec["data"] = ""  # environments have none
+    assert source.scope == "random-labels · mlp · 2 tasks · 1 run"

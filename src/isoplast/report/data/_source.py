@@ -50,7 +50,7 @@ class Source:
             *([_few(tasks, " tasks")] if tasks else ()),
             f"{len(specs)} run" + "s" * (len(specs) != 1),
         ]
-        return " · ".join(words)
+        return " · ".join(word for word in words if word)
 
     @property
     def command(self) -> str:
