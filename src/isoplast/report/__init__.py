@@ -50,6 +50,8 @@ __all__ = [
 
 _PAGES = (".html", ".htm")
 _TABLES = (".csv", ".tex")
+_KINDS = (*_PAGES, *(f".{kind}" for kind in FORMATS), *_TABLES)
+_FILES = {*_KINDS, *(".jpg", ".jpeg", ".gif", ".eps", ".ps", ".txt", ".md", ".json", ".xlsx", ".zip")}
 
 
 def write_report(study_dir: Path, out: Path | None = None) -> Path:
@@ -75,9 +77,8 @@ def write_report(study_dir: Path, out: Path | None = None) -> Path:
         PosixPath('runs/demo/report.html')
     """
     target = out if out is not None else study_dir / "report.html"
-    kinds = (*_PAGES, *(f".{kind}" for kind in FORMATS), *_TABLES)
-    if target.suffix.lower() not in kinds:
-        raise IsoplastError(f"a report is written as {', '.join(kinds)}, not as {target.name!r}: choose one")
+    if target.suffix.lower() not in _KINDS:
+        raise IsoplastError(f"a report is written as {', '.join(_KINDS)}, not as {target.name!r}: choose one")
     frame = load_study(study_dir)
     found = method_runs(frame, load_runs(study_dir))
     write_whole(_with_folder(target), _contents(target.suffix.lower(), study_dir, frame, found))
@@ -99,12 +100,15 @@ def write_figures(study_dir: Path, out: Path) -> list[Path]:
         The paths of the files, in the order in which they were written.
 
     Raises:
-        IsoplastError: there is no study in the directory, or none of its tasks is finished.
+        IsoplastError: there is no study in the directory, none of its tasks is finished, or the name is that
+            of a file, such as figures.pdf.
 
     Example:
         >>> write_figures(Path("runs/demo"), Path("figures"))[0]
         PosixPath('figures/score.svg')
     """
+    if out.suffix.lower() in _FILES:
+        raise IsoplastError(f"{out.name!r} names a file: name a folder for the figures, or one file by --out")
     if out.exists() and not out.is_dir():
         raise IsoplastError(f"{out} is a file: name a folder for the figures")
     frame = load_study(study_dir)

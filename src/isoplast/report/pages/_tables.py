@@ -19,6 +19,7 @@ from isoplast.study import Ranking, load_runs, rank_methods
 _ESCAPED = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "*": "{*}"},
     **{"λ": r"$\lambda$", "→": r"$\rightarrow$", "±": r"$\pm$"},
 }
 
@@ -102,7 +103,7 @@ def as_csv(table: pl.DataFrame) -> bytes:
 def as_latex(problem: str, ranking: Ranking) -> str:
     r"""The table as LaTeX (booktabs): the mean, the IQM, the change from early to late tasks, the gain."""
     head = (
-        *("Method", "Seeds", f"Mean {ranking.label}", "IQM", "Late $-$ early"),
+        *("Method", "Seeds", f"Mean {escape(ranking.label)}", "IQM", "Late $-$ early"),
         *(f"Gain over {escape(ranking.baseline)}", "$p$ (Holm)"),
     )
     rows = [" & ".join(_cells(row)) + r" \\" for row in _rows(ranking)]
@@ -148,5 +149,5 @@ def interval(row: dict[str, Any], name: str, between: str = ", ") -> str:
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it."""
-    return "".join(_ESCAPED.get(char, char) for char in text)
+    """Text in one line as LaTeX prints it, also after a line break, which takes `[` and `*` for its own."""
+    return "".join(_ESCAPED.get(char, char) for char in " ".join(text.split()))
