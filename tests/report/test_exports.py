@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import synthetic
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from isoplast._core.errors import IsoplastError
 from isoplast.cli import main
-from isoplast.report import instruments_chart, method_runs, write_figures, write_report
-from isoplast.report.figures._paper import paper_figures
+from isoplast.report import MethodRuns, instruments_chart, method_runs, write_figures, write_report
+from isoplast.report.figures._paper import paper_figures, written
 from isoplast.report.pages._tables import escape
 from isoplast.study import Study, load_study
 
@@ -102,6 +104,79 @@ def test_latex_prints_what_a_label_says() -> None:
     assert escape("λ~^\\") == r"$\lambda$\textasciitilde{}\textasciicircum{}\textbackslash{}"
 
 
+@pytest.mark.parametrize("label", ["[fast] a", "*a", "a\nb", "a\n\nb", "[", "*"])
+def test_a_label_stays_in_its_cell_of_the_latex_table(tmp_path: Path, label: str) -> None:
+    for lr, name in enumerate((label, "Adam"), 1):
+        run = synthetic.specification(name, 0, 2, lr=lr / 1000)
+        synthetic.write_run(tmp_path, run, synthetic.staying, state="failed", done=1)
+    tex = write_report(tmp_path, tmp_path / "methods.tex").read_text(encoding="utf-8")
+    rows, _, notes = tex.partition(r"\bottomrule")
+    assert not re.search(r"\\\\\s*[\[*]", rows)
+    assert len([line for line in rows.splitlines() if line.endswith(r"\\")]) == 3
+    assert [line for line in notes.splitlines()[2:] if not line.startswith("%")] == []
+
+
+def _named(parent: Path, labels: list[str]) -> list[MethodRuns]:
+    """The results of a small study under each of these labels."""
+    (one,) = method_runs(load_study(synthetic.write_study(parent, ["a"], seeds=1, tasks=2)))
+    few = {name: one.per_layer[name] for name in ("sigma_max", "sigma_min")}
+    return [replace(one, label=label, per_layer=few, probes={}) for label in labels]
+
+
+def _legend(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def _inside(figure: Any) -> bool:
+    """Whether the legend lies within the figure, and the axes kept their height."""
+    FigureCanvasAgg(figure).draw()
+    box = figure.legends[0].get_window_extent()
+    whole = figure.bbox
+    tall = min(axes.get_window_extent().height for axes in figure.axes) / figure.dpi
+    return bool(whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and tall > 1)
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 1), (3, 300), (6, 25), (30, 30), (30, 120)])
+def test_a_legend_of_any_labels_lies_within_the_figure(tmp_path: Path, count: int, size: int) -> None:
+    labels = [f"{index} {'long words ' * size}"[:size].strip() + f" {index}" for index in range(count)]
+    for name, figure in paper_figures(_named(tmp_path, labels)):
+        if name in ("score", "instruments"):
+            assert [text.replace("\n", " ") for text in _legend(figure)] == labels
+            assert _inside(figure)
+
+
+def test_labels_are_drawn_as_written_and_every_curve_is_named(tmp_path: Path) -> None:
+    labels = [r"bad $\frac$ x", "cost $5 and $6", "_hidden", "_child0", r"a \$ b", "$", "x^2_y"]
+    for _, figure in paper_figures(_named(tmp_path, labels)):
+        assert _legend(figure) == labels
+        assert not any(text.get_parse_math() for text in figure.legends[0].get_texts())
+        written(figure, "png")
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3])
+def test_ticks_stand_at_whole_tasks(tmp_path: Path, tasks: int) -> None:
+    study = synthetic.write_study(tmp_path, ["a"], seeds=1, tasks=tasks)
+    for name, figure in paper_figures(method_runs(load_study(study))):
+        if name != "profile":
+            for axes in figure.axes:
+                assert [tick for tick in axes.get_xticks() if tick % 1] == []
+
+
+def test_a_profile_counts_failed_runs_as_chance_and_says_what_is_not_finished(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path, ["a"], seeds=4, tasks=4)
+    (one,) = method_runs(load_study(study))
+    score = np.full_like(one.score, 0.5)
+    score[0, -1] = -np.inf  # diverged
+    score[1, -2:] = 0.1  # failed, and filled in
+    score[2, -1] = np.nan  # goes on
+    (axes,) = dict(paper_figures([replace(one, score=score)]))["profile"].axes
+    (line,) = axes.get_lines()
+    assert line.get_ydata()[0] == 0.75  # above chance: 9 of 12
+    assert axes.get_title() == "without 1 run that is not finished"
+    (axes,) = dict(paper_figures([one]))["profile"].axes
+    assert axes.get_title() == ""
+
+
 def test_all_figures_lie_in_the_folder_and_are_the_same_bytes_again(study: Path, tmp_path: Path) -> None:
     first = write_figures(study, tmp_path / "one")
     again = write_figures(study, tmp_path / "two")
@@ -184,5 +259,10 @@ def test_the_command_line_writes_a_folder_or_a_file(
     assert main(["report", str(study), "--out", str(tmp_path / "x.doc")]) == 2
     assert re.search(r"choose one$", capsys.readouterr().err.strip())
     assert main(["report", str(study), "--out", str(tmp_path / "x.csv"), "--figures", str(tmp_path)]) == 2
-    assert main(["report", str(study), "--figures", str(said[0])]) == 2
+    (tmp_path / "README").write_text("")
+    assert main(["report", str(study), "--figures", str(tmp_path / "README")]) == 2
     assert "is a file" in capsys.readouterr().err
+    for name in ("figures.svg", "figures.PDF", "figures.jpg"):
+        assert main(["report", str(study), "--figures", str(tmp_path / name)]) == 2
+        assert "or one file by --out" in capsys.readouterr().err
+        assert not (tmp_path / name).exists()

@@ -10,11 +10,10 @@ import polars as pl
 from isoplast._core.errors import IsoplastError
 from isoplast._core.files import write_whole
 from isoplast.report.data._headline import headline
-from isoplast.report.data._isometry import isometry
 from isoplast.report.data._method_runs import MethodRuns, fine_print, method_runs
 from isoplast.report.data._numbers import Scores, scores
 from isoplast.report.data._source import read_source
-from isoplast.report.figures._charts import score_chart, sweep_chart
+from isoplast.report.figures._charts import score_chart, sweep_chart, sweeps
 from isoplast.report.figures._paper import (
     FORMATS,
     instruments_figure,
@@ -163,5 +162,4 @@ def _with_folder(path: Path) -> Path:
 
 
 def _figure(found: list[MethodRuns]) -> str:
-    swept = {one.strength for one in map(isometry, found) if one is not None}
-    return sweep_chart(found) if len(swept) > 1 else score_chart(found)
+    return sweep_chart(found) if sweeps(found) else score_chart(found)

@@ -126,6 +126,19 @@ def _means(result: MethodRuns) -> Array:
     return means
 
 
+def profile_levels(results: Sequence[MethodRuns], count: int) -> Array:
+    """Levels of the score, evenly from the worst to the best that any run reached."""
+    every = np.concatenate([result.score[:, result.trained].ravel() for result in results])
+    every = every[np.isfinite(every)]
+    return np.linspace(every.min(), every.max(), count)
+
+
+def complete_scores(result: MethodRuns) -> Array:
+    """The scores of the runs that have one for every task, shape (runs, tasks)."""
+    values = result.score[:, result.trained]
+    return values[np.isfinite(values).all(axis=1)]
+
+
 def chances(results: Sequence[MethodRuns]) -> tuple[tuple[float, str], ...]:
     """The levels of chance as lines, each with its name; none where they differ from task to task."""
     levels = [result.chance[result.trained] for result in results]

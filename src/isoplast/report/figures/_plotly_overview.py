@@ -11,25 +11,12 @@ import plotly.graph_objects as go
 
 from isoplast.report.data._method_runs import Array, MethodRuns
 from isoplast.report.figures._axes import share_scale
-from isoplast.report.figures._charts import scale_of_lines, swept_lines
+from isoplast.report.figures._charts import complete_scores, profile_levels, scale_of_lines, swept_lines
 from isoplast.report.figures._palette import Style
 from isoplast.report.figures._plotly import ALL, blank_figure, reference, set_share_axis, short
 from isoplast.statistics import performance_profile
 
 _LEVELS = 61
-
-
-def profile_levels(results: Sequence[MethodRuns], count: int) -> Array:
-    """Levels of the score, evenly from the worst to the best that any run reached."""
-    every = np.concatenate([result.score[:, result.trained].ravel() for result in results])
-    every = every[np.isfinite(every)]
-    return np.linspace(every.min(), every.max(), count)
-
-
-def complete_scores(result: MethodRuns) -> Array:
-    """The scores of the runs that have one for every task, shape (runs, tasks)."""
-    values = result.score[:, result.trained]
-    return values[np.isfinite(values).all(axis=1)]
 
 
 def profile_figure(results: Sequence[MethodRuns]) -> go.Figure:

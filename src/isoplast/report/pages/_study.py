@@ -13,8 +13,8 @@ from isoplast.report.data._instruments import PROBES
 from isoplast.report.data._method_runs import Array, MethodRuns, band_words, fine_print
 from isoplast.report.data._source import Source
 from isoplast.report.figures import _plotly as figures
-from isoplast.report.figures._charts import chances, scale_of_scores, score_chart, sweeps
-from isoplast.report.figures._plotly_overview import complete_scores, profile_figure, sensitivity_figure
+from isoplast.report.figures._charts import chances, complete_scores, scale_of_scores, score_chart, sweeps
+from isoplast.report.figures._plotly_overview import profile_figure, sensitivity_figure
 from isoplast.report.html import _document as html
 from isoplast.report.pages._configuration import configuration, provenance
 from isoplast.report.pages._results import results_table, troubles
