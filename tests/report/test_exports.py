@@ -111,7 +111,7 @@ def test_a_label_stays_in_its_cell_of_the_latex_table(tmp_path: Path, label: str
         synthetic.write_run(tmp_path, run, synthetic.staying, state="failed", done=1)
     tex = write_report(tmp_path, tmp_path / "methods.tex").read_text(encoding="utf-8")
     rows, _, notes = tex.partition(r"\bottomrule")
-    assert not re.search(r"\\\\\s*[\[*]", rows)
+    assert [line for line in rows.splitlines() if line.startswith(("[", "*"))] == []
     assert len([line for line in rows.splitlines() if line.endswith(r"\\")]) == 3
     assert [line for line in notes.splitlines()[2:] if not line.startswith("%")] == []
 
