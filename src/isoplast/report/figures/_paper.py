@@ -13,7 +13,7 @@ import numpy as np
 from isoplast._core.errors import IsoplastError
 from isoplast.report.data._instruments import INSTRUMENTS
 from isoplast.report.data._method_runs import Array, MethodRuns, fine_print, over_layers, over_seeds
-from isoplast.report.figures._charts import chances, complete_scores, swept_lines
+from isoplast.report.figures._charts import chances, complete_scores, profile_levels, sweeps, swept_lines
 from isoplast.statistics import performance_profile
 
 if TYPE_CHECKING:
@@ -262,6 +262,7 @@ def _finished(
         columns = max(1, min(most, int((width + em) / (longest + 5 * em))))  # line 2, gaps .8 and 2 em
         texts = [_wrapped(label, width - 4 * em) for label in labels]
         more = 0.2 * -(-len(texts) // columns) + 0.14 * sum(text.count("\n") for text in texts)
+        more += 0.25 if words else 0.0
         figure.set_figheight(figure.get_figheight() + more)
         # Matplotlib leaves out a label that begins with "_", and reads $ as mathematics: words come later.
         names = ["label"] * len(texts)
