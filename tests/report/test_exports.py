@@ -54,7 +54,11 @@ def test_the_ranked_table_has_the_best_first_and_compares_by_seed(study: Path, t
     assert float(found["AdamW"]["gain"]) == pytest.approx(-0.01, abs=1e-3)
     assert found["Adam"]["gain"] == ""
     tex = write_report(study, tmp_path / "methods.tex").read_text()
-    lines = [line for line in tex.splitlines() if line.endswith(r"\\")]
+    table, _, notes = tex.partition(r"\bottomrule")
+    assert "handwritten digits (scikit-learn)." in notes
+    assert rows[0]["data"] == "handwritten digits (scikit-learn)"
+    assert "fewer than 10 seeds" in notes
+    lines = [line for line in table.splitlines() if line.endswith(r"\\")]
     assert [line.partition(" & ")[0] for line in lines] == ["Method", *(row["method"] for row in rows)]
     assert len({line.count("&") for line in lines}) == 1
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 1
@@ -113,7 +117,8 @@ def test_a_label_stays_in_its_cell_of_the_latex_table(tmp_path: Path, label: str
     rows, _, notes = tex.partition(r"\bottomrule")
     assert [line for line in rows.splitlines() if line.startswith(("[", "*"))] == []
     assert len([line for line in rows.splitlines() if line.endswith(r"\\")]) == 3
-    assert [line for line in notes.splitlines()[2:] if not line.startswith("%")] == []
+    end = [line for line in notes.splitlines()[1:] if not line.startswith(r"\multicolumn{7}{l}{")]
+    assert end == [r"\end{tabular}"]
 
 
 def _named(parent: Path, labels: list[str]) -> list[MethodRuns]:

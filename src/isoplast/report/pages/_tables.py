@@ -109,8 +109,7 @@ def as_latex(problem: str, ranking: Ranking) -> str:
     rows = [" & ".join(_cells(row)) + r" \\" for row in _rows(ranking)]
     few = f"*: exploratory, fewer than {EXPLORATORY_BELOW} seeds or pairs."
     notes = [f"Intervals: 95 per cent, over seeds. {few}"]
-    if problem:
-        notes.insert(0, f"Problem: {escape(problem)}.")
+    notes = [f"{escape(said)}." for said in (problem, ranking.data) if said] + notes
     failed = {row["method"]: row["failed"] for row in _rows(ranking) if row["failed"]}
     if failed:
         said = ", ".join(f"{escape(name)}: {count}" for name, count in failed.items())
@@ -123,8 +122,8 @@ def as_latex(problem: str, ranking: Ranking) -> str:
         r"\midrule",
         *rows,
         r"\bottomrule",
+        *(rf"\multicolumn{{{len(head)}}}{{l}}{{\footnotesize {note}}} \\" for note in notes),
         r"\end{tabular}",
-        *(f"% {note}" for note in notes),
     ]
     return "\n".join(lines) + "\n"
 
