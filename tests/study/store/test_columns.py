@@ -59,7 +59,9 @@ def test_rows_at_once_are_the_rows_one_by_one(
     found, counts = metric_columns(directories)
     lines = [checked_lines(directory.metrics) for directory in directories]
     assert counts == [len(rows), len(more)]
-    assert_frame_equal(found, _columns._row_by_row(directories, lines), check_column_order=False)
+    one_by_one = _columns._row_by_row(directories, lines)
+    empty = [name for name in one_by_one.columns if one_by_one[name].is_null().all()]
+    assert_frame_equal(found.drop(empty, strict=False), one_by_one.drop(empty), check_column_order=False)
 
 
 def test_a_metric_that_only_some_row_in_the_middle_has_is_read(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def metric_columns(directories: Sequence[RunDirectory]) -> tuple[pl.DataFrame, l
 
     Returns:
         A column for each metric that some row has, and for those of source "run", in the order of `METRICS`,
-        then those of other people's learners as they come.
+        then those of other people's learners as they come. One that is null in every row may be left out.
 
     Raises:
         IsoplastError: a file is damaged, or a value is of another kind than its metric.
