@@ -11,16 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isoplast.report.data._method_runs import Array, MethodRuns, exploratory, failures, over_seeds
+from isoplast.report.data._method_runs import Array, MethodRuns, alike, exploratory, failures, over_seeds
 from isoplast.report.data._numbers import scores
 
 # Of the margin, at most a tenth left at the end: "falls"; at least four fifths left at all times: "stays".
 _LOST, _KEPT = 0.1, 0.8
 # A margin below 0.05 on the first task is no learning that could be lost.
 _LEARNED = 0.05
-# Scores such as returns are on one scale where the largest chance of a task is at most so many times the
-# smallest.
-_SAME = 1.5
 # So many methods are told one by one, in a sentence of at most three lines on a desk; more are counted by
 # what became of them.
 _TOLD, _LONGEST = 5, 330
@@ -83,9 +80,8 @@ def _margins(result: MethodRuns) -> Array:
 
 def _on_one_scale(result: MethodRuns) -> bool:
     """Whether what one task gives above chance can be set beside what another gives: not of other games."""
-    known = np.abs(scores(result).chance)
     shares = result.sign < 0 or result.metric.name.endswith("accuracy")
-    return shares or not np.nanmax(known, initial=0.0) > _SAME * np.nanmin(known, initial=np.inf)
+    return shares or alike(scores(result).chance)
 
 
 def _told(result: MethodRuns) -> str:

@@ -300,6 +300,12 @@ def over_seeds(values: Array, *, log: bool = False) -> tuple[Array, Array, Array
     return mean, mean - spread, mean + spread
 
 
+def alike(chance: Array) -> bool:
+    """Whether tasks have about one level of chance: the largest is at most 1.5 times the smallest."""
+    known = np.abs(chance[np.isfinite(chance)])
+    return not len(known) or bool(known.max() <= 1.5 * known.min())
+
+
 def fine_print(results: Iterable[MethodRuns]) -> str:
     """What stands beside every table and figure: the editions of the data, and whether seeds are few."""
     found = list(results)

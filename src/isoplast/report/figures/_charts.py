@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from isoplast._core.errors import IsoplastError
-from isoplast.report.data._method_runs import Array, MethodRuns, fine_print, over_seeds
+from isoplast.report.data._method_runs import Array, MethodRuns, alike, fine_print, over_seeds
 from isoplast.report.figures._axes import Scale, score_scale, share_scale
 from isoplast.report.figures._palette import style
 from isoplast.report.figures._svg import Axes, Line, line_chart
@@ -140,10 +140,11 @@ def complete_scores(result: MethodRuns) -> Array:
 
 
 def chances(results: Sequence[MethodRuns]) -> tuple[tuple[float, str], ...]:
-    """The levels of chance as lines, each with its name; none where they differ from task to task."""
+    """The levels of chance as lines, each with its name; none where they differ much from task to task."""
     levels = [result.chance[result.trained] for result in results]
-    known = {float(level[0]) for level in levels if np.isfinite(level).all() and np.ptp(level) == 0}
-    return tuple((chance, f"chance {chance:.2g}") for chance in sorted(known))
+    same = [level[np.isfinite(level)] for level in levels if alike(level)]
+    named = {f"chance {level.mean():.2g}": float(level.mean()) for level in same if len(level)}
+    return tuple(sorted((chance, name) for name, chance in named.items()))
 
 
 def _noted(results: Sequence[MethodRuns]) -> str:
