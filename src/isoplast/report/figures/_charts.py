@@ -143,7 +143,8 @@ def chances(results: Sequence[MethodRuns]) -> tuple[tuple[float, str], ...]:
     """The levels of chance as lines, each with its name; none where they differ much from task to task."""
     levels = [result.chance[result.trained] for result in results]
     same = [level[np.isfinite(level)] for level in levels if alike(level)]
-    named = {f"chance {level.mean():.2g}": float(level.mean()) for level in same if len(level)}
+    medians = [float(np.median(level)) for level in same if len(level)]
+    named = {f"chance {chance:.2g}": chance for chance in medians}
     return tuple(sorted((chance, name) for name, chance in named.items()))
 
 
