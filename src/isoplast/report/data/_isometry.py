@@ -56,14 +56,14 @@ def _strength(settings: Mapping[str, Any], prefix: str) -> float:
     parts = str(settings.get(f"{prefix}method") or "").split("+")
     for part in filter(_steps, parts):
         owner = f"{prefix}{part}." if len(parts) > 1 else prefix
-        time = _positive(settings.get(f"{owner}isometry_time"))
-        strength = _positive(settings.get(f"{owner}isometry"))
+        time = positive(settings.get(f"{owner}isometry_time"))
+        strength = positive(settings.get(f"{owner}isometry"))
         if time or strength:
             return 1 / (8 * settings["lr"] * time) if time else strength
     return 0.0
 
 
-def _positive(value: object) -> float:
+def positive(value: object) -> float:
     """A setting that is a strength or a time; 0 for another one that a method calls by that name."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and 0 < value < math.inf else 0.0  # type: ignore[arg-type, operator]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from isoplast._core.errors import IsoplastError
+from isoplast.report.data._isometry import isometry, positive
 from isoplast.report.data._method_runs import Array, MethodRuns, alike, fine_print, over_seeds
 from isoplast.report.figures._axes import Scale, score_scale, share_scale
 from isoplast.report.figures._palette import style
@@ -79,9 +80,10 @@ def sweeps(results: Sequence[MethodRuns]) -> bool:
     """Whether a method has several strengths at one learning rate."""
     strengths: dict[tuple[str, float], set[float]] = {}
     for result in results:
-        if _setting(result, "isometry"):
+        found = isometry(result)
+        if found is not None:
             key = str(result.settings.get("method")), float(result.settings["lr"])
-            strengths.setdefault(key, set()).add(_setting(result, "isometry"))
+            strengths.setdefault(key, set()).add(found.strength)
     return any(len(found) > 1 for found in strengths.values())
 
 
@@ -116,7 +118,7 @@ def swept_lines(
 def _setting(result: MethodRuns, name: str) -> float:
     """A setting of a method, or of a part of it ("adamo.isometry"); 0 where it has none."""
     found = [value for key, value in result.settings.items() if key == name or key.endswith(f".{name}")]
-    return next((float(value) for value in found if value), 0.0)
+    return next((number for value in found if (number := positive(value))), 0.0)
 
 
 def _means(result: MethodRuns) -> Array:
