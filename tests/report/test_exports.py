@@ -57,6 +57,10 @@ def test_the_ranked_table_has_the_best_first_and_compares_by_seed(study: Path, t
     table, _, notes = tex.partition(r"\bottomrule")
     assert "handwritten digits (scikit-learn)." in notes
     assert rows[0]["data"] == "handwritten digits (scikit-learn)"
+    assert {float(row["seconds"]) for row in rows} == {21.5}  # of a run
+    page = write_report(study, tmp_path / "page.html").read_text(encoding="utf-8")
+    ahead = float(rows[0]["score"]) - float(rows[1]["score"])
+    assert f"{rows[0]['method']} is ahead of {rows[1]['method']} by {ahead:.4g} [" in page
     assert "fewer than 10 seeds" in notes
     lines = [line for line in table.splitlines() if line.endswith(r"\\")]
     assert [line.partition(" & ")[0] for line in lines] == ["Method", *(row["method"] for row in rows)]

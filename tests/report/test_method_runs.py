@@ -87,6 +87,19 @@ def test_a_method_of_which_all_runs_failed_is_drawn_to_the_end(tmp_path: Path) -
     assert "Adam falls from 0.90 to 0.10 within 2 tasks" in headline(list(found.values()))
 
 
+def test_a_method_that_failed_on_one_problem_is_filled_to_the_end_of_that_one(tmp_path: Path) -> None:
+    for tasks in (4, 9):
+        for label in ("AdamO", "Adam"):
+            run = synthetic.specification(label, 0, tasks=tasks)
+            failed = (label, tasks) == ("Adam", 4)
+            state, done = ("failed", 1) if failed else ("done", tasks)
+            synthetic.write_run(tmp_path, run, lambda task: 0.9, state=state, done=done)
+    found = method_runs(load_study(tmp_path), load_runs(tmp_path))
+    assert {len(one.tasks) - 1 for one in found if one.label.startswith("Adam,")} == {4, 9}
+    (failed,) = (one for one in found if one.failed)
+    assert failed.score[0, 1:] == pytest.approx([0.9, 0.1, 0.1, 0.1])
+
+
 def test_the_band_is_the_range_of_few_seeds_and_the_deviation_of_many() -> None:
     few = np.array([[0.0, np.nan], [1.0, np.nan]])
     mean, low, high = over_seeds(few)

@@ -11,7 +11,7 @@ from isoplast.study._metrics import METRICS, Metric, metric, metrics_table
 from isoplast.study._open_run import OpenRun, open_run
 from isoplast.study._parts import Part, foreign_parts
 from isoplast.study._plan import IsometryTime, PlannedMethod, plan_study
-from isoplast.study._ranking import Ranking, rank_methods
+from isoplast.study._ranking import Ranking, edition, rank_methods
 from isoplast.study._run_study import run_study
 from isoplast.study._spec import Run, Switch
 from isoplast.study._study import Study, builtin_studies, builtin_tunings, find_study, find_tuning
@@ -99,6 +99,7 @@ __all__ = [
     "builtin_tunings",
     "by_problem",
     "disk_use",
+    "edition",
     "execute",
     "find_results",
     "find_study",

@@ -100,5 +100,13 @@ def _lead(table: pl.DataFrame, scores: Mapping[str, Scores], higher: bool) -> st
 
 
 def _data(runs: pl.DataFrame) -> str:
-    told = [json.loads(text).get("data") or {} for text in runs["provenance"]]
-    return ", ".join(dict.fromkeys(str(one["note"]) for one in told if one.get("note")))
+    return ", ".join(filter(None, dict.fromkeys(map(edition, runs["provenance"]))))
+
+
+def edition(provenance: str) -> str:
+    """The edition of a run's data, in words; "" where nothing says so.
+
+    Args:
+        provenance: as `load_runs` has it.
+    """
+    return str((json.loads(provenance).get("data") or {}).get("note", ""))

@@ -7,7 +7,6 @@ A method here is a method with its settings, run with one or more seeds. Everyth
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from isoplast._core.errors import IsoplastError
 from isoplast.report.data._instruments import INSTRUMENTS, PER_ACTIVATION, PER_MATRIX, PROBES
 from isoplast.report.figures._palette import Style, style
 from isoplast.statistics import EXPLORATORY_BELOW, fill_failures
-from isoplast.study import METRICS, Metric, metric, varying
+from isoplast.study import METRICS, Metric, edition, metric, varying
 
 Array = npt.NDArray[np.float64]
 SMALLEST_DRAWN = 1e-10
@@ -135,39 +134,39 @@ def method_runs(frame: pl.DataFrame, runs: pl.DataFrame | None = None) -> list[M
     every = frame.partition_by(spec, maintain_order=True)
     groups = [group for group in every if not group.filter(finished).is_empty()]
     labels = _distinct_labels([{name: group[name][0] for name in spec} for group in groups])
-    told = _told(frame, runs)
+    problem = [name for name in ("stream", "data", "tasks") if name in frame.columns]
+    told = _told(runs, {*frame["run_id"]})
     return [
-        _runs_of(label, group, style(index), spec, told)
+        _runs_of(label, group, style(index), spec, told, _like(frame, group, problem))
         for index, (label, group) in enumerate(zip(labels, groups, strict=True))
     ]
 
 
+def _like(frame: pl.DataFrame, group: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
+    """The rows with the values that a group has in these columns."""
+    same = [pl.col(name).eq_missing(pl.lit(group[name][0], dtype=frame.schema[name])) for name in names]
+    return frame.filter(same) if same else frame
+
+
 @dataclass(frozen=True)
 class _Told:
-    """What the whole study says of its runs: how far any came, chance by task, data and failures by run."""
+    """What the whole study says of its runs."""
 
-    last: int
-    chance: dict[int, float]
     data: dict[str, str]
     failed: frozenset[str]
     unseen: dict[str, dict[int, str]]  # of each label the failed runs without a row, by seed
 
 
-def _told(frame: pl.DataFrame, runs: pl.DataFrame | None) -> _Told:
-    chance = _chance(frame)
-    last = int(frame["task"].cast(pl.Int64).max())
+def _told(runs: pl.DataFrame | None, seen: set[str]) -> _Told:
     if runs is None:
-        return _Told(last, chance, {}, frozenset(), {})
-    notes = {
-        run: str((json.loads(text).get("data") or {}).get("note", ""))
-        for run, text in runs.select("run_id", "provenance").iter_rows()
-    }
-    lost, seen = runs.filter(pl.col("state") == "failed"), {*frame["run_id"]}
+        return _Told({}, frozenset(), {})
+    notes = {run: edition(text) for run, text in runs.select("run_id", "provenance").iter_rows()}
+    lost = runs.filter(pl.col("state") == "failed")
     unseen: dict[str, dict[int, str]] = {}
     for run, label, seed in lost.select("run_id", "label", "seed").iter_rows():
         if run not in seen:
             unseen.setdefault(label, {})[seed] = run
-    return _Told(last, chance, notes, frozenset(lost["run_id"]), unseen)
+    return _Told(notes, frozenset(lost["run_id"]), unseen)
 
 
 def _chance(frame: pl.DataFrame) -> dict[int, float]:
@@ -187,7 +186,9 @@ def _distinct_labels(settings: list[dict[str, Any]]) -> list[str]:
     return labels
 
 
-def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str], told: _Told) -> MethodRuns:
+def _runs_of(
+    label: str, group: pl.DataFrame, look: Style, spec: Iterable[str], told: _Told, problem: pl.DataFrame
+) -> MethodRuns:
     unseen = told.unseen.get(str(group["label"][0]), {})
     run_of = {seed: run for seed, run in unseen.items() if seed not in {*group["seed"]}}
     run_of |= dict(group.select("seed", "run_id").iter_rows())
@@ -195,7 +196,7 @@ def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str], 
     failed = np.array([run_of[seed] in told.failed for seed in seeds.tolist()])
     tasks = np.unique(group["task"].to_numpy())
     if failed.all():  # nothing else says how far the others would have come
-        tasks = np.union1d(tasks, np.arange(told.last + 1))
+        tasks = np.union1d(tasks, problem["task"].to_numpy())
     rows = np.searchsorted(seeds, group["seed"].to_numpy())
     columns = np.searchsorted(tasks, group["task"].to_numpy())
     names = {kind: _first_names(group, kind) for kind in ("layers", "units")}
@@ -218,7 +219,7 @@ def _runs_of(label: str, group: pl.DataFrame, look: Style, spec: Iterable[str], 
     active = ["" if name is None else name for name in group["method_active"]]
     titles = {name: _title(name) for name in dict.fromkeys(active)}
     by_task = dict(zip(group["task"], active, strict=True))
-    by_chance = {**told.chance, **_chance(group)}
+    by_chance = {**_chance(problem), **_chance(group)}
     chance = np.array([by_chance.get(task, math.nan) for task in tasks.tolist()])
     known = metric(group["primary"].drop_nulls()[0])
     score, counted = scalars("score"), tasks >= 0
