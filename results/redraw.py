@@ -9,7 +9,7 @@
     python results/redraw.py trials NAME                # prints the mean scores of all trials, and writes
                                                         # docs/figures/NAME_trials.svg
 
-A table has a row for each run and task: the score, what else was scored, and of the singular values and the
+A table has a row for each run and task: the score, what agents returned, and of the singular values and the
 units what the figures show.
 """
 
@@ -34,7 +34,7 @@ FIGURES = HERE.parent / "docs" / "figures"
 COLUMNS = (
     *("run_id", "label", "seed", "task", "method_active", "primary", "score", "chance", "steps"),
     "environment",
-    *("return", "online_return", "episode_length", "accuracy", "loss", "online_loss"),
+    *("return", "online_return", "episode_length"),
     *(
         "plasticity",
         "plasticity_learned",
